@@ -1,0 +1,79 @@
+// What ranks say to one another: one interface, an implementation per transport, wrappers for tests and metrics.
+#pragma once
+
+#include "comm/message.hpp"
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// A fault of the transport or of a peer: a lost rank, a time-out, a failed library call. The job can't go on.
+class CommError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Where in the program a collective stands; the text of every message about ranks that did not arrive, and the key by
+/// which traffic is counted. Every rank passes the same values.
+struct Place {
+  const char*  collective = "";  ///< a literal: "dispatch", "combine", "step report", ...
+  int          layer = -1;       ///< MoE layer, -1 outside the layers
+  std::int64_t step = -1;        ///< engine step, -1 outside the steps
+};
+
+/// "dispatch at layer 3, step 17"
+[[nodiscard]] std::string to_string(const Place& place);
+
+/// The ranks of one job. All members but the accessors are collective: every rank calls them in the same order with the
+/// same Place. They block; no wait is longer than the time limit. Not thread-safe.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  [[nodiscard]] virtual int rank() const noexcept = 0;
+  [[nodiscard]] virtual int ranks() const noexcept = 0;
+  /// (ranks): the node (ranks that share a host's memory) of each rank; nodes are numbered by their lowest rank.
+  [[nodiscard]] virtual std::span<const int> node_of_rank() const noexcept = 0;
+
+  /// Every rank's `mine`, by rank. Sizes may differ and need not be known to the others.
+  /// Throws CommError past the time limit, naming the ranks that did not arrive, the collective and the layer.
+  [[nodiscard]] virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
+                                                                      const Place&               place) = 0;
+
+  /// The exchange: one all-to-all-v that carries everything bound for a rank in one message. Takes the outbox, returns
+  /// what the others sent to this rank. Messages may be of any size, also over 2 GiB; a rank's message to itself is
+  /// moved, not copied. Throws CommError as above.
+  [[nodiscard]] virtual Inbox exchange(Outbox outbox, const Place& place) = 0;
+};
+
+struct CommOptions {
+  std::chrono::duration<double> timeout = std::chrono::seconds(300);  ///< the longest wait for other ranks
+  int                           ranks_per_node = 0;                   ///< 0: found by shared memory
+};
+
+/// Owns the start and the end of MPI in this process. Construct one, first thing in a program that uses ranks.
+/// Works without mpirun or srun too: then there is one rank.
+class MpiSession {
+ public:
+  MpiSession(int& argc, char**& argv);
+  ~MpiSession();
+  MpiSession(const MpiSession&) = delete;
+  MpiSession& operator=(const MpiSession&) = delete;
+
+  [[nodiscard]] int rank() const noexcept;
+  [[nodiscard]] int ranks() const noexcept;
+  /// Ends all ranks of the job at once with this exit code. Does not return.
+  [[noreturn]] void abort(int exit_code) noexcept;
+};
+
+/// Collective over all ranks of the job; the session must outlive the result.
+[[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator(MpiSession& session, const CommOptions& options);
+
+}  // namespace coterie

@@ -1,0 +1,70 @@
+#include "comm/message.hpp"
+
+#include "comm/communicator.hpp"
+
+#include <cstring>
+#include <new>
+#include <utility>
+
+namespace coterie {
+namespace {
+
+constexpr std::uint64_t kAlign = 64;
+
+constexpr std::uint64_t padded(std::uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+std::byte* allocate(std::uint64_t bytes) {
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlign, padded(bytes)));
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+MessageHeader header_of(const std::byte* memory) {
+  MessageHeader header;
+  std::memcpy(&header, memory, sizeof header);
+  return header;
+}
+
+std::uint64_t size_of(const SectionSizes& sizes) {
+  std::uint64_t bytes = padded(sizeof(MessageHeader));
+  for (const std::uint64_t s : sizes) bytes += padded(s);
+  return bytes;
+}
+
+}  // namespace
+
+Message::Message(const SectionSizes& sizes, std::uint64_t flags) : size_(size_of(sizes)) {
+  memory_.reset(allocate(size_));
+  const MessageHeader header{sizes, flags};
+  std::memcpy(memory_.get(), &header, sizeof header);
+}
+
+Message Message::for_receiving(std::uint64_t bytes) {
+  Message message;
+  message.memory_.reset(allocate(bytes));
+  message.size_ = bytes;
+  return message;
+}
+
+std::span<const std::byte> Message::section(Section s) const noexcept {
+  if (!memory_) return {};
+  const MessageHeader header = header_of(memory_.get());
+  std::uint64_t       first = padded(sizeof header);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(s); ++i) first += padded(header.sizes[i]);
+  return {memory_.get() + first, header.sizes[static_cast<std::size_t>(s)]};
+}
+
+std::span<std::byte> Message::section(Section s) noexcept {
+  const auto view = std::as_const(*this).section(s);
+  return {const_cast<std::byte*>(view.data()), view.size()};
+}
+
+std::uint64_t Message::flags() const noexcept { return memory_ ? header_of(memory_.get()).flags : 0; }
+
+void Message::check() const {
+  if (size_ < sizeof(MessageHeader) || size_ != size_of(header_of(memory_.get()).sizes)) {
+    throw CommError("a message of " + std::to_string(size_) + " bytes contradicts its own header");
+  }
+}
+
+}  // namespace coterie

@@ -1,0 +1,64 @@
+// The message of one exchange: a small header and sections in one contiguous buffer per pair of ranks.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace coterie {
+
+/// The kinds of data that share a message. Each starts at a multiple of 64 bytes.
+enum class Section : std::uint8_t {
+  rows,          ///< token rows, (rows, hidden)
+  routes,        ///< for each row: its experts at the receiver and their gate weights
+  partial_sums,  ///< (rows, hidden)
+  freight,       ///< K and V rows
+  weights,       ///< spilled experts
+};
+inline constexpr std::size_t kSections = 5;
+
+using SectionSizes = std::array<std::uint64_t, kSections>;  ///< bytes, by Section
+
+/// What stands at the front of every message.
+struct MessageHeader {
+  SectionSizes  sizes{};
+  std::uint64_t flags = 0;  ///< the sender's bits; what they mean is the runtime's business
+};
+
+/// Header and sections, laid out as they travel: the header, then each section, all padded to 64 bytes.
+/// Memory is aligned to 64 bytes. Movable, not copyable. A moved-from or default message has no sections and no memory.
+class Message {
+ public:
+  Message() = default;
+  /// Room for sections of these sizes, contents not initialised.
+  explicit Message(const SectionSizes& sizes, std::uint64_t flags = 0);
+  /// A buffer of `bytes` to receive into; call `check` when it is filled.
+  [[nodiscard]] static Message for_receiving(std::uint64_t bytes);
+
+  [[nodiscard]] std::span<std::byte>       section(Section s) noexcept;
+  [[nodiscard]] std::span<const std::byte> section(Section s) const noexcept;
+  [[nodiscard]] std::uint64_t              flags() const noexcept;
+  /// The whole message as it travels; empty for a default message.
+  [[nodiscard]] std::span<std::byte>       wire() noexcept { return {memory_.get(), size_}; }
+  [[nodiscard]] std::span<const std::byte> wire() const noexcept { return {memory_.get(), size_}; }
+  /// Throws CommError when the received bytes contradict their header.
+  void check() const;
+
+ private:
+  struct Free {
+    void operator()(std::byte* p) const noexcept { std::free(p); }
+  };
+  std::unique_ptr<std::byte[], Free> memory_;
+  std::uint64_t                      size_ = 0;
+};
+
+/// (ranks): one message for each rank, itself included. Default messages travel as a bare header.
+using Outbox = std::vector<Message>;
+/// (ranks): the message that came from each rank.
+using Inbox = std::vector<Message>;
+
+}  // namespace coterie

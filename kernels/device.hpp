@@ -1,0 +1,154 @@
+// The operations of a device: one interface, one implementation per kind of device. The CPU's is the reference.
+#pragma once
+
+#include "kernels/tensor.hpp"
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// Where the numbers of a weight matrix come from, (rows, cols), whatever they are stored as.
+struct WeightSource {
+  std::int64_t rows = 0;  ///< output features
+  std::int64_t cols = 0;  ///< input features
+  /// Writes rows [first, first + count) as f32, row-major and dense. May be called in any order, each row once.
+  std::function<void(std::int64_t first, std::int64_t count, float* out)> read;
+};
+
+/// A weight matrix as its device multiplies with it: packed once, read-only afterwards.
+class PackedMatrix {
+ public:
+  virtual ~PackedMatrix() = default;
+  [[nodiscard]] virtual std::int64_t out_features() const noexcept = 0;
+  [[nodiscard]] virtual std::int64_t in_features() const noexcept = 0;
+  /// The packed form in device memory, one contiguous piece: what may be sent to a device of the same kind.
+  [[nodiscard]] virtual std::span<const std::byte> bytes() const noexcept = 0;
+};
+
+/// A SwiGLU expert: y = down (silu(gate x) * (up x)).
+struct ExpertWeights {
+  std::unique_ptr<PackedMatrix> gate_up;  ///< (2 * intermediate, hidden): the rows of gate, then those of up
+  std::unique_ptr<PackedMatrix> down;     ///< (hidden, intermediate)
+};
+
+/// Rows [first_row, first_row + rows) of a grouped call belong to this expert.
+struct ExpertRows {
+  const ExpertWeights* expert = nullptr;
+  std::int64_t         first_row = 0;
+  std::int64_t         rows = 0;
+};
+
+/// Adds `weight` times row `row` of the experts' outputs.
+struct Contribution {
+  std::int32_t row = 0;
+  float        weight = 0;
+};
+
+/// Rotary embedding of the first `2 * inverse_frequencies.size()` columns of each head; halves rotated against each other
+/// (GPT-NeoX order), or neighbours when `interleaved`.
+struct Rotary {
+  std::vector<float> inverse_frequencies;
+  float              scale = 1;  ///< on sine and cosine (YaRN's attention factor)
+  bool               interleaved = false;
+};
+
+struct RouterOptions {
+  int  top_k = 1;
+  bool normalise = false;  ///< divide the chosen weights by their sum
+};
+
+/// Experts of each token by falling weight; ties: the lower id first.
+struct Routing {
+  int                       top_k = 0;
+  std::vector<std::int32_t> experts;  ///< (tokens, top_k)
+  std::vector<float>        weights;  ///< (tokens, top_k), as applied
+};
+
+/// The paged cache of one layer. A block holds the rows of `block_tokens` consecutive positions of one sequence:
+/// (block_tokens, kv_heads * head_dim) of K; V likewise.
+struct KvCache {
+  std::byte* k = nullptr;  ///< (blocks, block_tokens, kv_heads * head_dim)
+  std::byte* v = nullptr;  ///< the same
+  int        block_tokens = 16;
+};
+
+struct AttentionShape {
+  int   heads = 0;
+  int   kv_heads = 0;  ///< divides heads
+  int   head_dim = 0;
+  float scale = 0;   ///< on the scores, usually head_dim^-1/2
+  int   window = 0;  ///< a position sees itself and window - 1 before it; 0: all
+};
+
+/// Rows of one sequence in a call, at consecutive positions: a chunk of a prompt, or the one row of a decode step.
+struct SequenceRows {
+  std::int64_t                  first_row = 0;
+  std::int64_t                  rows = 0;
+  std::int64_t                  first_position = 0;  ///< of first_row
+  std::span<const std::int32_t> blocks;              ///< the sequence's blocks: position p is in blocks[p / block_tokens]
+};
+
+struct DeviceOptions {
+  DType weights = DType::f32;  ///< how weights are kept; sums are f32 either way
+  int   threads = 1;
+};
+
+/// All activations are Tensors of activation_type() in memory that allocate() gave or that the transport reads and writes
+/// (host memory for the CPU). Host arrays (std::span, std::vector) are read before a call returns.
+///
+/// Row invariance: what is computed for a row is the same to the last bit whatever other rows are in the call, so a
+/// token's result depends neither on the batch nor on the chunking.
+///
+/// Broken preconditions (shapes that don't fit) throw std::invalid_argument; failed library calls std::runtime_error.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  [[nodiscard]] virtual std::string name() const = 0;
+  [[nodiscard]] virtual DType       activation_type() const noexcept = 0;
+  [[nodiscard]] virtual DeviceMemory allocate(std::size_t bytes) = 0;
+  /// Uninitialised, dense, in memory that `memory` receives.
+  [[nodiscard]] Tensor allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memory);
+
+  /// f32 on the host -> device and back; dense on the host, (rows, cols).
+  virtual void upload(std::span<const float> host, const Tensor& out) = 0;
+  virtual void download(const Tensor& in, std::span<float> host) = 0;
+
+  /// Packs a weight as it is read: beside the packed form at most a few MiB are needed at a time.
+  [[nodiscard]] virtual std::unique_ptr<PackedMatrix> pack(const WeightSource& source) = 0;
+
+  /// out (n, cols) = rows of `table` (vocabulary, cols).
+  virtual void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) = 0;
+  /// out_t = out_t + sum of the contributions [offsets[t], offsets[t + 1]) of `in`, in that order.
+  virtual void combine(const Tensor& in, std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
+                       const Tensor& out) = 0;
+  /// out = in / rms(in) * weight, over groups of `weight.cols` columns when in.cols is a multiple of it (heads).
+  virtual void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) = 0;
+  /// x = min(max(x, -limit), limit)
+  virtual void clamp(const Tensor& x, float limit) = 0;
+  /// out = in * weight^T, or out += with accumulate.
+  virtual void linear(const Tensor& in, const PackedMatrix& weight, const Tensor& out, bool accumulate = false) = 0;
+  /// In place on (rows, heads * head_dim).
+  virtual void rotary(const Tensor& x, int head_dim, const Rotary& rotary, std::span<const std::int64_t> positions) = 0;
+
+  /// Writes K and V rows (rows, kv_heads * head_dim) of each sequence to its blocks.
+  virtual void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences, const KvCache& cache) = 0;
+  /// Causal attention of q (rows, heads * head_dim) over what the cache holds up to each row's own position; prefill chunks
+  /// and decode rows of many sequences in one call.
+  virtual void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
+                         const AttentionShape& shape, const Tensor& out) = 0;
+
+  /// Softmax over in * weight^T, the top_k largest.
+  [[nodiscard]] virtual Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) = 0;
+  /// out = each row through its expert. Groups cover the rows of `in`; one call for all experts that have rows.
+  virtual void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) = 0;
+};
+
+/// Throws std::runtime_error with what is missing when the processor can't do options.weights.
+[[nodiscard]] std::unique_ptr<Device> make_cpu_device(const DeviceOptions& options);
+
+}  // namespace coterie
