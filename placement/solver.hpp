@@ -1,0 +1,57 @@
+// The interface of placement solvers: one implementation a file, found by name.
+#pragma once
+
+#include "placement/problem.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace coterie {
+
+struct SolveOptions {
+  double                                 time_limit = 60;     ///< seconds
+  double                                 gap = 0.01;          ///< stop when the gap to a bound is this small
+  std::uint64_t                          seed = 1;
+  int                                    threads = 0;         ///< 0: all cores
+  const std::atomic<bool>*               stop = nullptr;      ///< set from a signal handler: return the best so far
+  std::optional<Assignment>              start;               ///< warm start
+  std::function<void(std::string_view)>  progress;            ///< one line now and then
+};
+
+/// A statement that no placement is better than `value`, and what made it.
+struct Bound {
+  double      value = 0;
+  std::string kind;  ///< "dp", "ilp", "dnn+triangles", ...
+  double      seconds = 0;
+};
+
+struct Solution {
+  Assignment           assignment;
+  double               value = 0;  ///< evaluate(problem, assignment)
+  std::optional<Bound> bound;      ///< where the solver proves one
+  std::string          solver;
+  double               seconds = 0;
+  bool                 interrupted = false;
+};
+
+/// A solver keeps every limit of the problem or throws InputError "infeasible: …" that names the limit.
+/// Deterministic for a seed, but for the moment at which the time runs out.
+class Solver {
+ public:
+  virtual ~Solver() = default;
+  [[nodiscard]] virtual std::string_view name() const noexcept = 0;
+  [[nodiscard]] virtual Solution         solve(const Problem& problem, const SolveOptions& options) const = 0;
+};
+
+/// Names that make_solver takes, in the order of `coterie plan --help`.
+[[nodiscard]] std::vector<std::string_view> solver_names();
+/// Throws InputError for an unknown name, or for one that this build doesn't have (with how to get it).
+[[nodiscard]] std::unique_ptr<Solver> make_solver(std::string_view name);
+
+}  // namespace coterie
