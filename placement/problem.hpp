@@ -94,11 +94,14 @@ struct Figures {
 ///   layer.
 /// A token without experts at a layer stays where it is. Domain `rank` thus sends 2 (D - [home among them]) rows for D
 /// distinct ranks; `world` sends (D - [resident among them]) + (D - 1).
-/// With replicas, in the order of the choices, an expert runs on: the resident rank if it holds the expert; else a rank
-/// that already computes for the token; else a replica in the resident rank's node; else any replica. Where several are
-/// left, number (token's row in its trace) mod (how many) in ascending order of rank.
+/// With replicas a token has one home, its row in the trace mod ranks, and an expert, in the order of the choices, runs
+/// on: the resident rank if it holds the expert; else a rank that already computes for the token; else a replica in the
+/// resident rank's node; else any replica. Where several are left: of n in ascending order, number (row / ranks) mod n.
 [[nodiscard]] Figures measure(const Problem& problem, const Owners& owners);
 [[nodiscard]] Figures measure(const Problem& problem, const Assignment& assignment);
+/// (layers, ranks): rows that each rank computes. With replicas counted over the traces by the rules above; without
+/// traces an expert's rows are shared evenly by its ranks.
+[[nodiscard]] std::vector<double> rank_rows(const Problem& problem, const Owners& owners);
 /// The problem's objective for a complete placement; affinity: larger is better, traffic and load: smaller.
 [[nodiscard]] double evaluate(const Problem& problem, const Assignment& assignment);
 [[nodiscard]] double evaluate(const Problem& problem, const Owners& owners);
