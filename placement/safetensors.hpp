@@ -27,8 +27,8 @@ using Shape = std::vector<std::int64_t>;
 
 /// One array of a file, row-major. `bytes` is a view into the mapped file; alignment is not guaranteed.
 struct TensorView {
-  ElementType                type{};
-  Shape                      shape;
+  ElementType type{};
+  Shape shape;
   std::span<const std::byte> bytes;
 };
 
@@ -42,10 +42,10 @@ class SafetensorsFile {
   SafetensorsFile(SafetensorsFile&&) noexcept;
   SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
 
-  [[nodiscard]] const std::filesystem::path&              path() const noexcept;
+  [[nodiscard]] const std::filesystem::path& path() const noexcept;
   [[nodiscard]] const std::map<std::string, std::string>& metadata() const noexcept;
-  [[nodiscard]] const std::map<std::string, TensorView>&  tensors() const noexcept;
-  [[nodiscard]] bool                                      contains(const std::string& name) const noexcept;
+  [[nodiscard]] const std::map<std::string, TensorView>& tensors() const noexcept;
+  [[nodiscard]] bool contains(const std::string& name) const noexcept;
   /// Throws InputError that names the file and the tensor when there is none of that name.
   [[nodiscard]] const TensorView& at(const std::string& name) const;
   /// Lets the operating system drop the pages of `bytes`, so that they no longer count in this process' memory.
@@ -67,8 +67,12 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  /// Appends a whole array. Throws InputError when the name is taken or the disk is full.
+  /// Appends a whole array. Throws InputError when the disk is full, std::logic_error when the name is taken or the
+  /// bytes contradict the shape.
   void add(const std::string& name, ElementType type, const Shape& shape, std::span<const std::byte> bytes);
+  /// The same in pieces: `begin`, then `append` until the shape is filled.
+  void begin(const std::string& name, ElementType type, const Shape& shape);
+  void append(std::span<const std::byte> bytes);
   void metadata(const std::string& key, const std::string& value);
   void finish();
 

@@ -12,21 +12,22 @@ namespace coterie {
 /// A trace and how much it counts. `first`/`count` select a window of its tokens (count -1: all that follow).
 struct WeightedTrace {
   const Trace* trace = nullptr;
-  double       weight = 1;
+  double weight = 1;
   std::int64_t first = 0;
   std::int64_t count = -1;
 };
 
-/// Sums over tokens, times the weight of their trace. A choice counts with its gate weight when the trace has weights and
-/// `by_gate` is asked for, else 1. Row-major; layers are the traces' columns.
+/// Sums over tokens, times the weight of their trace. A choice counts with its gate weight when the trace has weights
+/// and `by_gate` is asked for, else 1. Row-major; layers are the traces' columns.
 struct Statistics {
-  int    layers = 0;
-  int    experts = 0;
+  int layers = 0;
+  int experts = 0;
   double tokens = 0;
 
-  std::vector<double> load;           ///< (layers, experts): rows
-  std::vector<double> affinity;       ///< (layers - 1, experts, experts): i at l and j at l + 1, all k x k pairs of a token
-  std::vector<double> coactivation;   ///< (layers, experts, experts): unordered pairs i != j of a token, symmetric, diagonal 0
+  std::vector<double> load;      ///< (layers, experts): rows
+  std::vector<double> affinity;  ///< (layers - 1, experts, experts): i at l and j at l + 1, all k x k pairs of a token
+  std::vector<double>
+      coactivation;  ///< (layers, experts, experts): unordered pairs i != j of a token, symmetric, diagonal 0
 
   [[nodiscard]] std::span<const double> affinity_at(int layer) const {
     const std::size_t n = static_cast<std::size_t>(experts) * experts;
@@ -42,9 +43,9 @@ struct Statistics {
 };
 
 struct CountOptions {
-  bool by_gate = true;    ///< weigh pairs and co-activations by the gate weights where the trace has them
-  int  top = 0;           ///< count only the first `top` choices of a token (1: ExFlow's top-1); 0: all
-  int  threads = 0;       ///< 0: all cores
+  bool by_gate = true;  ///< weigh pairs and co-activations by the gate weights where the trace has them
+  int top = 0;          ///< count only the first `top` choices of a token (1: ExFlow's top-1); 0: all
+  int threads = 0;      ///< 0: all cores
 };
 
 /// Throws InputError when the traces are of different models (experts, layer_ids), or when `top` is asked of a trace
