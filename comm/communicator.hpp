@@ -23,9 +23,9 @@ class CommError : public std::runtime_error {
 /// Where in the program a collective stands; the text of every message about ranks that did not arrive, and the key by
 /// which traffic is counted. Every rank passes the same values.
 struct Place {
-  const char*  collective = "";  ///< a literal: "dispatch", "combine", "step report", ...
-  int          layer = -1;       ///< MoE layer, -1 outside the layers
-  std::int64_t step = -1;        ///< engine step, -1 outside the steps
+  const char* collective = "";  ///< a literal: "dispatch", "combine", "step report", ...
+  int layer = -1;               ///< MoE layer, -1 outside the layers
+  std::int64_t step = -1;       ///< engine step, -1 outside the steps
 };
 
 /// "dispatch at layer 3, step 17"
@@ -45,7 +45,7 @@ class Communicator {
   /// Every rank's `mine`, by rank. Sizes may differ and need not be known to the others.
   /// Throws CommError past the time limit, naming the ranks that did not arrive, the collective and the layer.
   [[nodiscard]] virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
-                                                                      const Place&               place) = 0;
+                                                                       const Place& place) = 0;
 
   /// The exchange: one all-to-all-v that carries everything bound for a rank in one message. Takes the outbox, returns
   /// what the others sent to this rank. Messages may be of any size, also over 2 GiB; a rank's message to itself is
@@ -55,7 +55,7 @@ class Communicator {
 
 struct CommOptions {
   std::chrono::duration<double> timeout = std::chrono::seconds(300);  ///< the longest wait for other ranks
-  int                           ranks_per_node = 0;                   ///< 0: found by shared memory
+  int ranks_per_node = 0;                                             ///< 0: found by shared memory
 };
 
 /// Owns the start and the end of MPI in this process. Construct one, first thing in a program that uses ranks.
@@ -63,6 +63,9 @@ struct CommOptions {
 class MpiSession {
  public:
   MpiSession(int& argc, char**& argv);
+  /// Waits for the other ranks' end, no longer than the longest time limit of this session's communicators; past it
+  /// says on stderr who is missing and aborts with code 3. Destroyed by an exception it doesn't wait: the process then
+  /// ends with an abort of all ranks with code 3 when main() returns.
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
@@ -71,9 +74,16 @@ class MpiSession {
   [[nodiscard]] int ranks() const noexcept;
   /// Ends all ranks of the job at once with this exit code. Does not return.
   [[noreturn]] void abort(int exit_code) noexcept;
+
+  struct Job;
+  /// What this process's communicators share; for comm/ only.
+  [[nodiscard]] Job& job() noexcept { return *job_; }
+
+ private:
+  std::unique_ptr<Job> job_;
 };
 
-/// Collective over all ranks of the job; the session must outlive the result.
+/// Every rank makes its communicators in the same order; making one doesn't wait. The session must outlive the result.
 [[nodiscard]] std::unique_ptr<Communicator> make_mpi_communicator(MpiSession& session, const CommOptions& options);
 
 }  // namespace coterie

@@ -2,6 +2,7 @@
 
 #include "comm/communicator.hpp"
 
+#include <cstddef>
 #include <cstring>
 #include <new>
 #include <utility>
@@ -11,7 +12,9 @@ namespace {
 
 constexpr std::uint64_t kAlign = 64;
 
-constexpr std::uint64_t padded(std::uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+constexpr std::uint64_t padded(std::uint64_t bytes) {
+  return (bytes + kAlign - 1) / kAlign * kAlign;
+}
 
 std::byte* allocate(std::uint64_t bytes) {
   auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlign, padded(bytes)));
@@ -19,23 +22,26 @@ std::byte* allocate(std::uint64_t bytes) {
   return memory;
 }
 
-MessageHeader header_of(const std::byte* memory) {
-  MessageHeader header;
-  std::memcpy(&header, memory, sizeof header);
-  return header;
-}
+}  // namespace
 
-std::uint64_t size_of(const SectionSizes& sizes) {
+std::uint64_t wire_bytes(const SectionSizes& sizes) noexcept {
   std::uint64_t bytes = padded(sizeof(MessageHeader));
   for (const std::uint64_t s : sizes) bytes += padded(s);
   return bytes;
 }
 
-}  // namespace
+MessageHeader header_of(std::span<const std::byte> wire) {
+  MessageHeader header;
+  if (wire.size() < sizeof header) {
+    throw CommError("a message of " + std::to_string(wire.size()) + " bytes is shorter than its header");
+  }
+  std::memcpy(&header, wire.data(), sizeof header);
+  return header;
+}
 
-Message::Message(const SectionSizes& sizes, std::uint64_t flags) : size_(size_of(sizes)) {
+Message::Message(const SectionSizes& sizes, std::uint64_t flags) : size_(wire_bytes(sizes)) {
   memory_.reset(allocate(size_));
-  const MessageHeader header{sizes, flags};
+  const MessageHeader header{sizes, flags, {}};
   std::memcpy(memory_.get(), &header, sizeof header);
 }
 
@@ -48,8 +54,8 @@ Message Message::for_receiving(std::uint64_t bytes) {
 
 std::span<const std::byte> Message::section(Section s) const noexcept {
   if (!memory_) return {};
-  const MessageHeader header = header_of(memory_.get());
-  std::uint64_t       first = padded(sizeof header);
+  const MessageHeader header = header_of(wire());
+  std::uint64_t first = padded(sizeof header);
   for (std::size_t i = 0; i < static_cast<std::size_t>(s); ++i) first += padded(header.sizes[i]);
   return {memory_.get() + first, header.sizes[static_cast<std::size_t>(s)]};
 }
@@ -59,10 +65,16 @@ std::span<std::byte> Message::section(Section s) noexcept {
   return {const_cast<std::byte*>(view.data()), view.size()};
 }
 
-std::uint64_t Message::flags() const noexcept { return memory_ ? header_of(memory_.get()).flags : 0; }
+std::uint64_t Message::flags() const noexcept {
+  return memory_ ? header_of(wire()).flags : 0;
+}
+
+void Message::mark(const Stamp& stamp) noexcept {
+  std::memcpy(memory_.get() + offsetof(MessageHeader, stamp), &stamp, sizeof stamp);
+}
 
 void Message::check() const {
-  if (size_ < sizeof(MessageHeader) || size_ != size_of(header_of(memory_.get()).sizes)) {
+  if (size_ != wire_bytes(header_of(wire()).sizes)) {
     throw CommError("a message of " + std::to_string(size_) + " bytes contradicts its own header");
   }
 }

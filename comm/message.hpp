@@ -1,6 +1,8 @@
 // The message of one exchange: a small header and sections in one contiguous buffer per pair of ranks.
 #pragma once
 
+#include "comm/stamp.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -25,9 +27,15 @@ using SectionSizes = std::array<std::uint64_t, kSections>;  ///< bytes, by Secti
 
 /// What stands at the front of every message.
 struct MessageHeader {
-  SectionSizes  sizes{};
+  SectionSizes sizes{};
   std::uint64_t flags = 0;  ///< the sender's bits; what they mean is the runtime's business
+  Stamp stamp;              ///< the collective it travels in; set by the communicator
 };
+
+/// Bytes of a message with sections of these sizes as it travels, header included.
+[[nodiscard]] std::uint64_t wire_bytes(const SectionSizes& sizes) noexcept;
+/// The header at the front of a message that travelled; throws CommError when there are fewer bytes than that.
+[[nodiscard]] MessageHeader header_of(std::span<const std::byte> wire);
 
 /// Header and sections, laid out as they travel: the header, then each section, all padded to 64 bytes.
 /// Memory is aligned to 64 bytes. Movable, not copyable. A moved-from or default message has no sections and no memory.
@@ -39,12 +47,14 @@ class Message {
   /// A buffer of `bytes` to receive into; call `check` when it is filled.
   [[nodiscard]] static Message for_receiving(std::uint64_t bytes);
 
-  [[nodiscard]] std::span<std::byte>       section(Section s) noexcept;
+  [[nodiscard]] std::span<std::byte> section(Section s) noexcept;
   [[nodiscard]] std::span<const std::byte> section(Section s) const noexcept;
-  [[nodiscard]] std::uint64_t              flags() const noexcept;
+  [[nodiscard]] std::uint64_t flags() const noexcept;
   /// The whole message as it travels; empty for a default message.
-  [[nodiscard]] std::span<std::byte>       wire() noexcept { return {memory_.get(), size_}; }
+  [[nodiscard]] std::span<std::byte> wire() noexcept { return {memory_.get(), size_}; }
   [[nodiscard]] std::span<const std::byte> wire() const noexcept { return {memory_.get(), size_}; }
+  /// Writes the stamp into the header. The message has memory.
+  void mark(const Stamp& stamp) noexcept;
   /// Throws CommError when the received bytes contradict their header.
   void check() const;
 
@@ -53,7 +63,7 @@ class Message {
     void operator()(std::byte* p) const noexcept { std::free(p); }
   };
   std::unique_ptr<std::byte[], Free> memory_;
-  std::uint64_t                      size_ = 0;
+  std::uint64_t size_ = 0;
 };
 
 /// (ranks): one message for each rank, itself included. Default messages travel as a bare header.

@@ -1,20 +1,24 @@
-// main() of tests that run on several ranks: every rank runs every test; a failure says its rank; the exit code is the
-// largest over the ranks.
-#include "comm/communicator.hpp"
+// main() of tests that run on several ranks: every rank runs every test; a failure says its rank. The exit code is 1 if
+// a test failed on any rank, else 77 if one was skipped, else 0.
 #include "tests/mpi_main.hpp"
+
+#include "comm/communicator.hpp"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstring>
+#include <exception>
 #include <iostream>
+#include <span>
 
 namespace coterie {
 namespace {
 
+constexpr int kSkipped = 77;
+
 MpiSession* session = nullptr;
 
-/// Lines of failures with the rank in front; passes only on rank 0.
+/// Lines of failures with the rank in front; the default printer tells of passes on rank 0.
 class RankPrinter final : public testing::EmptyTestEventListener {
  public:
   explicit RankPrinter(int rank) : rank_(rank) {}
@@ -28,9 +32,46 @@ class RankPrinter final : public testing::EmptyTestEventListener {
   int rank_;
 };
 
+struct Outcome {
+  bool failed;
+  int skipped;  ///< tests
+};
+
+Outcome run_tests() {
+  const bool failed = RUN_ALL_TESTS() != 0;
+  return {failed, testing::UnitTest::GetInstance()->skipped_test_count()};
+}
+
+/// Tells every rank how it went everywhere.
+std::vector<Outcome> gather(const Outcome& mine) {
+  std::vector<Outcome> outcomes;
+  const auto communicator = make_mpi_communicator(*session, {.timeout = std::chrono::seconds(60)});
+  for (const auto& bytes : communicator->all_gather(std::as_bytes(std::span(&mine, 1)), {"the tests' outcome"})) {
+    std::copy(bytes.begin(), bytes.end(), std::as_writable_bytes(std::span(&outcomes.emplace_back(), 1)).begin());
+  }
+  return outcomes;
+}
+
+int exit_code(const std::vector<Outcome>& outcomes) {
+  if (std::any_of(outcomes.begin(), outcomes.end(), [](const Outcome& o) { return o.failed; })) return 1;
+  if (std::any_of(outcomes.begin(), outcomes.end(),
+                  [&](const Outcome& o) { return o.skipped != outcomes[0].skipped; })) {
+    std::cerr << "some ranks skipped tests that others did not skip\n";
+    return 1;
+  }
+  return outcomes[0].skipped > 0 ? kSkipped : 0;
+}
+
 }  // namespace
 
-MpiSession& test_session() { return *session; }
+MpiSession& test_session() {
+  return *session;
+}
+
+bool on_all_ranks(bool mine) {
+  const auto all = make_mpi_communicator(*session, {})->all_gather(std::as_bytes(std::span(&mine, 1)), {"agreement"});
+  return std::all_of(all.begin(), all.end(), [](const auto& theirs) { return theirs[0] != std::byte{0}; });
+}
 
 }  // namespace coterie
 
@@ -41,13 +82,10 @@ int main(int argc, char** argv) {
   auto& listeners = testing::UnitTest::GetInstance()->listeners();
   if (session.rank() != 0) delete listeners.Release(listeners.default_result_printer());
   listeners.Append(new coterie::RankPrinter(session.rank()));
-  const int  mine = RUN_ALL_TESTS();
-  const auto communicator = coterie::make_mpi_communicator(session, {});
-  int        worst = 0;
-  for (const auto& code : communicator->all_gather(std::as_bytes(std::span(&mine, 1)), {"exit codes"})) {
-    int theirs = 0;
-    std::memcpy(&theirs, code.data(), sizeof theirs);
-    worst = std::max(worst, theirs);
+  try {
+    return coterie::exit_code(coterie::gather(coterie::run_tests()));
+  } catch (const std::exception& e) {
+    std::cerr << "[rank " << session.rank() << "] " << e.what() << std::endl;
+    session.abort(3);
   }
-  return worst;
 }

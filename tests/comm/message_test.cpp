@@ -1,5 +1,6 @@
-#include "comm/communicator.hpp"
 #include "comm/message.hpp"
+
+#include "comm/communicator.hpp"
 
 #include <gtest/gtest.h>
 

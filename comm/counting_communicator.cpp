@@ -1,0 +1,47 @@
+#include "comm/counting_communicator.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace coterie {
+
+std::int64_t CountingCommunicator::calls(const std::string& kind) const {
+  std::int64_t calls = 0;
+  for (const auto& [key, traffic] : traffic_) calls += key.kind == kind ? traffic.calls : 0;
+  return calls;
+}
+
+std::vector<std::vector<std::byte>> CountingCommunicator::all_gather(std::span<const std::byte> mine,
+                                                                     const Place& place) {
+  auto all = inner_.all_gather(mine, place);
+  Traffic& traffic = traffic_[{"all_gather", place.collective, place.layer}];
+  const std::int64_t others = ranks() - 1;
+  ++traffic.calls;
+  traffic.messages += mine.empty() ? 0 : others;
+  traffic.bytes += static_cast<std::uint64_t>(others) * wire_bytes({mine.size()});
+  return all;
+}
+
+Inbox CountingCommunicator::exchange(Outbox outbox, const Place& place) {
+  Traffic sent{.calls = 1};
+  for (std::size_t r = 0; r < outbox.size(); ++r) {
+    if (r == static_cast<std::size_t>(rank())) continue;
+    SectionSizes sizes;
+    for (std::size_t s = 0; s < kSections; ++s) {
+      sizes[s] = std::as_const(outbox[r]).section(static_cast<Section>(s)).size();
+      sent.section_bytes[s] += sizes[s];
+    }
+    sent.messages += sizes == SectionSizes{} ? 0 : 1;
+    sent.bytes += wire_bytes(sizes);
+  }
+
+  Inbox inbox = inner_.exchange(std::move(outbox), place);
+  Traffic& traffic = traffic_[{"exchange", place.collective, place.layer}];
+  traffic.calls += sent.calls;
+  traffic.messages += sent.messages;
+  traffic.bytes += sent.bytes;
+  for (std::size_t s = 0; s < kSections; ++s) traffic.section_bytes[s] += sent.section_bytes[s];
+  return inbox;
+}
+
+}  // namespace coterie

@@ -1,0 +1,264 @@
+#include "comm/mpi_communicator.hpp"
+
+#include "comm/mpi_check.hpp"
+#include "comm/mpi_job.hpp"
+
+#include <sched.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace coterie {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::seconds kGrace{2};      // for the others to answer when time is up
+constexpr std::chrono::hours kForever{87600};  // a time limit that the clock's arithmetic can hold
+constexpr int kTags = 3;                       // of a communicator
+constexpr int kSpins = 64;                     // polls before the core is offered to others
+
+Clock::duration as_limit(std::chrono::duration<double> seconds) {
+  return std::chrono::duration_cast<Clock::duration>(std::min<std::chrono::duration<double>>(seconds, kForever));
+}
+
+}  // namespace
+
+MpiCommunicator::MpiCommunicator(MpiSession::Job& job, const CommOptions& options, const MpiPieces& pieces)
+    : comm_(job.comm),
+      rank_(job.rank),
+      ranks_(job.ranks),
+      tag_(kTags * job.communicators++),
+      node_of_rank_(job.node_of_rank),
+      timeout_(options.timeout),
+      pieces_(pieces),
+      peers_(static_cast<std::size_t>(job.ranks)),
+      roll_call_(job.comm, tag_ + 2, job.ranks) {
+  job.longest_timeout = std::max(job.longest_timeout, timeout_);
+  pieces_.first = std::max<std::size_t>(pieces_.first, wire_bytes({}));
+  if (options.ranks_per_node > 0) {
+    for (int r = 0; r < ranks_; ++r) node_of_rank_[r] = r / options.ranks_per_node;
+  }
+  if (ranks_ == 1) return;
+
+  buffers_->first.resize(ranks_ * pieces_.first);
+  requests_.push_back(roll_call_.listen(buffers_->heard));
+  peer_of_request_.push_back(rank_);
+  for (int r = 0; r < ranks_; ++r) {
+    if (r == rank_) continue;
+    peer_of_request_.push_back(r);
+    MPI_CHECK(MPI_Recv_init(buffers_->first.data() + r * pieces_.first, static_cast<int>(pieces_.first), MPI_BYTE, r,
+                            tag_, comm_, &requests_.emplace_back(MPI_REQUEST_NULL)));
+  }
+  MPI_CHECK(MPI_Startall(ranks_, requests_.data()));
+}
+
+MpiCommunicator::~MpiCommunicator() {
+  if (under_way_) {
+    (void)buffers_.release();
+    return;
+  }
+  for (MPI_Request& request : requests_) {
+    MPI_Cancel(&request);
+    MPI_Wait(&request, MPI_STATUS_IGNORE);
+    MPI_Request_free(&request);
+  }
+}
+
+std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const std::byte> mine, const Place& place) {
+  std::vector<std::vector<std::byte>> all(static_cast<std::size_t>(ranks_));
+  if (ranks_ > 1) {
+    begin({Stamp::Kind::all_gather, place});
+    Message& message = buffers_->shared = Message({mine.size()});
+    std::copy(mine.begin(), mine.end(), message.section(Section::rows).begin());
+    message.mark(stamp_);
+    for (int i = 1; i < ranks_; ++i) send((rank_ + i) % ranks_, message.wire());
+    finish();
+    for (int r = 0; r < ranks_; ++r) {
+      const auto theirs = std::as_const(buffers_->inbox[r]).section(Section::rows);
+      all[r].assign(theirs.begin(), theirs.end());
+    }
+  }
+  all[rank_].assign(mine.begin(), mine.end());
+  return all;
+}
+
+Inbox MpiCommunicator::exchange(Outbox outbox, const Place& place) {
+  if (outbox.size() != static_cast<std::size_t>(ranks_)) {
+    throw CommError(to_string(place) + ": " + std::to_string(outbox.size()) + " messages for " +
+                    std::to_string(ranks_) + " ranks");
+  }
+  if (ranks_ == 1) return outbox;
+  begin({Stamp::Kind::exchange, place});
+  Message& empty = buffers_->shared = Message(SectionSizes{});
+  empty.mark(stamp_);
+  buffers_->outbox = std::move(outbox);
+  buffers_->inbox[rank_] = std::move(buffers_->outbox[rank_]);
+  for (int i = 1; i < ranks_; ++i) {
+    const int peer = (rank_ + i) % ranks_;
+    Message& message = buffers_->outbox[peer];
+    if (!message.wire().empty()) message.mark(stamp_);
+    send(peer, message.wire().empty() ? empty.wire() : message.wire());
+  }
+  finish();
+  return std::move(buffers_->inbox);
+}
+
+void MpiCommunicator::begin(const Stamp& stamp) {
+  if (under_way_) throw CommError(to_string(stamp) + ": this communicator failed before, at " + to_string(stamp_));
+  under_way_ = true;
+  stamp_ = stamp;
+  buffers_->inbox.clear();
+  buffers_->inbox.resize(static_cast<std::size_t>(ranks_));
+  for (Peer& peer : peers_) peer.arrived = false, peer.open = 1;
+  peers_[rank_] = {true, 0, stamp};
+  open_ = ranks_ - 1;
+}
+
+void MpiCommunicator::send(int peer, std::span<const std::byte> wire) {
+  int tag = tag_;
+  for (std::size_t limit = pieces_.first; !wire.empty(); limit = pieces_.rest, tag = tag_ + 1) {
+    const auto piece = wire.first(std::min(limit, wire.size()));
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_CHECK(MPI_Isend(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer, tag, comm_, &request));
+    add(peer, request);
+    wire = wire.subspan(piece.size());
+  }
+}
+
+void MpiCommunicator::add(int peer, MPI_Request request) {
+  requests_.push_back(request);
+  peer_of_request_.push_back(peer);
+  ++peers_[peer].open;
+  ++open_;
+}
+
+void MpiCommunicator::finish() {
+  Clock::time_point limit = Clock::now() + as_limit(timeout_);
+  bool asked = false;
+  for (int idle = 0; open_ > 0; ++idle) {
+    if (poll() > 0) {
+      idle = 0;
+      continue;
+    }
+    const Clock::time_point now = Clock::now();
+    if (now >= limit && !asked) {
+      ask_stragglers();
+      asked = true;
+      limit = now + kGrace;
+    } else if (now >= limit) {
+      std::vector<Straggler> missing;
+      for (const int r : stragglers()) {
+        missing.push_back({r, peers_[r].arrived, peers_[r].last_seen, roll_call_.answers[r]});
+      }
+      give_up(time_out_text(timeout_, stamp_, missing));
+    }
+    if (idle >= kSpins) ::sched_yield();
+  }
+
+  requests_.resize(static_cast<std::size_t>(ranks_));
+  peer_of_request_.resize(static_cast<std::size_t>(ranks_));
+  buffers_->outbox.clear();
+  MPI_CHECK(MPI_Startall(ranks_ - 1, requests_.data() + 1));
+  under_way_ = false;
+}
+
+int MpiCommunicator::poll() {
+  done_.resize(requests_.size());
+  statuses_.resize(requests_.size());
+  int count = 0;
+  const int code =
+      MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done_.data(), statuses_.data());
+  if (code == MPI_ERR_IN_STATUS) {
+    for (int i = 0; i < count; ++i) MPI_CHECK(statuses_[i].MPI_ERROR);
+  }
+  MPI_CHECK(code);
+  for (int i = 0; i < count; ++i) {
+    const int request = done_[i];
+    const int peer = peer_of_request_[request];
+    if (request == 0) {
+      hear(statuses_[i].MPI_SOURCE);
+      MPI_CHECK(MPI_Start(&requests_[0]));
+      continue;
+    }
+    if (request < ranks_) receive(peer, statuses_[i]);
+    --peers_[peer].open;
+    --open_;
+  }
+  return count;
+}
+
+void MpiCommunicator::receive(int peer, const MPI_Status& status) {
+  int count = 0;
+  MPI_CHECK(MPI_Get_count(&status, MPI_BYTE, &count));
+  const std::span first(buffers_->first.data() + peer * pieces_.first, static_cast<std::size_t>(count));
+  const MessageHeader header = header_of(first);
+  peers_[peer].arrived = true;
+  peers_[peer].last_seen = header.stamp;
+  if (header.stamp != stamp_) {
+    give_up("ranks disagree: rank " + std::to_string(rank_) + " stands at " + to_string(stamp_) + " (" +
+            to_string(stamp_.kind) + "), rank " + std::to_string(peer) + " at " + to_string(header.stamp) + " (" +
+            to_string(header.stamp.kind) + ')');
+  }
+  const std::uint64_t bytes = wire_bytes(header.sizes);
+  if (first.size() != std::min<std::uint64_t>(bytes, pieces_.first)) {
+    throw CommError(to_string(stamp_) + ": a message from rank " + std::to_string(peer) + " contradicts its header");
+  }
+  if (bytes == wire_bytes({}) && header.flags == 0) return;
+
+  Message& message = buffers_->inbox[peer] = Message::for_receiving(bytes);
+  std::memcpy(message.wire().data(), first.data(), first.size());
+  for (std::span<std::byte> rest = message.wire().subspan(first.size()); !rest.empty();) {
+    const auto piece = rest.first(std::min(pieces_.rest, rest.size()));
+    MPI_Request request = MPI_REQUEST_NULL;
+    MPI_CHECK(MPI_Irecv(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer, tag_ + 1, comm_, &request));
+    add(peer, request);
+    rest = rest.subspan(piece.size());
+  }
+}
+
+void MpiCommunicator::hear(int peer) {
+  const RollCall::Notice& notice = buffers_->heard;
+  switch (notice.subject) {
+    case RollCall::Subject::where:
+      roll_call_.send(peer, RollCall::Subject::here, where());
+      break;
+    case RollCall::Subject::here:
+      roll_call_.answers[peer] = notice.str();
+      break;
+    case RollCall::Subject::given_up:
+      throw CommError(to_string(stamp_) + ": rank " + std::to_string(peer) + " gave up: " + notice.str());
+  }
+}
+
+std::string MpiCommunicator::where() const {
+  const std::vector<int> missing = stragglers();
+  return to_string(stamp_) + (missing.empty() ? "" : ", waiting for " + to_string_of_ranks(missing));
+}
+
+std::vector<int> MpiCommunicator::stragglers() const {
+  std::vector<int> missing;
+  for (int r = 0; r < ranks_; ++r) {
+    if (peers_[r].open > 0) missing.push_back(r);
+  }
+  return missing;
+}
+
+void MpiCommunicator::ask_stragglers() {
+  std::fill(roll_call_.answers.begin(), roll_call_.answers.end(), std::nullopt);
+  for (const int r : stragglers()) roll_call_.send(r, RollCall::Subject::where);
+}
+
+void MpiCommunicator::give_up(const std::string& why) {
+  for (int r = 0; r < ranks_; ++r) {
+    if (r != rank_) roll_call_.send(r, RollCall::Subject::given_up, why);
+  }
+  throw CommError(why);
+}
+
+std::unique_ptr<Communicator> make_mpi_communicator(MpiSession& session, const CommOptions& options) {
+  return std::make_unique<MpiCommunicator>(session.job(), options, MpiPieces{});
+}
+
+}  // namespace coterie

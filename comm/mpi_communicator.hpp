@@ -1,0 +1,90 @@
+// The communicator over MPI. Its own header so that tests can make the pieces small.
+#pragma once
+
+#include "comm/communicator.hpp"
+#include "comm/roll_call.hpp"
+#include "comm/stamp.hpp"
+
+#include <mpi.h>
+
+#include <chrono>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace coterie {
+
+/// How messages are cut up. The same on all ranks.
+struct MpiPieces {
+  std::size_t first = 16 << 10;  ///< bytes that come unasked: every rank keeps as much ready for every other rank
+  std::size_t rest = 1 << 30;    ///< the most that one MPI message carries of what is left (MPI counts in int)
+};
+
+/// A message travels as its first bytes, for which the receiver has posted a receive before it knows that anything
+/// comes, and, if it is longer than that, as further pieces, for which the header at its front says how long they are.
+/// As each pair of ranks exchanges exactly one message in every collective, messages need no number: MPI keeps their
+/// order. The stamp in the header tells whether both ranks mean the same collective.
+class MpiCommunicator final : public Communicator {
+ public:
+  MpiCommunicator(MpiSession::Job& job, const CommOptions& options, const MpiPieces& pieces);
+  ~MpiCommunicator() override;
+  MpiCommunicator(const MpiCommunicator&) = delete;
+  MpiCommunicator& operator=(const MpiCommunicator&) = delete;
+
+  [[nodiscard]] int rank() const noexcept override { return rank_; }
+  [[nodiscard]] int ranks() const noexcept override { return ranks_; }
+  [[nodiscard]] std::span<const int> node_of_rank() const noexcept override { return node_of_rank_; }
+  [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
+                                                               const Place& place) override;
+  [[nodiscard]] Inbox exchange(Outbox outbox, const Place& place) override;
+
+ private:
+  /// What MPI reads and writes while a collective is under way. When it fails, MPI may do so until the process ends.
+  struct Buffers {
+    std::vector<std::byte> first;  ///< (ranks, pieces.first): the first bytes from each rank
+    RollCall::Notice heard;
+    Message shared;  ///< to all ranks alike
+    Outbox outbox;
+    Inbox inbox;
+  };
+  struct Peer {
+    bool arrived = false;  ///< in the collective under way
+    int open = 0;          ///< requests from and to it that are not done
+    Stamp last_seen;
+  };
+
+  void begin(const Stamp& stamp);
+  void send(int peer, std::span<const std::byte> wire);
+  void finish();
+
+  [[nodiscard]] int poll();
+  void receive(int peer, const MPI_Status& status);
+  void hear(int peer);
+  void add(int peer, MPI_Request request);
+  void ask_stragglers();
+  [[noreturn]] void give_up(const std::string& why);
+  [[nodiscard]] std::string where() const;
+  [[nodiscard]] std::vector<int> stragglers() const;
+
+  MPI_Comm comm_;
+  int rank_;
+  int ranks_;
+  int tag_;  ///< of first pieces; the next two are of further pieces and of the roll call
+  std::vector<int> node_of_rank_;
+  std::chrono::duration<double> timeout_;
+  MpiPieces pieces_;
+
+  bool under_way_ = false;   ///< stays so when a collective fails
+  Stamp stamp_;              ///< of the collective under way
+  std::vector<Peer> peers_;  ///< (ranks)
+  int open_ = 0;             ///< the sum of Peer::open
+  std::unique_ptr<Buffers> buffers_ = std::make_unique<Buffers>();
+  RollCall roll_call_;
+  /// First the persistent ones: the roll call's and a first piece from each other rank; then what `add` adds.
+  std::vector<MPI_Request> requests_;
+  std::vector<int> peer_of_request_;  ///< (requests)
+  std::vector<int> done_;             ///< (requests): what a poll writes
+  std::vector<MPI_Status> statuses_;  ///< (requests)
+};
+
+}  // namespace coterie

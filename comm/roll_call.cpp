@@ -1,0 +1,80 @@
+#include "comm/roll_call.hpp"
+
+#include "comm/mpi_check.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+#include <sstream>
+
+namespace coterie {
+namespace {
+
+constexpr std::size_t kNamed = 8;  // ranks that a message names one by one
+
+}  // namespace
+
+std::string to_string_of_ranks(std::span<const int> ranks) {
+  std::string text = ranks.size() == 1 ? "rank " : "ranks ";
+  const std::size_t named = std::min(ranks.size(), kNamed);
+  for (std::size_t i = 0; i < named; ++i) {
+    if (i > 0) text += i + 1 == ranks.size() ? " and " : ", ";
+    text += std::to_string(ranks[i]);
+  }
+  if (ranks.size() > named) text += " and " + std::to_string(ranks.size() - named) + " more";
+  return text;
+}
+
+std::string time_out_text(std::chrono::duration<double> limit, const Stamp& here,
+                          std::span<const Straggler> stragglers) {
+  std::ostringstream text;
+  text << "timed out after " << limit.count() << " s at " << to_string(here);
+  std::vector<int> absent, unfinished;
+  for (const Straggler& s : stragglers) (s.arrived ? unfinished : absent).push_back(s.rank);
+  const char* separator = ": ";
+  if (!absent.empty()) text << separator << to_string_of_ranks(absent) << " did not arrive", separator = "; ";
+  if (!unfinished.empty()) text << separator << to_string_of_ranks(unfinished) << " arrived but did not finish";
+
+  for (const Straggler& s : stragglers.first(std::min(stragglers.size(), kNamed))) {
+    text << "; rank " << s.rank;
+    if (s.answer) {
+      text << " stands at " << *s.answer;
+    } else {
+      text << " does not answer";
+      if (!s.arrived) {
+        text << ", it was last seen at "
+             << (s.last_seen.kind == Stamp::Kind::none ? "the start" : to_string(s.last_seen));
+      }
+    }
+  }
+  return text.str();
+}
+
+RollCall::RollCall(MPI_Comm comm, int tag, int ranks)
+    : answers(static_cast<std::size_t>(ranks)), comm_(comm), tag_(tag) {}
+
+RollCall::~RollCall() {
+  for (std::size_t i = 0; i < sent_.size(); ++i) {
+    int done = 0;
+    if (MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done == 0) (void)sent_[i].release();
+  }
+}
+
+MPI_Request RollCall::listen(Notice& heard) {
+  MPI_Request request = MPI_REQUEST_NULL;
+  MPI_CHECK(MPI_Recv_init(&heard, sizeof(Notice), MPI_BYTE, MPI_ANY_SOURCE, tag_, comm_, &request));
+  return request;
+}
+
+void RollCall::send(int rank, Subject subject, const std::string& text) {
+  auto notice = std::make_unique<Notice>();
+  notice->subject = subject;
+  notice->length = static_cast<int>(std::min(text.size(), notice->text.size()));
+  std::memcpy(notice->text.data(), text.data(), static_cast<std::size_t>(notice->length));
+  const int bytes = static_cast<int>(offsetof(Notice, text)) + notice->length;
+  requests_.push_back(MPI_REQUEST_NULL);
+  sent_.push_back(std::move(notice));
+  MPI_CHECK(MPI_Isend(sent_.back().get(), bytes, MPI_BYTE, rank, tag_, comm_, &requests_.back()));
+}
+
+}  // namespace coterie

@@ -1,0 +1,172 @@
+#include "tests/comm/communicator_conformance.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+constexpr std::uint64_t kSeed = 20240611;
+
+/// Sizes and contents of a message are a function of (sender, receiver, round), so that the receiver can check them.
+std::mt19937_64 stream(int from, int to, int round) {
+  std::seed_seq seed{static_cast<int>(kSeed), from, to, round};
+  return std::mt19937_64(seed);
+}
+
+std::vector<std::byte> bytes_of(int from, int to, int round, std::size_t size) {
+  auto random = stream(from, to, round);
+  std::vector<std::byte> bytes(size);
+  std::generate(bytes.begin(), bytes.end(), [&] { return std::byte(random()); });
+  return bytes;
+}
+
+Message filled(const SectionSizes& sizes, int from, int to, int round) {
+  Message message(sizes, static_cast<std::uint64_t>(from * 1000 + to));
+  for (std::size_t s = 0; s < kSections; ++s) {
+    const auto section = message.section(static_cast<Section>(s));
+    std::ranges::copy(bytes_of(from, to, round + static_cast<int>(s), section.size()), section.begin());
+  }
+  return message;
+}
+
+void expect_filled(const Message& message, const SectionSizes& sizes, int from, int to, int round) {
+  EXPECT_EQ(message.flags(), static_cast<std::uint64_t>(from * 1000 + to));
+  for (std::size_t s = 0; s < kSections; ++s) {
+    const auto section = message.section(static_cast<Section>(s));
+    EXPECT_TRUE(std::ranges::equal(section, bytes_of(from, to, round + static_cast<int>(s), sizes[s])))
+        << "section " << s << " of " << section.size() << " bytes from rank " << from << ", expected " << sizes[s]
+        << ", round " << round;
+  }
+}
+
+/// Mostly small, sometimes empty, seldom large.
+SectionSizes random_sizes(int from, int to, int round) {
+  auto random = stream(from, to, -1 - round);
+  SectionSizes sizes{};
+  if (random() % 4 == 0) return sizes;
+  for (auto& size : sizes) {
+    const std::uint64_t limit = random() % 50 == 0 ? 300000 : random() % 5 == 0 ? 5000 : 200;
+    if (random() % 2 == 0) size = random() % limit;
+  }
+  return sizes;
+}
+
+}  // namespace
+
+TEST_P(CommunicatorConformance, AllGatherReturnsEveryRanksBytesByRank) {
+  // Uneven sizes; rank 0 has none.
+  const auto all = comm_->all_gather(bytes_of(rank_, 0, 0, 100 * rank_), {"counts", 2, 5});
+  ASSERT_EQ(all.size(), static_cast<std::size_t>(ranks_));
+  for (int r = 0; r < ranks_; ++r) EXPECT_EQ(all[r], bytes_of(r, 0, 0, 100 * r)) << "rank " << r;
+}
+
+TEST_P(CommunicatorConformance, ExchangeBringsEverySectionToItsReceiver) {
+  const auto sizes = [](int from, int to) {
+    return SectionSizes{std::uint64_t(from), 64, std::uint64_t(to * 1000), 0, std::uint64_t(from + to)};
+  };
+  Outbox outbox;
+  for (int to = 0; to < ranks_; ++to) outbox.push_back(filled(sizes(rank_, to), rank_, to, 0));
+  const Inbox inbox = comm_->exchange(std::move(outbox), {"dispatch", 0, 0});
+  ASSERT_EQ(inbox.size(), static_cast<std::size_t>(ranks_));
+  for (int from = 0; from < ranks_; ++from) expect_filled(inbox[from], sizes(from, rank_), from, rank_, 0);
+}
+
+TEST_P(CommunicatorConformance, ARankWithNothingTakesPart) {
+  // The last rank sends default messages and gets some all the same.
+  const bool empty = rank_ == ranks_ - 1;
+  Outbox outbox(ranks_);
+  if (!empty) {
+    for (int to = 0; to < ranks_; ++to) outbox[to] = filled({50, 0, 0, 0, 7}, rank_, to, 0);
+  }
+  const Inbox inbox = comm_->exchange(std::move(outbox), {"dispatch"});
+  for (int from = 0; from < ranks_ - 1; ++from) expect_filled(inbox[from], {50, 0, 0, 0, 7}, from, rank_, 0);
+  for (std::size_t s = 0; s < kSections; ++s) {
+    EXPECT_TRUE(inbox[ranks_ - 1].section(static_cast<Section>(s)).empty());
+  }
+  EXPECT_EQ(inbox[ranks_ - 1].flags(), 0U);
+}
+
+TEST_P(CommunicatorConformance, FlagsTravelWithoutSections) {
+  Outbox outbox;
+  for (int to = 0; to < ranks_; ++to) outbox.emplace_back(SectionSizes{}, std::uint64_t(10 + rank_));
+  const Inbox inbox = comm_->exchange(std::move(outbox), {"combine"});
+  for (int from = 0; from < ranks_; ++from) EXPECT_EQ(inbox[from].flags(), std::uint64_t(10 + from));
+}
+
+TEST_P(CommunicatorConformance, AMessageToItselfIsMoved) {
+  Outbox outbox(ranks_);
+  outbox[rank_] = filled({1000, 0, 0, 0, 0}, rank_, rank_, 0);
+  const std::byte* memory = outbox[rank_].wire().data();
+  Inbox inbox = comm_->exchange(std::move(outbox), {"dispatch"});
+  EXPECT_EQ(inbox[rank_].wire().data(), memory);
+  expect_filled(inbox[rank_], {1000, 0, 0, 0, 0}, rank_, rank_, 0);
+}
+
+TEST_P(CommunicatorConformance, SectionsArriveAligned) {
+  Outbox outbox;
+  for (int to = 0; to < ranks_; ++to) outbox.push_back(filled({1, 1, 1, 1, 1}, rank_, to, 0));
+  const Inbox inbox = comm_->exchange(std::move(outbox), {"dispatch"});
+  for (const Message& message : inbox) {
+    for (std::size_t s = 0; s < kSections; ++s) {
+      const auto section = message.section(static_cast<Section>(s));
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(section.data()) % 64, 0U);
+    }
+  }
+}
+
+TEST_P(CommunicatorConformance, ManyCollectivesInARowDoNotMix) {
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  auto random = stream(rank_, rank_, 1 << 20);
+  for (int round = 0; round < 300 && !HasFailure(); ++round) {
+    // Ranks come late at random, so that some are a collective ahead of others.
+    if (random() % 20 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
+    if (round % 3 == 2) {
+      const auto size = [&](int from) { return random_sizes(from, 0, round)[0]; };
+      const auto all = comm_->all_gather(bytes_of(rank_, 0, round, size(rank_)), {"counts", 0, round});
+      for (int r = 0; r < ranks_; ++r) EXPECT_EQ(all[r], bytes_of(r, 0, round, size(r))) << "rank " << r;
+      continue;
+    }
+    Outbox outbox;
+    for (int to = 0; to < ranks_; ++to) outbox.push_back(filled(random_sizes(rank_, to, round), rank_, to, round));
+    const Inbox inbox = comm_->exchange(std::move(outbox), {"dispatch", round % 4, round});
+    for (int from = 0; from < ranks_; ++from) {
+      expect_filled(inbox[from], random_sizes(from, rank_, round), from, rank_, round);
+    }
+  }
+}
+
+TEST_P(CommunicatorConformance, TwoCommunicatorsDoNotMix) {
+  const auto other = GetParam().make();
+  const auto mine = bytes_of(rank_, 0, 0, 10), others = bytes_of(rank_, 1, 0, 20);
+  for (int round = 0; round < 5; ++round) {
+    const auto first = comm_->all_gather(mine, {"first"});
+    const auto second = other->all_gather(others, {"second"});
+    for (int r = 0; r < ranks_; ++r) {
+      EXPECT_EQ(first[r], bytes_of(r, 0, 0, 10));
+      EXPECT_EQ(second[r], bytes_of(r, 1, 0, 20));
+    }
+  }
+}
+
+TEST_P(CommunicatorConformance, AnOutboxForOtherRanksIsRefused) {
+  EXPECT_THROW((void)comm_->exchange(Outbox(ranks_ + 1), {"dispatch"}), CommError);
+}
+
+TEST_P(CommunicatorConformance, NodesAreNumberedByTheirLowestRank) {
+  const auto nodes = comm_->node_of_rank();
+  ASSERT_EQ(nodes.size(), static_cast<std::size_t>(ranks_));
+  int next = 0;
+  for (const int node : nodes) {
+    EXPECT_GE(node, 0);
+    EXPECT_LE(node, next);
+    next = std::max(next, node + 1);
+  }
+}
+
+}  // namespace coterie
