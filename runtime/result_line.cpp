@@ -1,0 +1,167 @@
+#include "runtime/result_line.hpp"
+
+#include "runtime/sampler.hpp"
+#include "runtime/text_decoder.hpp"
+#include "runtime/utf8.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <variant>
+
+namespace coterie {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string hex_id(const char* prefix, std::string_view text) {
+  std::array<char, 17> digits{};
+  std::snprintf(digits.data(), digits.size(), "%016llx", static_cast<unsigned long long>(request_key(text)));
+  return std::string(prefix) + digits.data();
+}
+
+/// The double whose shortest spelling is the float's. JSON has no infinity; OpenAI's servers say -9999 for it.
+double number(float logprob) {
+  if (!std::isfinite(logprob)) return -9999;
+  std::array<char, 32> text{};
+  const auto end = std::to_chars(text.data(), text.data() + text.size(), logprob).ptr;
+  double value = 0;
+  std::from_chars(text.data(), end, value);
+  return value;
+}
+
+std::string token_name(const Tokenizer* tokenizer, std::int32_t id) {
+  if (tokenizer != nullptr) {
+    const Tokenizer::Piece& piece = tokenizer->piece(id);
+    if (piece.kind == Tokenizer::PieceKind::byte) {
+      std::array<char, 16> text{};
+      std::snprintf(text.data(), text.size(), "bytes:\\x%02x", static_cast<unsigned char>(piece.text.front()));
+      return text.data();
+    }
+    if (!piece.text.empty()) return piece.text;
+  }
+  return "token_id:" + std::to_string(id);
+}
+
+/// Fills the four arrays of `logprobs`, token by token.
+class LogprobsWriter {
+ public:
+  LogprobsWriter(const Tokenizer* tokenizer, std::size_t text_characters)
+      : tokenizer_(tokenizer), text_characters_(text_characters) {
+    if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
+  }
+
+  /// A token of the context that is not reported.
+  void pass(std::int32_t token) {
+    if (decoder_) static_cast<void>(decoder_->add(token));
+  }
+
+  /// `logprobs` null: the first token of a prompt, which nothing predicts.
+  void add(std::int32_t token, const Logprobs* logprobs) {
+    tokens_.push_back(token_name(tokenizer_, token));
+    offsets_.push_back(std::min(offset_, text_characters_));
+    if (decoder_) offset_ += count_characters(decoder_->add(token));
+    if (logprobs == nullptr) {
+      chosen_.push_back(nullptr);
+      top_.push_back(nullptr);
+      return;
+    }
+    chosen_.push_back(number(logprobs->chosen));
+    Json top = Json::object();
+    for (const auto& [id, logprob] : logprobs->top) top[token_name(tokenizer_, id)] = number(logprob);
+    const std::string& own = tokens_.back().get_ref<const std::string&>();
+    if (!logprobs->top.empty() && !top.contains(own)) top[own] = number(logprobs->chosen);
+    top_.push_back(std::move(top));
+  }
+
+  [[nodiscard]] Json take() && {
+    return {{"tokens", std::move(tokens_)},
+            {"token_logprobs", std::move(chosen_)},
+            {"top_logprobs", std::move(top_)},
+            {"text_offset", std::move(offsets_)}};
+  }
+
+ private:
+  const Tokenizer* tokenizer_;
+  std::size_t text_characters_;
+  std::optional<TextDecoder> decoder_;
+  std::size_t offset_ = 0;
+  Json tokens_ = Json::array(), chosen_ = Json::array(), top_ = Json::array(), offsets_ = Json::array();
+};
+
+std::string echoed_prompt(const Request& request, const Tokenizer* tokenizer) {
+  if (!request.prompt_text.empty() || tokenizer == nullptr) return request.prompt_text;
+  TextDecoder decoder(*tokenizer);
+  std::string text;
+  for (const std::int32_t token : request.prompt) text += decoder.add(token);
+  return text;  // a character that the prompt leaves unfinished belongs to the continuation
+}
+
+Json logprobs_of(const Completion& c, const Tokenizer* tokenizer, const std::string& text) {
+  const Request& r = c.request;
+  if (r.sampling.logprobs < 0) return nullptr;
+  LogprobsWriter writer(tokenizer, count_characters(text));
+  for (std::size_t i = 0; i < r.prompt.size(); ++i) {
+    if (r.echo) {
+      writer.add(r.prompt[i], i == 0 ? nullptr : &c.prompt_logprobs.at(i - 1));
+    } else {
+      writer.pass(r.prompt[i]);
+    }
+  }
+  for (std::size_t i = 0; i < c.tokens.size(); ++i) writer.add(c.tokens[i], &c.logprobs.at(i));
+  return std::move(writer).take();
+}
+
+Json stop_reason_of(const Completion& c) {
+  if (const auto* token = std::get_if<std::int32_t>(&c.stop_reason)) return *token;
+  if (const auto* text = std::get_if<std::string>(&c.stop_reason)) return *text;
+  return nullptr;
+}
+
+std::string dump(const Json& line) {
+  return line.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace
+
+std::string completion_line(const Completion& completion, const Tokenizer* tokenizer, std::string_view model) {
+  const Request& request = completion.request;
+  const std::string text = (request.echo ? echoed_prompt(request, tokenizer) : "") + completion.text;
+  Json choice = {{"index", 0},
+                 {"text", text},
+                 {"logprobs", logprobs_of(completion, tokenizer, text)},
+                 {"finish_reason", completion.finish_reason == FinishReason::stop ? "stop" : "length"},
+                 {"stop_reason", stop_reason_of(completion)}};
+  if (request.return_token_ids || tokenizer == nullptr) {
+    choice["token_ids"] = completion.tokens;
+    choice["prompt_token_ids"] = request.prompt;
+  }
+  const std::size_t prompt = request.prompt.size(), generated = completion.tokens.size();
+  Json body = {
+      {"id", hex_id("cmpl-", request.custom_id)},
+      {"object", "text_completion"},
+      {"created", 0},
+      {"model", model},
+      {"choices", Json::array({std::move(choice)})},
+      {"usage", {{"prompt_tokens", prompt}, {"completion_tokens", generated}, {"total_tokens", prompt + generated}}}};
+  const Json response = {
+      {"status_code", 200}, {"request_id", hex_id("req_", request.custom_id)}, {"body", std::move(body)}};
+  return dump({{"id", hex_id("batch_req_", request.custom_id)},
+               {"custom_id", request.custom_id},
+               {"response", response},
+               {"error", nullptr}});
+}
+
+std::string error_line(const RequestError& error) {
+  const Json custom_id = error.custom_id.empty() ? Json(nullptr) : Json(error.custom_id);
+  return dump({{"id", hex_id("batch_req_", "line " + std::to_string(error.line) + " " + error.custom_id)},
+               {"custom_id", custom_id},
+               {"response", nullptr},
+               {"error", {{"code", error.code}, {"message", error.message}, {"line", error.line}}}});
+}
+
+}  // namespace coterie
