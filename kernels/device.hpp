@@ -124,7 +124,7 @@ class Device {
   /// out (n, cols) = rows of `table`, which may be of another type (an embedding kept as bf16).
   virtual void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) = 0;
   /// out_t = sum of the contributions [offsets[t], offsets[t + 1]) of `in`, in that order; out_t += with accumulate.
-  /// offsets: (out.rows + 1), ascending from 0.
+  /// offsets: (out.rows + 1), ascending; they need not begin at 0.
   virtual void combine(const Tensor& in, std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
                        const Tensor& out, bool accumulate = false) = 0;
   /// out = in / rms(in) * weight, over groups of `weight.cols` columns when in.cols is a multiple of it (heads).

@@ -114,7 +114,7 @@ class Walk {
       for (int c = 0; c < top; ++c) {
         const int expert = trace.experts[begin + c];
         if (expert == Trace::kNoExpert) continue;
-        const double gate = trace.weights.empty() ? 1.0 : static_cast<float>(trace.weights[begin + c]);
+        const double gate = trace.weights.empty() ? 1.0F : float{trace.weights[begin + c]};
         const int rank = rank_of(l, expert, resident, visited, t);
         auto found = std::find_if(visited.begin(), visited.end(), [&](const Visited& v) { return v.rank == rank; });
         if (found == visited.end()) found = visited.insert(found, {rank, 0, 0});
