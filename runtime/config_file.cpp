@@ -1,0 +1,107 @@
+#include "runtime/config_file.hpp"
+
+#include "placement/input_error.hpp"
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+
+namespace coterie {
+namespace {
+
+nlohmann::json parse_file(const std::filesystem::path& path) {
+  std::ifstream in(path);
+  if (!in) throw InputError(path.string() + ": can't be read; expected a JSON file");
+  try {
+    return nlohmann::json::parse(in);
+  } catch (const nlohmann::json::parse_error& e) {
+    throw InputError(path.string() + ": is not valid JSON: byte " + std::to_string(e.byte));
+  }
+}
+
+}  // namespace
+
+ConfigFile::ConfigFile(const std::filesystem::path& path) : where_(path.string()), fields_(parse_file(path)) {
+  if (!fields_.is_object()) throw InputError(where_ + ": found JSON that is not an object, expected an object");
+}
+
+const nlohmann::json* ConfigFile::find(const std::string& field) const {
+  const auto it = fields_.find(field);
+  return it == fields_.end() || it->is_null() ? nullptr : &*it;
+}
+
+void ConfigFile::fail(const std::string& field, const std::string& expected) const {
+  const auto  it = fields_.find(field);
+  std::string found = it == fields_.end() ? "nothing" : it->dump();
+  if (found.size() > 80) found = found.substr(0, 77) + "...";
+  throw bad_field(where_, prefix_ + field, found, expected);
+}
+
+bool ConfigFile::has(const std::string& field) const { return find(field) != nullptr; }
+
+std::string ConfigFile::text(const std::string& field) const {
+  const auto* value = find(field);
+  if (value == nullptr || !value->is_string()) fail(field, "a string");
+  return value->get<std::string>();
+}
+
+std::int64_t ConfigFile::positive(const std::string& field) const {
+  const auto*            value = find(field);
+  constexpr std::int64_t limit = std::numeric_limits<std::int32_t>::max();
+  if (value == nullptr || !value->is_number_integer() || *value < 1 || *value > limit) {
+    fail(field, "an integer between 1 and " + std::to_string(limit));
+  }
+  return value->get<std::int64_t>();
+}
+
+std::int64_t ConfigFile::positive(const std::string& field, std::int64_t fallback) const {
+  return has(field) ? positive(field) : fallback;
+}
+
+double ConfigFile::number(const std::string& field) const {
+  const auto* value = find(field);
+  if (value == nullptr || !value->is_number() || !std::isfinite(value->get<double>())) fail(field, "a number");
+  return value->get<double>();
+}
+
+double ConfigFile::number(const std::string& field, double fallback) const {
+  return has(field) ? number(field) : fallback;
+}
+
+bool ConfigFile::flag(const std::string& field, bool fallback) const {
+  const auto* value = find(field);
+  if (value == nullptr) return fallback;
+  if (!value->is_boolean()) fail(field, "true or false");
+  return value->get<bool>();
+}
+
+std::vector<std::int32_t> ConfigFile::integers(const std::string& field) const {
+  const auto* value = find(field);
+  if (value == nullptr) return {};
+  const nlohmann::json      list = value->is_array() ? *value : nlohmann::json::array({*value});
+  std::vector<std::int32_t> out;
+  for (const auto& item : list) {
+    if (!item.is_number_integer()) fail(field, "an integer or a list of integers");
+    out.push_back(item.get<std::int32_t>());
+  }
+  return out;
+}
+
+std::optional<ConfigFile> ConfigFile::object(const std::string& field) const {
+  const auto* value = find(field);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_object()) fail(field, "an object");
+  return ConfigFile(where_, prefix_ + field + ".", *value);
+}
+
+std::vector<std::string> ConfigFile::fields() const {
+  std::vector<std::string> names;
+  for (const auto& [name, value] : fields_.items()) names.push_back(name);
+  return names;
+}
+
+void ConfigFile::expect(const std::string& field, const std::string& value) const {
+  if (has(field) && text(field) != value) fail(field, "\"" + value + "\"");
+}
+
+}  // namespace coterie

@@ -1,0 +1,39 @@
+// Model families: each turns a config.json into a ModelSpec. One file a family; this is where they are found by name.
+#pragma once
+
+#include "runtime/config_file.hpp"
+#include "runtime/model_spec.hpp"
+
+#include <filesystem>
+#include <string_view>
+#include <vector>
+
+namespace coterie {
+
+struct Family {
+  std::string_view model_type;  ///< as config.json names it
+  ModelSpec (*spec)(const ConfigFile& config);
+};
+
+extern const Family kMixtral;
+extern const Family kOlmoe;
+
+/// Reads DIR/config.json (and the end tokens of DIR/generation_config.json where there is one).
+/// Throws InputError for an unknown model_type (with the list of those supported) or a field that is wrong.
+[[nodiscard]] ModelSpec read_model_spec(const std::filesystem::path& directory);
+
+/// What families share: sizes, norm, rotary embedding, embedding and head. Layers are the family's to add.
+[[nodiscard]] ModelSpec common_spec(const ConfigFile& config);
+
+/// Rotary embedding in the hub's older (`rope_theta`, `rope_scaling`) and newer (`rope_parameters`) spelling, over
+/// `head_dim` columns.
+[[nodiscard]] Rotary read_rotary(const ConfigFile& config, std::int64_t head_dim);
+
+/// Separate q, k, v and o projections below `prefix` ("model.layers.0.self_attn."), no biases, scores scaled by
+/// head_dim^-1/2. Norms and limits are the family's to add.
+[[nodiscard]] AttentionSpec separate_projections(const std::string& prefix, std::int64_t hidden,
+                                                 const AttentionShape& shape);
+/// heads, kv_heads and head_dim as the config's usual fields give them. Throws InputError when they don't fit.
+[[nodiscard]] AttentionShape read_attention_shape(const ConfigFile& config);
+
+}  // namespace coterie

@@ -1,0 +1,45 @@
+// Mixtral: softmax over the chosen experts (top-k weights normalised), optional sliding window.
+#include "runtime/family.hpp"
+
+namespace coterie {
+namespace {
+
+ModelSpec mixtral(const ConfigFile& config) {
+  ModelSpec            spec = common_spec(config);
+  const AttentionShape attention = [&] {
+    AttentionShape shape = read_attention_shape(config);
+    shape.window = static_cast<int>(config.positive("sliding_window", 0));
+    return shape;
+  }();
+  spec.rotary = read_rotary(config, attention.head_dim);
+  const std::int64_t experts = config.positive("num_local_experts");
+  const std::int64_t top_k = config.positive("num_experts_per_tok");
+  const std::int64_t width = config.positive("intermediate_size");
+  if (top_k > experts) config.fail("num_experts_per_tok", "at most num_local_experts");
+
+  for (std::int64_t l = 0; l < config.positive("num_hidden_layers"); ++l) {
+    const std::string layer = "model.layers." + std::to_string(l) + ".";
+    const std::string moe = layer + "block_sparse_moe.";
+    LayerSpec         out;
+    out.attention = separate_projections(layer + "self_attn.", spec.hidden, attention);
+    out.attention.norm = whole(layer + "input_layernorm.weight", {spec.hidden});
+    out.moe.router = {.top_k = static_cast<int>(top_k), .normalise = true};
+    out.moe.intermediate = width;
+    out.moe.norm = whole(layer + "post_attention_layernorm.weight", {spec.hidden});
+    out.moe.router_weight = whole(moe + "gate.weight", {experts, spec.hidden});
+    for (std::int64_t e = 0; e < experts; ++e) {
+      const std::string expert = moe + "experts." + std::to_string(e) + ".";
+      out.moe.experts.push_back({whole(expert + "w1.weight", {width, spec.hidden}),
+                                 whole(expert + "w3.weight", {width, spec.hidden}),
+                                 whole(expert + "w2.weight", {spec.hidden, width})});
+    }
+    spec.layers.push_back(std::move(out));
+  }
+  return spec;
+}
+
+}  // namespace
+
+const Family kMixtral{"mixtral", mixtral};
+
+}  // namespace coterie
