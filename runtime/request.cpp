@@ -1,8 +1,6 @@
 #include "runtime/request.hpp"
 
-#include <concepts>
-#include <cstring>
-#include <stdexcept>
+#include "runtime/bytes.hpp"
 
 namespace coterie {
 namespace {
@@ -24,75 +22,15 @@ void visit(Visitor&& on, AnyRequest& r) {
   on(r.include_stop_str_in_output);
 }
 
-template <typename T>
-concept Plain = std::is_trivially_copyable_v<T>;
-
-struct Writer {
-  std::vector<std::byte>& out;
-
-  void raw(const void* data, std::size_t bytes) {
-    const auto* first = static_cast<const std::byte*>(data);
-    out.insert(out.end(), first, first + bytes);
-  }
-  void operator()(const Plain auto& value) { raw(&value, sizeof value); }
-  template <Plain T>
-  void operator()(const std::vector<T>& values) {
-    (*this)(values.size());
-    raw(values.data(), values.size() * sizeof(T));
-  }
-  void operator()(const std::string& text) {
-    (*this)(text.size());
-    raw(text.data(), text.size());
-  }
-  void operator()(const std::vector<std::string>& texts) {
-    (*this)(texts.size());
-    for (const std::string& text : texts) (*this)(text);
-  }
-};
-
-struct Reader {
-  std::span<const std::byte>& in;
-
-  void raw(void* data, std::size_t bytes) {
-    if (bytes == 0) return;
-    std::memcpy(data, in.data(), bytes);
-    in = in.subspan(bytes);
-  }
-  /// A number of elements, of which each takes at least `bytes` of what is left.
-  std::size_t count(std::size_t bytes) {
-    std::size_t n = 0;
-    (*this)(n);
-    if (n > in.size() / bytes) throw std::runtime_error("a request that came from another rank is cut short");
-    return n;
-  }
-  void operator()(Plain auto& value) {
-    if (in.size() < sizeof value) throw std::runtime_error("a request that came from another rank is cut short");
-    raw(&value, sizeof value);
-  }
-  template <Plain T>
-  void operator()(std::vector<T>& values) {
-    values.resize(count(sizeof(T)));
-    raw(values.data(), values.size() * sizeof(T));
-  }
-  void operator()(std::string& text) {
-    text.resize(count(1));
-    raw(text.data(), text.size());
-  }
-  void operator()(std::vector<std::string>& texts) {
-    texts.resize(count(sizeof(std::size_t)));
-    for (std::string& text : texts) (*this)(text);
-  }
-};
-
 }  // namespace
 
 void append(std::vector<std::byte>& message, const Request& request) {
-  visit(Writer{message}, request);
+  visit(ByteWriter{message}, request);
 }
 
 Request take_request(std::span<const std::byte>& message) {
   Request request;
-  visit(Reader{message}, request);
+  visit(ByteReader{message}, request);
   return request;
 }
 

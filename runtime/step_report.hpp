@@ -1,0 +1,29 @@
+// What the ranks tell one another between steps: the one collective outside the layers.
+#pragma once
+
+#include "runtime/dealer.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// Why a job stops before its work is done, in the order of what counts more when ranks differ.
+enum class Stop : std::uint8_t { none, by_signal, output_failed };
+
+struct StepReport {
+  Stop                       stop = Stop::none;
+  bool                       exhausted = false;      ///< rank 0: no requests are left to deal
+  std::int64_t               finished_work = 0;      ///< expected work of the requests answered since the last report
+  std::vector<std::string>   results;                ///< their lines of the results file
+  std::vector<Dealer::Dealt> dealt;                  ///< rank 0: requests for the ranks
+
+  [[nodiscard]] std::vector<std::byte> to_bytes() const;
+  /// Throws std::runtime_error when the bytes end too early.
+  [[nodiscard]] static StepReport from_bytes(std::span<const std::byte> bytes);
+};
+
+}  // namespace coterie
