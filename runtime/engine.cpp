@@ -1,0 +1,62 @@
+#include "runtime/engine.hpp"
+
+#include <algorithm>
+
+namespace coterie {
+
+Engine::Engine(Worker& worker, Communicator& comm, int max_batch_size, EngineHooks hooks)
+    : worker_(worker),
+      comm_(comm),
+      hooks_(std::move(hooks)),
+      dealer_(comm.ranks(), max_batch_size, hooks_.next_request) {}
+
+Stop Engine::run() {
+  for (std::int64_t step = 0;; ++step) {
+    const auto gathered = comm_.all_gather(report().to_bytes(), {"step report", -1, step});
+    Stop       stop = Stop::none;
+    bool       exhausted = false;
+    for (int rank = 0; rank < comm_.ranks(); ++rank) {
+      StepReport theirs = StepReport::from_bytes(gathered[rank]);
+      stop = std::max(stop, theirs.stop);
+      exhausted = exhausted || theirs.exhausted;
+      take(rank, std::move(theirs));
+    }
+    if (write_error_ && stop == Stop::output_failed) std::rethrow_exception(write_error_);
+    if (stop != Stop::none || (exhausted && outstanding_ == 0)) return stop;
+    done_ = worker_.step(step);
+    if (hooks_.progress && comm_.rank() == 0) hooks_.progress(worker_.metrics());
+  }
+}
+
+StepReport Engine::report() {
+  StepReport report;
+  if (hooks_.stop != nullptr && hooks_.stop->load()) report.stop = Stop::by_signal;
+  if (write_error_) report.stop = Stop::output_failed;
+  for (const Completion& done : done_) {
+    report.finished_work += expected_work(done.request);
+    report.results.push_back(hooks_.render(done));
+  }
+  done_.clear();
+  if (comm_.rank() == 0) {
+    report.dealt = dealer_.deal();
+    report.exhausted = dealer_.exhausted();
+  }
+  return report;
+}
+
+void Engine::take(int from, StepReport report) {
+  outstanding_ += static_cast<std::int64_t>(report.dealt.size()) - static_cast<std::int64_t>(report.results.size());
+  for (Dealer::Dealt& dealt : report.dealt) {
+    if (dealt.rank == comm_.rank()) worker_.scheduler().add(std::move(dealt.request));
+  }
+  if (comm_.rank() != 0) return;
+  dealer_.finished(from, static_cast<std::int64_t>(report.results.size()), report.finished_work);
+  if (write_error_) return;
+  try {
+    for (const std::string& line : report.results) hooks_.write(line);
+  } catch (...) {
+    write_error_ = std::current_exception();
+  }
+}
+
+}  // namespace coterie

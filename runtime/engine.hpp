@@ -1,0 +1,49 @@
+// The job's main loop: ranks step together until every request is answered or the job is told to stop.
+#pragma once
+
+#include "comm/communicator.hpp"
+#include "runtime/dealer.hpp"
+#include "runtime/step_report.hpp"
+#include "runtime/worker.hpp"
+
+#include <atomic>
+#include <functional>
+#include <string>
+
+namespace coterie {
+
+struct EngineHooks {
+  /// Rank 0: the requests, in their order; nothing at the end.
+  std::function<std::optional<Request>()> next_request;
+  /// Any rank: the line of the results file for a request that it answered.
+  std::function<std::string(const Completion&)> render;
+  /// Rank 0: takes lines in the order in which requests finish; what it throws stops the job and is rethrown by `run`.
+  std::function<void(const std::string& line)> write;
+  /// Rank 0, after every step.
+  std::function<void(const WorkMetrics&)> progress;
+  /// Set by a signal handler of any rank: all ranks stop after the same step.
+  const std::atomic<bool>* stop = nullptr;
+};
+
+class Engine {
+ public:
+  /// All arguments outlive this object.
+  Engine(Worker& worker, Communicator& comm, int max_batch_size, EngineHooks hooks);
+
+  /// Collective. The same answer on every rank; one collective a step beside those of the layers.
+  Stop run();
+
+ private:
+  [[nodiscard]] StepReport report();
+  void                     take(int from, StepReport report);
+
+  Worker&                 worker_;
+  Communicator&           comm_;
+  EngineHooks             hooks_;
+  Dealer                  dealer_;
+  std::vector<Completion> done_;             ///< of the last step
+  std::int64_t            outstanding_ = 0;  ///< requests dealt to all ranks and not answered
+  std::exception_ptr      write_error_;
+};
+
+}  // namespace coterie

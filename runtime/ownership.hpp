@@ -1,0 +1,32 @@
+// The placement plan as one rank uses it: which experts it holds, and to which rank it sends the rows of each expert.
+#pragma once
+
+#include "placement/plan.hpp"
+
+#include <span>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+class Ownership {
+ public:
+  /// The plan must be valid and have as many ranks as node_of_rank.
+  Ownership(const Plan& plan, int rank, std::span<const int> node_of_rank);
+
+  /// Experts of `layer` that this rank holds, ascending.
+  [[nodiscard]] const std::vector<int>& held(int layer) const { return held_[layer]; }
+  /// (experts): the rank to which this one sends the rows of each expert of `layer`. Of several owners: itself, else one on
+  /// its own node, else any; equals are shared out among the senders.
+  [[nodiscard]] const std::vector<int>& destinations(int layer) const { return destinations_[layer]; }
+
+ private:
+  std::vector<std::vector<int>> held_;
+  std::vector<std::vector<int>> destinations_;
+};
+
+/// Throws InputError (naming `file`, the field, found and expected) when the plan was made for another model or another
+/// number of ranks.
+void check_plan(const Plan& plan, const std::string& file, const std::vector<int>& layer_ids, int experts, int ranks);
+
+}  // namespace coterie
