@@ -1,0 +1,32 @@
+#include "launch/on_ranks.hpp"
+
+#include "launch/command.hpp"
+#include "runtime/agreement.hpp"
+
+#include <iostream>
+#include <string>
+
+namespace coterie {
+
+int on_ranks(const std::function<int(MpiSession&)>& body) {
+  int        argc = 0;
+  char**     argv = nullptr;
+  MpiSession session(argc, argv);
+  const auto fail = [&](const std::exception& e, int code) {
+    std::cerr << "coterie: [rank " + std::to_string(session.rank()) + "] " + e.what() + '\n' << std::flush;
+    session.abort(code);
+  };
+  try {
+    return body(session);
+  } catch (const AgreedError& e) {
+    if (session.rank() == 0) std::cerr << "coterie: " << e.what() << '\n';
+    return kBadInput;
+  } catch (const InputError& e) {
+    fail(e, kBadInput);
+  } catch (const std::exception& e) {
+    fail(e, kFault);
+  }
+  return kFault;
+}
+
+}  // namespace coterie
