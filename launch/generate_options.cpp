@@ -1,0 +1,181 @@
+#include "launch/generate_options.hpp"
+
+#include "placement/input_error.hpp"
+
+#include <boost/program_options.hpp>
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <sstream>
+#include <utility>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+namespace po = boost::program_options;
+
+constexpr std::int64_t kMostInt = std::numeric_limits<std::int32_t>::max();
+
+po::typed_value<std::string>* text(const char* shown) {
+  return po::value<std::string>()->value_name(shown);
+}
+
+po::typed_value<std::string>* text(const char* shown, const std::string& otherwise) {
+  return text(shown)->default_value(otherwise);
+}
+
+po::options_description all_options() {
+  const GenerateOptions defaults;
+  constexpr unsigned kWidth = 110, kTextWidth = 76;
+  po::options_description files("Files", kWidth, kTextWidth), model("Model", kWidth, kTextWidth),
+      batch("Batch (of each rank)", kWidth, kTextWidth), job("Job", kWidth, kTextWidth), all;
+  files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer.model)")(
+      "input", text("FILE"), "requests, OpenAI batch lines")(
+      "output", text("FILE"), "results; where it is there already, the job does what it lacks")(
+      "plan", text("FILE"), "which expert lives where (coterie plan); without: dealt in order")(
+      "trace-out", text("FILE"), "record the experts of every token (coterie.trace/1)")(
+      "logits-out", text("FILE"), "record the logits of every prompt (safetensors)")(
+      "metrics", text("FILE"), "what the job did and how long it took, as one JSON object");
+  model.add_options()("dtype", text("TYPE", "f32"), "how weights are kept: f32 or bf16")(
+      "threads", text("N", std::to_string(defaults.threads)), "threads of a rank")(
+      "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");
+  batch.add_options()("max-batch-tokens", text("N", std::to_string(defaults.max_batch_tokens)),
+                      "tokens of a step; longer prompts go through in chunks")(
+      "max-batch-size", text("N", std::to_string(defaults.max_batch_size)), "sequences at once")(
+      "kv-memory", text("SIZE", "auto"), "keys and values, such as 512MiB; sequences that don't fit wait");
+  job.add_options()("timeout", text("SECONDS", "300"), "longest wait for other ranks")(
+      "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
+                                                                                                       "this text");
+  all.add(files).add(model).add(batch).add(job);
+  return all;
+}
+
+InputError bad_option(const std::string& name, const std::string& found, const std::string& expected) {
+  return bad_field("coterie generate", "--" + name, "'" + found + "'", expected);
+}
+
+/// The options as they were given; each value is checked as it is taken.
+class Given {
+ public:
+  explicit Given(po::variables_map values) : values_(std::move(values)) {}
+
+  [[nodiscard]] std::string text(const std::string& name) const {
+    return values_.count(name) != 0 ? values_[name].as<std::string>() : "";
+  }
+
+  [[nodiscard]] std::filesystem::path path(const std::string& name) const {
+    if (values_.count(name) != 0 && text(name).empty()) throw bad_option(name, "", "a path");
+    return text(name);
+  }
+
+  [[nodiscard]] std::filesystem::path required_path(const std::string& name) const {
+    if (values_.count(name) == 0) {
+      throw InputError("coterie generate: --" + name + " is missing; see coterie generate --help");
+    }
+    return path(name);
+  }
+
+  template <typename Number>
+  [[nodiscard]] Number number(const std::string& name, Number least, Number most, const std::string& expected) const {
+    const std::string given = text(name);
+    Number value{};
+    const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
+    const bool whole = error == std::errc() && end == given.data() + given.size();
+    if (!whole || !(value >= least && value <= most)) throw bad_option(name, given, expected);
+    return value;
+  }
+
+  [[nodiscard]] std::int64_t count(const std::string& name) const {
+    return number<std::int64_t>(name, 1, kMostInt, "a whole number of at least 1");
+  }
+
+  [[nodiscard]] std::uint64_t bytes(const std::string& name) const {
+    const std::string given = text(name), expected = "auto, or a size such as 512MiB, 2GiB or 1000000";
+    double value = 0;
+    const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
+    const std::string unit(end, given.data() + given.size());
+    constexpr std::pair<const char*, double> kUnits[] = {
+        {"", 1},         {"B", 1},      {"K", 0x1p10},   {"KiB", 0x1p10}, {"M", 0x1p20}, {"MiB", 0x1p20}, {"G", 0x1p30},
+        {"GiB", 0x1p30}, {"T", 0x1p40}, {"TiB", 0x1p40}, {"KB", 1e3},     {"MB", 1e6},   {"GB", 1e9},     {"TB", 1e12},
+    };
+    for (const auto& [name_of_unit, size] : kUnits) {
+      const double total = value * size;
+      if (error == std::errc() && unit == name_of_unit && total >= 1 && total < 0x1p63) {
+        return static_cast<std::uint64_t>(total);
+      }
+    }
+    throw bad_option(name, given, expected);
+  }
+
+ private:
+  po::variables_map values_;
+};
+
+po::variables_map read(std::span<const char* const> arguments) {
+  const std::vector<std::string> words(arguments.begin(), arguments.end());
+  po::variables_map values;
+  try {
+    // No guessing: a job file should not change its meaning when an option is added.
+    const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
+    const po::positional_options_description none;
+    po::store(po::command_line_parser(words).options(all_options()).positional(none).style(style).run(), values);
+  } catch (const po::error& e) {
+    throw InputError("coterie generate: " + std::string(e.what()) + "; see coterie generate --help");
+  }
+  return values;
+}
+
+void check_outputs(const GenerateOptions& o) {
+  const std::pair<const char*, const std::filesystem::path*> outputs[] = {
+      {"output", &o.output}, {"trace-out", &o.trace_out}, {"logits-out", &o.logits_out}, {"metrics", &o.metrics}};
+  for (const auto& [name, path] : outputs) {
+    for (const auto& [other_name, other] : outputs) {
+      if (name == other_name) break;
+      if (!path->empty() && path->lexically_normal() == other->lexically_normal()) {
+        throw bad_option(name, path->string(), std::string("another file than --") + other_name);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::optional<GenerateOptions> parse_generate_options(std::span<const char* const> arguments) {
+  const po::variables_map values = read(arguments);
+  if (values.count("help") != 0) return std::nullopt;
+  const Given given(values);
+
+  GenerateOptions o;
+  o.model = given.required_path("model");
+  o.input = given.required_path("input");
+  o.output = given.required_path("output");
+  o.plan = given.path("plan");
+  o.trace_out = given.path("trace-out");
+  o.logits_out = given.path("logits-out");
+  o.metrics = given.path("metrics");
+  check_outputs(o);
+
+  const std::string dtype = given.text("dtype");
+  if (dtype != "f32" && dtype != "bf16") throw bad_option("dtype", dtype, "f32 or bf16");
+  o.dtype = dtype == "f32" ? DType::f32 : DType::bf16;
+  o.threads = static_cast<int>(given.number<std::int64_t>("threads", 1, 1024, "a whole number from 1 to 1024"));
+  o.seed = given.number<std::uint64_t>("seed", 0, std::numeric_limits<std::uint64_t>::max(),
+                                       "a whole number from 0, of 64 bits");
+  o.max_batch_tokens = given.count("max-batch-tokens");
+  o.max_batch_size = given.count("max-batch-size");
+  if (given.text("kv-memory") != "auto") o.kv_memory = given.bytes("kv-memory");
+  o.timeout = std::chrono::duration<double>(
+      given.number<double>("timeout", 1e-3, 1e7, "a number of seconds above 0 and at most 10000000"));
+  if (given.text("ranks-per-node") != "found") o.ranks_per_node = static_cast<int>(given.count("ranks-per-node"));
+  return o;
+}
+
+std::string generate_help() {
+  std::ostringstream out;
+  out << "usage: [mpirun -n P] coterie generate --model DIR --input FILE --output FILE [options]\n\n" << all_options();
+  return out.str();
+}
+
+}  // namespace coterie

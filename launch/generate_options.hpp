@@ -1,0 +1,39 @@
+// The command line of `coterie generate`.
+#pragma once
+
+#include "kernels/tensor.hpp"
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <span>
+#include <string>
+
+namespace coterie {
+
+struct GenerateOptions {
+  std::filesystem::path model, input, output;
+  std::filesystem::path plan, trace_out, logits_out, metrics;  ///< empty: none
+
+  DType dtype = DType::f32;  ///< how weights are kept
+  int threads = 1;           ///< of a rank
+
+  std::int64_t max_batch_tokens = 2048;    ///< rows of a step on a rank, of prompts and continuations together
+  std::int64_t max_batch_size = 256;       ///< sequences of a rank at once
+  std::optional<std::uint64_t> kv_memory;  ///< bytes of a rank; nothing: found by the program
+
+  std::uint64_t seed = 0;                      ///< of requests that name none
+  std::chrono::duration<double> timeout{300};  ///< longest wait for other ranks
+  int ranks_per_node = 0;                      ///< 0: found by shared memory
+};
+
+/// `arguments` are those behind `generate`. Nothing when they ask for help. Throws InputError (option, found, expected)
+/// for an option that is unknown, missing, given twice, or has no good value; files are not looked at, only that no two
+/// outputs are the same.
+[[nodiscard]] std::optional<GenerateOptions> parse_generate_options(std::span<const char* const> arguments);
+
+/// One screen: the options in groups, with their defaults.
+[[nodiscard]] std::string generate_help();
+
+}  // namespace coterie

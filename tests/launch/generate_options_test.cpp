@@ -1,0 +1,133 @@
+#include "launch/generate_options.hpp"
+
+#include "placement/input_error.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <initializer_list>
+#include <sstream>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+std::optional<GenerateOptions> parse(std::vector<const char*> extra) {
+  std::vector<const char*> all{"--model", "m", "--input", "i", "--output", "o"};
+  all.insert(all.end(), extra.begin(), extra.end());
+  return parse_generate_options(all);
+}
+
+/// What the user is told.
+std::string complaint(const std::vector<const char*>& arguments) {
+  try {
+    static_cast<void>(parse_generate_options(arguments));
+  } catch (const InputError& e) {
+    return e.what();
+  }
+  return "nothing";
+}
+
+std::string complaint_about(std::vector<const char*> extra) {
+  std::vector<const char*> all{"--model", "m", "--input", "i", "--output", "o"};
+  all.insert(all.end(), extra.begin(), extra.end());
+  return complaint(all);
+}
+
+TEST(GenerateOptions, ThreePathsAreEnough) {
+  const auto o = parse({});
+  ASSERT_TRUE(o);
+  EXPECT_EQ(o->model, "m");
+  EXPECT_EQ(o->input, "i");
+  EXPECT_EQ(o->output, "o");
+  EXPECT_TRUE(o->plan.empty() && o->trace_out.empty() && o->logits_out.empty() && o->metrics.empty());
+  EXPECT_EQ(o->dtype, DType::f32);
+  EXPECT_EQ(o->threads, 1);
+  EXPECT_EQ(o->seed, 0U);
+  EXPECT_EQ(o->timeout.count(), 300);
+  EXPECT_EQ(o->ranks_per_node, 0);
+  EXPECT_FALSE(o->kv_memory);
+}
+
+TEST(GenerateOptions, EveryOptionIsTaken) {
+  const auto o = parse({"--plan=p", "--trace-out=t", "--logits-out=l", "--metrics=x", "--dtype=bf16", "--threads=2",
+                        "--seed=18446744073709551615", "--max-batch-tokens=64", "--max-batch-size=7", "--timeout=1.5",
+                        "--ranks-per-node=3", "--kv-memory=1.5GiB"});
+  ASSERT_TRUE(o);
+  EXPECT_EQ(o->plan, "p");
+  EXPECT_EQ(o->trace_out, "t");
+  EXPECT_EQ(o->logits_out, "l");
+  EXPECT_EQ(o->metrics, "x");
+  EXPECT_EQ(o->dtype, DType::bf16);
+  EXPECT_EQ(o->threads, 2);
+  EXPECT_EQ(o->seed, UINT64_MAX);
+  EXPECT_EQ(o->max_batch_tokens, 64);
+  EXPECT_EQ(o->max_batch_size, 7);
+  EXPECT_EQ(o->timeout.count(), 1.5);
+  EXPECT_EQ(o->ranks_per_node, 3);
+  EXPECT_EQ(o->kv_memory, 3ULL << 29);
+}
+
+TEST(GenerateOptions, SizesHaveUnits) {
+  const auto size = [](const char* text) { return *parse({"--kv-memory", text})->kv_memory; };
+  EXPECT_EQ(size("4096"), 4096U);
+  EXPECT_EQ(size("512MiB"), 512U << 20);
+  EXPECT_EQ(size("512M"), 512U << 20);
+  EXPECT_EQ(size("2GB"), 2000000000U);
+  EXPECT_FALSE(parse({"--kv-memory=auto"})->kv_memory);
+  for (const char* wrong : {"", "x", "-1", "0", "1XB", "MiB", "1e30", "nan", "1 MiB"}) {
+    EXPECT_NE(complaint_about({"--kv-memory", wrong}).find("--kv-memory"), std::string::npos) << wrong;
+  }
+}
+
+TEST(GenerateOptions, AWrongOptionIsNamedWithWhatWasFoundAndExpected) {
+  EXPECT_EQ(complaint_about({"--threads=two"}),
+            "coterie generate: --threads: found 'two', expected a whole number from 1 to 1024");
+  for (const auto& [option, value] : std::initializer_list<std::pair<const char*, const char*>>{
+           {"--threads", "0"},
+           {"--threads", "-1"},
+           {"--threads", "1.5"},
+           {"--threads", "99999999999999999999"},
+           {"--seed", "-1"},
+           {"--seed", "18446744073709551616"},
+           {"--max-batch-tokens", "0"},
+           {"--max-batch-size", "1k"},
+           {"--timeout", "0"},
+           {"--timeout", "inf"},
+           {"--timeout", "nan"},
+           {"--timeout", ""},
+           {"--dtype", "fp16"},
+           {"--ranks-per-node", "0"},
+           {"--plan", ""},
+       }) {
+    const std::string text = complaint_about({option, value});
+    EXPECT_NE(text.find(option), std::string::npos) << option << ' ' << value << ": " << text;
+    EXPECT_NE(text.find("expected"), std::string::npos) << text;
+  }
+}
+
+TEST(GenerateOptions, BadUsageIsSaid) {
+  EXPECT_NE(complaint({"--input", "i", "--output", "o"}).find("--model is missing"), std::string::npos);
+  EXPECT_NE(complaint({}).find("is missing"), std::string::npos);
+  EXPECT_NE(complaint_about({"--frobnicate"}).find("--frobnicate"), std::string::npos);
+  EXPECT_NE(complaint_about({"--metr", "x"}).find("--metr"), std::string::npos) << "no guessing";
+  EXPECT_NE(complaint_about({"--seed"}).find("--seed"), std::string::npos);
+  EXPECT_NE(complaint_about({"--model", "again"}).find("--model"), std::string::npos);
+  EXPECT_NE(complaint_about({"stray"}), "nothing");
+  EXPECT_NE(complaint_about({"--metrics", "./o"}).find("another file than --output"), std::string::npos);
+}
+
+TEST(GenerateOptions, HelpComesFirstAndFitsAScreen) {
+  EXPECT_FALSE(parse_generate_options(std::vector<const char*>{"--help"}));
+  EXPECT_FALSE(parse({"-h"}));
+  std::istringstream help(generate_help());
+  int lines = 0;
+  for (std::string line; std::getline(help, line); ++lines) EXPECT_LE(line.size(), 100U) << line;
+  EXPECT_LE(lines, 32);
+  for (const char* option : {"--model", "--kv-memory", "--timeout", "(=2048)", "(=f32)", "(=auto)"}) {
+    EXPECT_NE(generate_help().find(option), std::string::npos) << option;
+  }
+}
+
+}  // namespace
+}  // namespace coterie
