@@ -68,12 +68,12 @@ struct Routing {
   std::vector<float>        weights;  ///< (tokens, top_k), as applied
 };
 
-/// The paged cache of one layer. A block holds the rows of `block_tokens` consecutive positions of one sequence:
-/// (block_tokens, kv_heads * head_dim) of K; V likewise.
+/// The paged cache of one layer. A block holds the rows of `block_tokens` consecutive positions of one sequence, as many
+/// numbers as that in activation_type(); their order in it is the device's own: only write_kv and attention know it.
 struct KvCache {
-  std::byte* k = nullptr;  ///< (blocks, block_tokens, kv_heads * head_dim)
-  std::byte* v = nullptr;  ///< the same
-  int        block_tokens = 16;
+  std::byte* k = nullptr;        ///< (blocks, block_tokens * kv_heads * head_dim)
+  std::byte* v = nullptr;        ///< the same
+  int        block_tokens = 16;  ///< fastest as a multiple of 16
 };
 
 struct AttentionShape {
@@ -139,7 +139,7 @@ class Device {
   /// Writes K and V rows (rows, kv_heads * head_dim) of each sequence to its blocks.
   virtual void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences, const KvCache& cache) = 0;
   /// Causal attention of q (rows, heads * head_dim) over what the cache holds up to each row's own position; prefill chunks
-  /// and decode rows of many sequences in one call.
+  /// and decode rows of many sequences in one call. `out` is not `q`.
   virtual void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
                          const AttentionShape& shape, const Tensor& out) = 0;
 

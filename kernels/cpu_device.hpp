@@ -1,0 +1,105 @@
+// The CPU as a device. Activations are f32; one file for each phase implements these members.
+#pragma once
+
+#include "kernels/cpu_matrix.hpp"
+#include "kernels/device.hpp"
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// Not for several threads at a time: calls share scratch memory, which grows to the largest call and stays.
+class CpuDevice final : public Device {
+ public:
+  explicit CpuDevice(const DeviceOptions& options);
+
+  [[nodiscard]] std::string name() const override;
+  [[nodiscard]] DType activation_type() const noexcept override { return DType::f32; }
+  using Device::allocate;
+  [[nodiscard]] DeviceMemory allocate(std::size_t bytes) override;
+  void upload(std::span<const float> host, const Tensor& out) override;
+  void download(const Tensor& in, std::span<float> host) override;
+
+  [[nodiscard]] std::unique_ptr<PackedMatrix> pack(const WeightSource& source) override;
+  void linear(const Tensor& in, const PackedMatrix& weight, const Tensor& out, bool accumulate) override;
+
+  void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) override;
+  void combine(const Tensor& in, std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
+               const Tensor& out, bool accumulate) override;
+  void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) override;
+  void clamp(const Tensor& x, float limit) override;
+  void rotary(const Tensor& x, int head_dim, const Rotary& rotary, std::span<const std::int64_t> positions) override;
+
+  void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences,
+                const KvCache& cache) override;
+  void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
+                 const AttentionShape& shape, const Tensor& out) override;
+
+  [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) override;
+  void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
+
+ private:
+  /// Memory that a call needs for itself.
+  class Scratch {
+   public:
+    template <class T>
+    [[nodiscard]] T* get(std::int64_t count) {
+      return reinterpret_cast<T*>(reserve(static_cast<std::size_t>(count) * sizeof(T)));
+    }
+
+   private:
+    std::byte* reserve(std::size_t bytes);
+    DeviceMemory memory_;
+    std::size_t size_ = 0;
+  };
+
+  /// Sine and cosine (positions, frequencies) as the last call needed them: all layers of a step need the same.
+  struct RotaryTable {
+    Rotary rotary;
+    std::vector<std::int64_t> positions;
+    std::vector<float> cosine;
+    std::vector<float> sine;
+  };
+  void tabulate(const Rotary& rotary, std::span<const std::int64_t> positions);
+
+  /// The rows of a GEMM's input as its weight's type wants them.
+  struct GemmRows {
+    const std::byte* data = nullptr;
+    std::int64_t stride = 0;
+  };
+  [[nodiscard]] GemmRows gemm_rows(const Tensor& in, Scratch& scratch) const;
+
+  DeviceOptions options_;
+  Scratch converted_;  ///< a GEMM's input as bf16
+  Scratch gate_up_;
+  Scratch hidden_;
+  Scratch hidden_converted_;
+  Scratch logits_;
+  RotaryTable table_;
+};
+
+/// Throws std::invalid_argument naming `what` if it doesn't hold.
+void require(bool holds, const char* what);
+/// f32, of these rows and columns.
+void require_shape(const Tensor& tensor, std::int64_t rows, std::int64_t cols, const char* what);
+
+/// The numbers of row r.
+[[nodiscard]] inline float* f32_row(const Tensor& tensor, std::int64_t r) noexcept {
+  return reinterpret_cast<float*>(tensor.data) + r * tensor.stride;
+}
+
+/// body(i) for i in [0, count), on up to `threads` threads. `body` must not throw.
+template <class Body>
+void parallel_for(int threads, std::int64_t count, const Body& body) {
+  if (threads == 1 || count < 2) {
+    for (std::int64_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+  for (std::int64_t i = 0; i < count; ++i) body(i);
+}
+
+}  // namespace coterie

@@ -1,0 +1,48 @@
+// The CPU's products with packed weights.
+#include "kernels/cpu_device.hpp"
+#include "kernels/cpu_gemm.hpp"
+#include "kernels/cpu_simd.hpp"
+
+namespace coterie {
+namespace {
+
+constexpr std::int64_t rows_a_task = 96;  // rows of one task when several threads share a product
+
+COTERIE_SIMD void convert(const float* in, std::int64_t cols, std::int64_t padded, std::uint16_t* out) {
+  for (std::int64_t c = 0; c < cols; ++c) out[c] = to_bf16(in[c]);
+  for (std::int64_t c = cols; c < padded; ++c) out[c] = 0;
+}
+
+}  // namespace
+
+CpuDevice::GemmRows CpuDevice::gemm_rows(const Tensor& in, Scratch& scratch) const {
+  if (options_.weights == DType::f32) return {in.data, in.stride};
+  const std::int64_t padded = (in.cols + 15) / 16 * 16;
+  auto* rows = scratch.get<std::uint16_t>(in.rows * padded);
+  parallel_for(options_.threads, in.rows,
+               [&](std::int64_t r) { convert(f32_row(in, r), in.cols, padded, rows + r * padded); });
+  return {reinterpret_cast<const std::byte*>(rows), padded};
+}
+
+void CpuDevice::linear(const Tensor& in, const PackedMatrix& packed, const Tensor& out, bool accumulate) {
+  const CpuMatrix& weight = as_cpu_matrix(packed);
+  require_shape(in, in.rows, weight.in_features(), "linear: the input");
+  require_shape(out, in.rows, weight.out_features(), "linear: the output");
+  if (in.rows == 0) return;
+  const GemmRows rows = gemm_rows(in, converted_);
+  GemmTask whole{&weight, 0, weight.panels(), in.rows, rows.data, rows.stride, f32_row(out, 0), out.stride, accumulate};
+  if (options_.threads == 1) return multiply(whole);
+  const std::int64_t row_tasks = (in.rows + rows_a_task - 1) / rows_a_task;
+  parallel_for(options_.threads, row_tasks * weight.panels(), [&](std::int64_t i) {
+    const std::int64_t first = i % row_tasks * rows_a_task;
+    GemmTask task = whole;
+    task.first_panel = i / row_tasks;
+    task.panels = 1;
+    task.rows = std::min(rows_a_task, in.rows - first);
+    task.in += static_cast<std::size_t>(first * rows.stride) * size_of(weight.type());
+    task.out += first * out.stride;
+    multiply(task);
+  });
+}
+
+}  // namespace coterie

@@ -1,0 +1,49 @@
+// A weight matrix as the CPU multiplies with it.
+#pragma once
+
+#include "kernels/device.hpp"
+
+#include <cstdint>
+#include <new>
+#include <vector>
+
+namespace coterie {
+
+/// Memory on cache line boundaries, uninitialised.
+[[nodiscard]] DeviceMemory allocate_aligned(std::size_t bytes);
+
+/// Panels of `width` outputs each, one after the other: (panels, in_features, width) as f32, or as bf16 with two
+/// neighbouring inputs side by side: (panels, in_features / 2, width, 2). Outputs and inputs past the end are zero.
+class CpuMatrix final : public PackedMatrix {
+ public:
+  /// Reads the source panel by panel.
+  CpuMatrix(const WeightSource& source, DType type);
+
+  [[nodiscard]] std::int64_t out_features() const noexcept override { return out_features_; }
+  [[nodiscard]] std::int64_t in_features() const noexcept override { return in_features_; }
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept override { return {memory_.get(), size_}; }
+
+  [[nodiscard]] DType type() const noexcept { return type_; }
+  [[nodiscard]] std::int64_t width() const noexcept { return width_; }
+  [[nodiscard]] std::int64_t panels() const noexcept { return panels_; }
+  /// in_features with the padding.
+  [[nodiscard]] std::int64_t depth() const noexcept { return depth_; }
+  [[nodiscard]] const std::byte* panel(std::int64_t index) const noexcept {
+    return memory_.get() + static_cast<std::size_t>(index * width_ * depth_) * size_of(type_);
+  }
+
+ private:
+  std::int64_t out_features_;
+  std::int64_t in_features_;
+  DType type_;
+  std::int64_t width_;
+  std::int64_t panels_;
+  std::int64_t depth_;
+  std::size_t size_;
+  DeviceMemory memory_;
+};
+
+/// Throws std::invalid_argument if `matrix` was packed by another kind of device.
+[[nodiscard]] const CpuMatrix& as_cpu_matrix(const PackedMatrix& matrix);
+
+}  // namespace coterie

@@ -1,0 +1,98 @@
+// How the CPU device's inner loops are compiled: for AVX-512, for AVX2 and for any x86-64, chosen when the program
+// starts.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+/// Compiles a function of plain loops once per instruction set; the loader binds the processor's. Not under
+/// ThreadSanitizer, whose runtime is not up yet when the loader asks.
+#if defined(__x86_64__) && !defined(__SANITIZE_THREAD__)
+#define COTERIE_SIMD [[gnu::target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")]]
+#else
+#define COTERIE_SIMD
+#endif
+
+#define COTERIE_INLINE [[gnu::always_inline]] inline
+
+#if defined(__x86_64__)
+#define COTERIE_V4 [[gnu::target("arch=x86-64-v4")]]
+#define COTERIE_V3 [[gnu::target("arch=x86-64-v3")]]
+#else
+#define COTERIE_V4
+#define COTERIE_V3
+#endif
+
+namespace coterie {
+
+enum class InstructionSet { any, avx2, avx512, avx512_bf16 };
+
+/// The best that this processor has.
+[[nodiscard]] inline InstructionSet instruction_set() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("x86-64-v4")) {
+    return __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
+  }
+  if (__builtin_cpu_supports("x86-64-v3")) return InstructionSet::avx2;
+#endif
+  return InstructionSet::any;
+}
+
+/// The variant of a function for this processor.
+template <class Function>
+[[nodiscard]] Function* for_processor(Function* avx512, Function* avx2, Function* any) {
+  const InstructionSet best = instruction_set();
+  return best >= InstructionSet::avx512 ? avx512 : best == InstructionSet::avx2 ? avx2 : any;
+}
+
+/// Floats of one register of each instruction set, and as they lie in memory.
+using Float16 = float __attribute__((vector_size(64)));
+using Float8 = float __attribute__((vector_size(32)));
+using Float4 = float __attribute__((vector_size(16)));
+
+template <class V>
+inline constexpr int lanes = sizeof(V) / sizeof(float);
+
+template <class V>
+COTERIE_INLINE void load(V& out, const void* from) {
+  std::memcpy(&out, from, sizeof(V));
+}
+template <class V>
+COTERIE_INLINE void store(void* to, const V& value) {
+  std::memcpy(to, &value, sizeof(V));
+}
+
+/// Round to nearest even; NaN stays NaN.
+COTERIE_INLINE std::uint16_t to_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return static_cast<std::uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
+}
+COTERIE_INLINE float from_bf16(std::uint16_t value) {
+  return std::bit_cast<float>(std::uint32_t{value} << 16);
+}
+
+/// e^x within 2 units in the last place; 0 below -87.3, infinity above 88.7, NaN for NaN. Vectorises in plain loops.
+COTERIE_INLINE float fast_exp(float x) {
+  const float clamped = x < -87.33654F ? -87.33654F : x > 88.72283F ? 88.72283F : x;
+  const float shifted = clamped * 1.44269504F + 12582912.0F;  // rounds: the integer is in the low bits
+  const float n = shifted - 12582912.0F;
+  const float r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
+  float p = 1.9875691500e-4F;
+  p = p * r + 1.3981999507e-3F;
+  p = p * r + 8.3334519073e-3F;
+  p = p * r + 4.1665795894e-2F;
+  p = p * r + 1.6666665459e-1F;
+  p = p * r + 5.0000001201e-1F;
+  p = p * r * r + r + 1.0F;
+  // 2^n in two factors, since n may be 128.
+  const auto exponent = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) - 0x4b400000U);
+  const auto half = exponent >> 1;
+  const float low = std::bit_cast<float>((half + 127) << 23);
+  const float high = std::bit_cast<float>((exponent - half + 127) << 23);
+  const float y = p * low * high;
+  return x < -87.33654F ? 0.0F : x > 88.72283F ? __builtin_inff() : y;
+}
+
+}  // namespace coterie

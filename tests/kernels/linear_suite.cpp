@@ -1,0 +1,258 @@
+// Products with packed weights, the router and the experts.
+#include "tests/kernels/device_suite.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <stdexcept>
+
+namespace coterie {
+namespace {
+
+struct Size {
+  std::int64_t outputs;
+  std::int64_t inputs;
+};
+
+double silu(double x) {
+  return x / (1 + std::exp(-x));
+}
+
+/// An expert with its weights as plain numbers.
+struct Swiglu {
+  std::int64_t hidden;
+  std::int64_t width;
+  Numbers gate_up;
+  Numbers down;
+  ExpertWeights weights;
+};
+
+TEST_P(DeviceTest, LinearIsTheProduct) {
+  for (const auto& [outputs, inputs] : {Size{1, 1}, {5, 3}, {24, 40}, {17, 33}, {128, 128}, {100, 257}, {64, 1030}}) {
+    const Numbers weight = normal(outputs * inputs);
+    const auto matrix = packed(weight, outputs, inputs);
+    EXPECT_EQ(matrix->out_features(), outputs);
+    EXPECT_EQ(matrix->in_features(), inputs);
+    for (const std::int64_t rows : {0, 1, 2, 7, 33}) {
+      SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(inputs) + " x " + std::to_string(outputs));
+      const Numbers in = normal(rows * inputs);
+      const Array x = on_device(in, rows, inputs, 3);
+      const Array y = blank(rows, outputs, 5);
+      device->linear(x.tensor, *matrix, y.tensor);
+      auto expected = product(as_weights(in), as_weights(weight), rows, inputs, outputs);
+      expect_within(on_host(y), expected);
+
+      const Numbers before = normal(rows * outputs);
+      device->upload(before, y.tensor);
+      device->linear(x.tensor, *matrix, y.tensor, true);
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        expected[i].value += before[i];
+        expected[i].bound += std::abs(expected[i].value) * std::numeric_limits<float>::epsilon();
+      }
+      expect_within(on_host(y), expected);
+    }
+  }
+}
+
+TEST_P(DeviceTest, LinearOfARowDoesNotDependOnTheRowsBesideIt) {
+  std::vector<Size> sizes = {{24, 40},   {32, 32}, {40, 24},   {128, 128}, {100, 100},
+                             {16, 1024}, {8, 128}, {96, 2880}, {64, 7168}};
+  for (int i = 0; i < 4; ++i) sizes.push_back({uniform(1, 300), uniform(1, 3000)});
+  for (const auto& [outputs, inputs] : sizes) {
+    const std::int64_t rows = 300;
+    const Numbers in = normal(rows * inputs);
+    const auto matrix = packed(normal(outputs * inputs), outputs, inputs);
+    const Array x = on_device(in, rows, inputs);
+    const Array whole = blank(rows, outputs);
+    device->linear(x.tensor, *matrix, whole.tensor);
+    const Numbers expected = on_host(whole);
+    for (int i = 0; i < 40; ++i) {
+      const std::int64_t count = i < 20 ? i + 1 : uniform(1, rows);
+      const std::int64_t first = uniform(0, rows - count);
+      const Array part = blank(count, outputs);
+      device->linear(x.tensor.row_range(first, count), *matrix, part.tensor);
+      expect_same(on_host(part),
+                  std::span(expected).subspan(static_cast<std::size_t>(first * outputs),
+                                              static_cast<std::size_t>(count * outputs)),
+                  std::to_string(inputs) + " x " + std::to_string(outputs) + ", rows " + std::to_string(first) + " + " +
+                      std::to_string(count));
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+TEST_P(DeviceTest, ThreadsChangeNoBit) {
+  DeviceOptions options = GetParam().options;
+  options.threads = options.threads == 1 ? 3 : 1;
+  const auto other = GetParam().make(options);
+  const std::int64_t rows = 131;
+  const std::int64_t inputs = 1500;
+  const std::int64_t outputs = 200;
+  const Numbers weight = normal(outputs * inputs);
+  const Array x = on_device(normal(rows * inputs), rows, inputs);
+  const Array one = blank(rows, outputs);
+  const Array two = blank(rows, outputs);
+  const auto matrix = packed(weight, outputs, inputs);
+  device->linear(x.tensor, *matrix, one.tensor);
+  other->linear(x.tensor, *matrix, two.tensor);
+  expect_same(on_host(one), on_host(two), "linear");
+}
+
+TEST_P(DeviceTest, LinearShowsNotANumber) {
+  Numbers in = normal(3 * 20);
+  in[25] = std::numeric_limits<float>::quiet_NaN();
+  in[45] = std::numeric_limits<float>::infinity();
+  const Array x = on_device(in, 3, 20);
+  const Array y = blank(3, 10);
+  device->linear(x.tensor, *packed(normal(10 * 20), 10, 20), y.tensor);
+  const Numbers out = on_host(y);
+  for (std::size_t o = 0; o < 10; ++o) {
+    EXPECT_TRUE(std::isfinite(out[o]));
+    EXPECT_TRUE(std::isnan(out[10 + o]));
+    EXPECT_TRUE(std::isinf(out[20 + o]));
+  }
+}
+
+TEST_P(DeviceTest, LinearRefusesShapesThatDoNotFit) {
+  const auto matrix = packed(normal(12), 3, 4);
+  const Array five = on_device(normal(10), 2, 5);
+  const Array four = on_device(normal(8), 2, 4);
+  const Array two = blank(2, 2);
+  const Array three = blank(1, 3);
+  EXPECT_THROW(device->linear(five.tensor, *matrix, three.tensor), std::invalid_argument);
+  EXPECT_THROW(device->linear(four.tensor, *matrix, two.tensor), std::invalid_argument);
+  EXPECT_THROW(device->linear(four.tensor, *matrix, three.tensor), std::invalid_argument);
+}
+
+TEST_P(DeviceTest, PackingReadsEveryRowOnceInBoundedPieces) {
+  const std::int64_t rows = 3000;
+  const std::int64_t cols = 5000;
+  std::vector<int> reads(rows);
+  std::int64_t largest = 0;
+  const auto matrix = device->pack({rows, cols, [&](std::int64_t first, std::int64_t count, float* out) {
+                                      for (std::int64_t r = first; r < first + count; ++r)
+                                        ++reads[static_cast<std::size_t>(r)];
+                                      std::fill_n(out, count * cols, 1.0F);
+                                      largest = std::max(largest, count * cols * 4);
+                                    }});
+  EXPECT_TRUE(std::ranges::all_of(reads, [](int n) { return n == 1; }));
+  EXPECT_LE(largest, std::int64_t{16} << 20);
+  const auto dense = static_cast<double>(rows * cols) * static_cast<double>(size_of(GetParam().options.weights));
+  EXPECT_LE(static_cast<double>(matrix->bytes().size()), dense * 1.02);
+}
+
+TEST_P(DeviceTest, RouterTakesTheLargest) {
+  const std::int64_t rows = 50;
+  const std::int64_t experts = 11;
+  const std::int64_t inputs = 36;
+  const Numbers in = normal(rows * inputs);
+  const Numbers weight = normal(experts * inputs, 0.2F);
+  const auto matrix = packed(weight, experts, inputs);
+  const auto logits = product(as_weights(in), as_weights(weight), rows, inputs, experts);
+  const Array x = on_device(in, rows, inputs);
+  for (const bool normalise : {false, true}) {
+    for (const int k : {1, 2, 11}) {
+      const Routing routing = device->route(x.tensor, *matrix, {k, normalise});
+      ASSERT_EQ(routing.top_k, k);
+      ASSERT_EQ(routing.experts.size(), static_cast<std::size_t>(rows * k));
+      ASSERT_EQ(routing.weights.size(), static_cast<std::size_t>(rows * k));
+      for (std::int64_t t = 0; t < rows; ++t) {
+        std::vector<double> p(experts);
+        for (std::size_t e = 0; e < p.size(); ++e)
+          p[e] = std::exp(logits[static_cast<std::size_t>(t * experts) + e].value);
+        const double total = std::accumulate(p.begin(), p.end(), 0.0);
+        std::vector<int> order(experts);
+        std::iota(order.begin(), order.end(), 0);
+        std::ranges::stable_sort(
+            order, [&](int a, int b) { return p[static_cast<std::size_t>(a)] > p[static_cast<std::size_t>(b)]; });
+        double chosen = 0;
+        for (int i = 0; i < k; ++i) chosen += p[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])];
+        for (int i = 0; i < k; ++i) {
+          const auto at = static_cast<std::size_t>(t * k + i);
+          const auto e = static_cast<std::size_t>(order[static_cast<std::size_t>(i)]);
+          EXPECT_EQ(routing.experts[at], order[static_cast<std::size_t>(i)]);
+          EXPECT_NEAR(routing.weights[at], p[e] / (normalise ? chosen : total), 1e-5);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(DeviceTest, RouterPrefersTheLowerOfEquals) {
+  const Numbers weight = {1, 1, 0, 0, 1, 1, 2, 2, 1, 1};  // experts 0, 2, 4 are the same
+  const Numbers in = {1, 1, -1, -1, 0, 0};
+  const Array x = on_device(in, 3, 2);
+  const Routing routing = device->route(x.tensor, *packed(weight, 5, 2), {5, false});
+  EXPECT_EQ(routing.experts, (std::vector<std::int32_t>{3, 0, 2, 4, 1, 1, 0, 2, 4, 3, 0, 1, 2, 3, 4}));
+  EXPECT_EQ(routing.weights[1], routing.weights[3]);
+  EXPECT_EQ(device->route(x.tensor.row_range(0, 0), *packed(weight, 5, 2), {2, true}).experts.size(), 0U);
+  EXPECT_THROW((void)device->route(x.tensor, *packed(weight, 5, 2), {6, false}), std::invalid_argument);
+}
+
+TEST_P(DeviceTest, ExpertsAreSwigluOfTheirRows) {
+  for (const auto& [hidden, width] : {Size{24, 40}, {128, 64}, {33, 7}}) {
+    std::vector<Swiglu> experts;
+    for (int e = 0; e < 4; ++e) {
+      Swiglu& expert = experts.emplace_back(
+          Swiglu{hidden, width, normal(2 * width * hidden, 0.2F), normal(hidden * width, 0.2F), {}});
+      expert.weights = {packed(expert.gate_up, 2 * width, hidden), packed(expert.down, hidden, width)};
+    }
+    const std::vector<std::int64_t> counts = {5, 0, 1, 70};
+    std::vector<ExpertRows> groups;
+    std::int64_t rows = 0;
+    for (std::size_t e = 0; e < counts.size(); ++e) {
+      groups.push_back({&experts[e].weights, rows, counts[e]});
+      rows += counts[e];
+    }
+    const Numbers in = normal(rows * hidden);
+    const Array x = on_device(in, rows, hidden, 4);
+    const Array y = blank(rows, hidden, 2);
+    device->experts(x.tensor, groups, y.tensor);
+    const Numbers out = on_host(y);
+
+    // bf16: the intermediate row is rounded once more, by a relative 2^-8.
+    const double relative = GetParam().options.weights == DType::bf16 ? 0x1p-8 : 0;
+    for (std::size_t e = 0; e < counts.size(); ++e) {
+      const auto first = static_cast<std::size_t>(groups[e].first_row);
+      const auto count = static_cast<std::size_t>(counts[e]);
+      const auto both = product(as_weights(Numbers(in.begin() + groups[e].first_row * hidden,
+                                                   in.begin() + (groups[e].first_row + counts[e]) * hidden)),
+                                as_weights(experts[e].gate_up), counts[e], hidden, 2 * width);
+      const Numbers down = as_weights(experts[e].down);
+      const auto w = static_cast<std::size_t>(width);
+      const auto h = static_cast<std::size_t>(hidden);
+      for (std::size_t r = 0; r < count; ++r) {
+        for (std::size_t c = 0; c < h; ++c) {
+          double value = 0;
+          double bound = 0;
+          for (std::size_t i = 0; i < w; ++i) {
+            const Bounded& gate = both[r * 2 * w + i];
+            const Bounded& up = both[r * 2 * w + w + i];
+            const double middle = silu(gate.value) * up.value;
+            value += middle * down[c * w + i];
+            bound += std::abs(down[c * w + i]) *
+                     (std::abs(middle) * (relative + 1e-6) + 1.1 * gate.bound * std::abs(up.value) +
+                      std::abs(silu(gate.value)) * up.bound);
+          }
+          ASSERT_LE(std::abs(out[(first + r) * h + c] - value), bound + 1e-6)
+              << "expert " << e << " row " << r << " column " << c;
+        }
+      }
+    }
+
+    // One row by itself gives the same bits.
+    const Array lone = blank(1, hidden);
+    const ExpertRows group{&experts[3].weights, 0, 1};
+    device->experts(x.tensor.row_range(40, 1), std::span(&group, 1), lone.tensor);
+    expect_same(on_host(lone),
+                std::span(out).subspan(static_cast<std::size_t>(40 * hidden), static_cast<std::size_t>(hidden)),
+                "row 40 alone");
+  }
+  const Array none = blank(0, 24);
+  device->experts(none.tensor, {}, none.tensor);
+}
+
+}  // namespace
+}  // namespace coterie
