@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstring>
 
 namespace coterie {
@@ -42,6 +43,16 @@ void expect_same(Communicator& comm, const std::vector<std::pair<std::string, st
                         ", expected " + first[i].dump() + " as on rank 0");
     }
   }
+}
+
+std::int64_t smallest(Communicator& comm, std::int64_t mine) {
+  std::int64_t least = mine;
+  for (const auto& bytes : comm.all_gather(std::as_bytes(std::span(&mine, 1)), {"smallest value"})) {
+    std::int64_t theirs = 0;
+    std::memcpy(&theirs, bytes.data(), sizeof theirs);
+    least = std::min(least, theirs);
+  }
+  return least;
 }
 
 std::vector<std::vector<std::byte>> gather_on_first(Communicator& comm, std::span<const std::byte> mine,

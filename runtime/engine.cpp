@@ -23,8 +23,8 @@ Stop Engine::run() {
     }
     if (write_error_ && stop == Stop::output_failed) std::rethrow_exception(write_error_);
     if (stop != Stop::none || (exhausted && outstanding_ == 0)) return stop;
+    if (hooks_.progress && comm_.rank() == 0) hooks_.progress(answered_, rows_);
     done_ = worker_.step(step);
-    if (hooks_.progress && comm_.rank() == 0) hooks_.progress(worker_.metrics());
   }
 }
 
@@ -32,6 +32,9 @@ StepReport Engine::report() {
   StepReport report;
   if (hooks_.stop != nullptr && hooks_.stop->load()) report.stop = Stop::by_signal;
   if (write_error_) report.stop = Stop::output_failed;
+  const std::int64_t rows = worker_.metrics().prompt_rows + worker_.metrics().decode_rows;
+  report.rows = rows - reported_rows_;
+  reported_rows_ = rows;
   for (const Completion& done : done_) {
     report.finished_work += expected_work(done.request);
     report.results.push_back(hooks_.render(done));
@@ -45,12 +48,15 @@ StepReport Engine::report() {
 }
 
 void Engine::take(int from, StepReport report) {
-  outstanding_ += static_cast<std::int64_t>(report.dealt.size()) - static_cast<std::int64_t>(report.results.size());
+  const auto answered = static_cast<std::int64_t>(report.results.size());
+  outstanding_ += static_cast<std::int64_t>(report.dealt.size()) - answered;
+  answered_ += answered;
+  rows_ += report.rows;
   for (Dealer::Dealt& dealt : report.dealt) {
     if (dealt.rank == comm_.rank()) worker_.scheduler().add(std::move(dealt.request));
   }
   if (comm_.rank() != 0) return;
-  dealer_.finished(from, static_cast<std::int64_t>(report.results.size()), report.finished_work);
+  dealer_.finished(from, answered, report.finished_work);
   if (write_error_) return;
   try {
     for (const std::string& line : report.results) hooks_.write(line);

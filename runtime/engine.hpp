@@ -19,8 +19,8 @@ struct EngineHooks {
   std::function<std::string(const Completion&)> render;
   /// Rank 0: takes lines in the order in which requests finish; what it throws stops the job and is rethrown by `run`.
   std::function<void(const std::string& line)> write;
-  /// Rank 0, after every step.
-  std::function<void(const WorkMetrics&)> progress;
+  /// Rank 0, before every step: requests answered and rows through the model so far, on all ranks.
+  std::function<void(std::int64_t requests, std::int64_t rows)> progress;
   /// Set by a signal handler of any rank: all ranks stop after the same step.
   const std::atomic<bool>* stop = nullptr;
 };
@@ -42,6 +42,9 @@ class Engine {
   EngineHooks             hooks_;
   Dealer                  dealer_;
   std::vector<Completion> done_;             ///< of the last step
+  std::int64_t            reported_rows_ = 0;
+  std::int64_t            rows_ = 0;         ///< through the model so far, on all ranks
+  std::int64_t            answered_ = 0;     ///< requests so far, on all ranks
   std::int64_t            outstanding_ = 0;  ///< requests dealt to all ranks and not answered
   std::exception_ptr      write_error_;
 };

@@ -9,6 +9,7 @@ std::vector<std::byte> StepReport::to_bytes() const {
   ByteWriter             write{out};
   write(stop);
   write(exhausted);
+  write(rows);
   write(finished_work);
   write(results);
   write(dealt.size());
@@ -25,6 +26,7 @@ StepReport StepReport::from_bytes(std::span<const std::byte> bytes) {
   std::size_t dealt = 0;
   read(report.stop);
   read(report.exhausted);
+  read(report.rows);
   read(report.finished_work);
   read(report.results);
   read(dealt);
