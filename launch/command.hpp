@@ -22,6 +22,8 @@ struct Command {
   int (*run)(std::span<const char* const> arguments);
 };
 
+extern const Command kGenerate;
+
 /// All subcommands, in the order of `coterie --help`.
 [[nodiscard]] std::span<const Command> commands();
 

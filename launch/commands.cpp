@@ -1,7 +1,12 @@
 #include "launch/command.hpp"
 
+#include <array>
+
 namespace coterie {
 
-std::span<const Command> commands() { return {}; }
+std::span<const Command> commands() {
+  static const std::array all{kGenerate};
+  return all;
+}
 
 }  // namespace coterie

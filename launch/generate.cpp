@@ -1,6 +1,4 @@
 // `coterie generate`: a batch of requests through a model on the ranks that mpirun or srun started.
-#include "launch/generate.hpp"
-
 #include "launch/command.hpp"
 #include "launch/generate_options.hpp"
 #include "launch/on_ranks.hpp"
@@ -39,10 +37,13 @@ void stop_at_signals() {
 
 /// What a rank reads before anything big is loaded.
 struct Inputs {
+  std::string                 name;  ///< of the model's folder
   ModelSpec                   spec;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Tokenizer>  tokenizer;
   Plan                        plan;
+  std::string                 digest;  ///< of the model's configuration and the layout of its weights
+  std::string                 plan_digest;
 };
 
 Topology topology_of(const Communicator& comm) {
@@ -55,16 +56,20 @@ Topology topology_of(const Communicator& comm) {
 
 Inputs read_inputs(const GenerateOptions& options, const Communicator& comm) {
   Inputs in;
+  in.name = (options.model / "").parent_path().filename().string();
   in.spec = read_model_spec(options.model);
   in.checkpoint = std::make_unique<Checkpoint>(options.model);
   in.spec.for_each_weight([&](const WeightRef& ref) { in.checkpoint->check(ref); });
+  in.digest = sha256_of_file(options.model / "config.json") + " " + in.checkpoint->digest();
   in.tokenizer = load_tokenizer(options.model);
   const auto layers = in.spec.moe_layer_ids();
   if (options.plan.empty()) {
     in.plan = contiguous_plan(in.spec.family, layers, in.spec.experts(), in.spec.top_k(), topology_of(comm));
+    in.plan_digest = "contiguous";
   } else {
     in.plan = read_plan(options.plan);
     check_plan(in.plan, options.plan.string(), layers, in.spec.experts(), comm.ranks());
+    in.plan_digest = sha256_of_file(options.plan);
   }
   return in;
 }
@@ -96,48 +101,163 @@ std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DT
   return std::max<std::int64_t>(1, std::min(wanted, memory / 4 / ranks / block));
 }
 
-class Generate {
+/// What rank 0 alone has: the files that requests come from and results go to.
+struct Files {
+  ResultsFile results;
+  RequestFeed feed;
+  Progress    progress{std::cerr, isatty(STDERR_FILENO) != 0};
+
+  Files(const GenerateOptions& options, const RequestRules& rules, std::int64_t kv_tokens)
+      : results(options.output), feed(options.input, rules, kv_tokens, results) {}
+
+  [[nodiscard]] Standing standing(std::int64_t answered, std::int64_t rows) const {
+    const FeedCounts&  counts = feed.counts();
+    const std::int64_t requests = feed.lines() - counts.answered_before;
+    const std::int64_t work = counts.given == 0 ? 0 : counts.expected_work * requests / counts.given;
+    return {answered, requests, rows, std::max<std::int64_t>(0, work - rows)};
+  }
+};
+
+void observe(Worker& worker, const GenerateOptions& options, TraceRecorder& trace, LogitsRecorder& logits) {
+  if (!options.trace_out.empty()) {
+    worker.observe_routing(
+        [&](const Batch& batch, int layer, const Routing& routing) { trace.record(batch, layer, routing); });
+  }
+  if (!options.logits_out.empty()) {
+    worker.scheduler().observe_prompt_logits(
+        [&](const Request& request, std::int64_t position, std::span<const float> row) {
+          logits.record(request, position, row);
+        });
+  }
+}
+
+void write_trace_of(const TraceRecorder& recorder, const Inputs& in, const GenerateOptions& options,
+                    Communicator& comm) {
+  Trace header;
+  header.model = in.name;
+  header.num_experts = in.spec.experts();
+  header.top_k = in.spec.top_k();
+  header.layer_ids = in.spec.moe_layer_ids();
+  const Trace trace = recorder.gather(comm, std::move(header));
+  if (comm.rank() == 0 && trace.tokens() > 0) write_trace(options.trace_out, trace);
+}
+
+void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptions& options, const Communicator& comm,
+                   const FeedCounts& counts, std::int64_t answered, double load_seconds, double run_seconds) {
+  const auto nodes = topology_of(comm).ranks_per_node;
+  metrics["model"] = {{"path", options.model.string()}, {"family", in.spec.family}, {"parameters", in.spec.parameters()}};
+  metrics["job"] = {{"ranks_per_node", nodes},
+                    {"weights", options.dtype == DType::f32 ? "f32" : "bf16"},
+                    {"threads", options.threads},
+                    {"max_batch_tokens", options.max_batch_tokens},
+                    {"max_batch_size", options.max_batch_size}};
+  metrics["requests"] = {{"answered", answered},
+                         {"failed", counts.failed},
+                         {"answered_before", counts.answered_before}};
+  metrics["load_seconds"] = load_seconds;
+  metrics["run_seconds"] = run_seconds;
+  std::ofstream out(options.metrics);
+  out << metrics.dump(2) << '\n';
+  if (!out.flush()) throw InputError(options.metrics.string() + ": can't be written; the disk may be full");
+}
+
+class Stopwatch {
  public:
-  Generate(const GenerateOptions& options, Communicator& comm) : options_(options), plain_comm_(comm), comm_(comm) {}
-
-  int run(const std::string& command_line) {
-    const auto started = std::chrono::steady_clock::now();
-    all_or_none(comm_, [&] {
-      in_ = read_inputs(options_, comm_);
-      device_ = make_cpu_device({options_.dtype, options_.threads});
-      blocks_ = kv_blocks(options_, in_.spec, device_->activation_type(), topology_of(comm_));
-      for (const auto& path : {options_.trace_out, options_.logits_out, options_.metrics}) check_writable(path);
-    });
-    expect_same(comm_, {{"model", model_digest()},
-                        {"plan", options_.plan.empty() ? "contiguous" : sha256_of_file(options_.plan)},
-                        {"command line", command_line}});
-    blocks_ = smallest(comm_, blocks_);
-    if (comm_.rank() == 0) {
-      // Rank 0 alone reads requests and writes results.
-    }
-    all_or_none(comm_, [&] {
-      if (comm_.rank() == 0) open_files();
-    });
-
-    Worker worker(in_.spec, *in_.checkpoint, in_.plan, in_.tokenizer.get(), *device_, comm_,
-                  {{options_.max_batch_tokens, static_cast<int>(options_.max_batch_size)}, blocks_, options_.dtype});
-    in_.checkpoint.reset();
-    return 0;
+  [[nodiscard]] double seconds() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
 
  private:
-  std::string model_digest() const;
-  void        open_files();
-
-  const GenerateOptions&       options_;
-  Communicator&                plain_comm_;
-  CountingCommunicator         comm_;
-  Inputs                       in_;
-  std::unique_ptr<Device>      device_;
-  std::int64_t                 blocks_ = 0;
-  std::unique_ptr<ResultsFile> results_;
-  std::unique_ptr<RequestFeed> feed_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+int generate(const GenerateOptions& options, const std::string& command_line, MpiSession& session) {
+  const Stopwatch            loading;
+  const auto                 transport = make_mpi_communicator(session, {options.timeout, options.ranks_per_node});
+  CountingCommunicator       comm(*transport);
+  const bool                 first = comm.rank() == 0;
+  Inputs                     in;
+  std::unique_ptr<Device>    device;
+  std::int64_t               blocks = 0;
+  std::unique_ptr<Files>     files;
+
+  all_or_none(comm, [&] {
+    in = read_inputs(options, comm);
+    device = make_cpu_device({options.dtype, options.threads});
+    blocks = kv_blocks(options, in.spec, device->activation_type(), topology_of(comm));
+    for (const auto& path : {options.trace_out, options.logits_out, options.metrics}) check_writable(path);
+  });
+  expect_same(comm, {{"model", in.digest}, {"plan", in.plan_digest}, {"command line", command_line}});
+  blocks = smallest(comm, blocks);
+  all_or_none(comm, [&] {
+    const RequestRules rules{in.spec.vocabulary, in.spec.max_positions, in.tokenizer.get(), options.seed};
+    if (first) files = std::make_unique<Files>(options, rules, blocks * KvPool::kBlockTokens);
+  });
+
+  const WorkerOptions worker_options{{options.max_batch_tokens, static_cast<int>(options.max_batch_size)},
+                                     blocks,
+                                     options.dtype};
+  Worker              worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
+  in.checkpoint.reset();
+  TraceRecorder  trace(static_cast<int>(in.spec.layers.size()), in.spec.top_k());
+  LogitsRecorder logits;
+  observe(worker, options, trace, logits);
+  const double load_seconds = loading.seconds();
+
+  Standing    standing;
+  EngineHooks hooks;
+  hooks.render = [&](const Completion& c) { return completion_line(c, in.tokenizer.get(), in.name); };
+  hooks.stop = &stop_requested;
+  if (first) {
+    hooks.next_request = [&] { return files->feed.next(); };
+    hooks.write = [&](const std::string& line) { files->results.append(line); };
+    hooks.progress = [&](std::int64_t answered, std::int64_t rows) {
+      standing = files->standing(answered, rows);
+      files->progress.update(standing);
+    };
+  }
+  const Stopwatch running;
+  Engine          engine(worker, comm, static_cast<int>(options.max_batch_size), std::move(hooks));
+  const Stop      stop = engine.run();
+  const double    run_seconds = running.seconds();
+
+  all_or_none(comm, [&] {
+    if (!first) return;
+    if (engine.output_error()) std::rethrow_exception(engine.output_error());
+    files->results.sync();
+    files->progress.finish(files->standing(engine.answered(), engine.rows()));
+  });
+  if (!options.trace_out.empty()) write_trace_of(trace, in, options, comm);
+  if (!options.logits_out.empty()) logits.write(comm, options.logits_out, in.spec.vocabulary);
+  const auto metrics = gather_metrics(comm, comm, worker.metrics());
+  if (first && !options.metrics.empty()) {
+    write_metrics(metrics, in, options, comm, files->feed.counts(), engine.answered(), load_seconds, run_seconds);
+  }
+  if (stop == Stop::by_signal) return kStopped;
+  return smallest(comm, first && files->feed.counts().failed > 0 ? -1 : 0) < 0 ? kSomeFailed : kDone;
+}
+
+int run(std::span<const char* const> arguments) {
+  return on_ranks([&](MpiSession& session) {
+    std::optional<GenerateOptions> options;
+    try {
+      options = parse_generate_options(arguments);
+    } catch (const InputError& e) {
+      throw AgreedError(e.what());  // every rank has the same command line
+    }
+    if (!options) {
+      if (session.rank() == 0) std::cout << generate_help();
+      return static_cast<int>(kDone);
+    }
+    std::string command_line;
+    for (const char* argument : arguments) command_line.append(argument).append(" ");
+    stop_at_signals();
+    return generate(*options, command_line, session);
+  });
+}
+
 }  // namespace
+
+const Command kGenerate{"generate", "answer a file of requests with a model (under mpirun or srun)", run};
+
 }  // namespace coterie

@@ -21,7 +21,6 @@ Stop Engine::run() {
       exhausted = exhausted || theirs.exhausted;
       take(rank, std::move(theirs));
     }
-    if (write_error_ && stop == Stop::output_failed) std::rethrow_exception(write_error_);
     if (stop != Stop::none || (exhausted && outstanding_ == 0)) return stop;
     if (hooks_.progress && comm_.rank() == 0) hooks_.progress(answered_, rows_);
     done_ = worker_.step(step);
@@ -31,7 +30,6 @@ Stop Engine::run() {
 StepReport Engine::report() {
   StepReport report;
   if (hooks_.stop != nullptr && hooks_.stop->load()) report.stop = Stop::by_signal;
-  if (write_error_) report.stop = Stop::output_failed;
   const std::int64_t rows = worker_.metrics().prompt_rows + worker_.metrics().decode_rows;
   report.rows = rows - reported_rows_;
   reported_rows_ = rows;
@@ -41,9 +39,10 @@ StepReport Engine::report() {
   }
   done_.clear();
   if (comm_.rank() == 0) {
-    report.dealt = dealer_.deal();
+    guarded([&] { report.dealt = dealer_.deal(); });
     report.exhausted = dealer_.exhausted();
   }
+  if (output_error_) report.stop = Stop::output_failed;
   return report;
 }
 
@@ -57,11 +56,17 @@ void Engine::take(int from, StepReport report) {
   }
   if (comm_.rank() != 0) return;
   dealer_.finished(from, answered, report.finished_work);
-  if (write_error_) return;
-  try {
+  guarded([&] {
     for (const std::string& line : report.results) hooks_.write(line);
+  });
+}
+
+void Engine::guarded(const std::function<void()>& body) {
+  if (output_error_) return;
+  try {
+    body();
   } catch (...) {
-    write_error_ = std::current_exception();
+    output_error_ = std::current_exception();
   }
 }
 

@@ -7,6 +7,7 @@
 #include "runtime/worker.hpp"
 
 #include <atomic>
+#include <exception>
 #include <functional>
 #include <string>
 
@@ -17,7 +18,7 @@ struct EngineHooks {
   std::function<std::optional<Request>()> next_request;
   /// Any rank: the line of the results file for a request that it answered.
   std::function<std::string(const Completion&)> render;
-  /// Rank 0: takes lines in the order in which requests finish; what it throws stops the job and is rethrown by `run`.
+  /// Rank 0: takes lines in the order in which requests finish. What this or next_request throws stops the job.
   std::function<void(const std::string& line)> write;
   /// Rank 0, before every step: requests answered and rows through the model so far, on all ranks.
   std::function<void(std::int64_t requests, std::int64_t rows)> progress;
@@ -31,11 +32,19 @@ class Engine {
   Engine(Worker& worker, Communicator& comm, int max_batch_size, EngineHooks hooks);
 
   /// Collective. The same answer on every rank; one collective a step beside those of the layers.
-  Stop run();
+  [[nodiscard]] Stop run();
+
+  /// Requests answered and rows through the model, on all ranks.
+  [[nodiscard]] std::int64_t answered() const noexcept { return answered_; }
+  [[nodiscard]] std::int64_t rows() const noexcept { return rows_; }
+  /// Rank 0: what a hook threw when `run` returned Stop::output_failed.
+  [[nodiscard]] std::exception_ptr output_error() const noexcept { return output_error_; }
 
  private:
   [[nodiscard]] StepReport report();
   void                     take(int from, StepReport report);
+  /// Runs `body` unless something failed before; keeps what it throws.
+  void                     guarded(const std::function<void()>& body);
 
   Worker&                 worker_;
   Communicator&           comm_;
@@ -46,7 +55,7 @@ class Engine {
   std::int64_t            rows_ = 0;         ///< through the model so far, on all ranks
   std::int64_t            answered_ = 0;     ///< requests so far, on all ranks
   std::int64_t            outstanding_ = 0;  ///< requests dealt to all ranks and not answered
-  std::exception_ptr      write_error_;
+  std::exception_ptr      output_error_;
 };
 
 }  // namespace coterie
