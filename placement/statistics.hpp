@@ -17,8 +17,9 @@ struct WeightedTrace {
   std::int64_t count = -1;
 };
 
-/// Sums over tokens, times the weight of their trace. A choice counts with its gate weight when the trace has weights
-/// and `by_gate` is asked for, else 1. Row-major; layers are the traces' columns.
+/// Sums over tokens, times the weight of their trace. A pair of choices counts with the product of their gate weights
+/// where the trace has weights and `by_gate` is asked for, else 1; load counts rows. Row-major; layers are the traces'
+/// columns.
 struct Statistics {
   int layers = 0;
   int experts = 0;
@@ -26,8 +27,8 @@ struct Statistics {
 
   std::vector<double> load;      ///< (layers, experts): rows
   std::vector<double> affinity;  ///< (layers - 1, experts, experts): i at l and j at l + 1, all k x k pairs of a token
-  std::vector<double>
-      coactivation;  ///< (layers, experts, experts): unordered pairs i != j of a token, symmetric, diagonal 0
+  /// (layers, experts, experts): pairs i != j of a token, each counted at (i, j) and at (j, i); diagonal 0
+  std::vector<double> coactivation;
 
   [[nodiscard]] std::span<const double> affinity_at(int layer) const {
     const std::size_t n = static_cast<std::size_t>(experts) * experts;
@@ -43,13 +44,14 @@ struct Statistics {
 };
 
 struct CountOptions {
-  bool by_gate = true;  ///< weigh pairs and co-activations by the gate weights where the trace has them
+  bool by_gate = true;  ///< weigh pairs by the gate weights where the trace has them
   int top = 0;          ///< count only the first `top` choices of a token (1: ExFlow's top-1); 0: all
   int threads = 0;      ///< 0: all cores
 };
 
-/// Throws InputError when the traces are of different models (experts, layer_ids), or when `top` is asked of a trace
-/// without gate order.
+/// One pass over the tokens, layers in parallel; the same result for any number of threads. Throws InputError when
+/// there is no token, the traces are of different models (experts, layer_ids), a window or weight makes no sense, or
+/// `top` is asked of a trace without gate order.
 [[nodiscard]] Statistics count(std::span<const WeightedTrace> traces, const CountOptions& options = {});
 
 }  // namespace coterie

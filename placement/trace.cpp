@@ -1,43 +1,25 @@
 #include "placement/trace.hpp"
 
 #include "placement/input_error.hpp"
-#include "placement/json_view.hpp"
 #include "placement/safetensors.hpp"
+#include "placement/trace_header.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <cstring>
 #include <span>
 #include <unordered_set>
+#include <utility>
 
 namespace coterie {
 namespace {
 
 constexpr const char* kFormat = "coterie.trace/1";
-constexpr int kMostExperts = 65535;
 constexpr int kMostExpertsU8 = 255;
 constexpr std::uint8_t kNoExpertU8 = 255;
 constexpr std::int64_t kChunk = 1 << 22;  // elements converted before their pages are given back
 
-std::string header_text(const SafetensorsFile& file, const std::string& key) {
-  const auto it = file.metadata().find(key);
-  if (it == file.metadata().end())
-    throw bad_field(file.path().string(), "__metadata__." + key, "nothing", "this field");
-  return it->second;
-}
-
-int header_integer(const SafetensorsFile& file, const std::string& key, int most) {
-  const std::string text = header_text(file, key);
-  int value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 1 || value > most)
-    throw bad_field(file.path().string(), "__metadata__." + key, "'" + text + "'",
-                    "an integer from 1 to " + std::to_string(most));
-  return value;
-}
-
-GateOrder header_gate_order(const SafetensorsFile& file) {
-  const std::string text = header_text(file, "gate_order");
+GateOrder gate_order_of(const SafetensorsFile& file) {
+  const std::string& text = header_text(file, "gate_order");
   if (text == "descending") return GateOrder::descending;
   if (text == "unordered") return GateOrder::unordered;
   throw bad_field(file.path().string(), "__metadata__.gate_order", "'" + text + "'", "'descending' or 'unordered'");
@@ -105,14 +87,6 @@ void validate_choice(const Trace& trace, const std::string& where, std::int64_t 
   }
 }
 
-void validate_layers(const Trace& trace, const std::string& where) {
-  if (trace.layer_ids.empty()) throw bad_field(where, "layer_ids", "[]", "at least one layer");
-  for (std::size_t l = 0; l < trace.layer_ids.size(); ++l)
-    if (trace.layer_ids[l] < 0 || (l > 0 && trace.layer_ids[l] <= trace.layer_ids[l - 1]))
-      throw bad_field(where, "layer_ids[" + std::to_string(l) + "]", std::to_string(trace.layer_ids[l]),
-                      "layers in ascending order, from 0");
-}
-
 void validate_weights(const Trace& trace, const std::string& where) {
   if (trace.weights.empty()) return;
   if (trace.weights.size() != trace.experts.size())
@@ -150,6 +124,10 @@ void validate_sequences(const Trace& trace, const std::string& where) {
                       "the tokens of a sequence to lie together");
 }
 
+TraceHeader header_of(const Trace& trace) {
+  return {trace.model, trace.num_experts, trace.top_k, trace.layer_ids};
+}
+
 template <class T>
 std::span<const std::byte> bytes_of(const std::vector<T>& values) {
   return std::as_bytes(std::span(values));
@@ -171,18 +149,14 @@ void write_experts_u8(SafetensorsWriter& writer, const Trace& trace, const Shape
 Trace read_trace(const std::filesystem::path& path) {
   const SafetensorsFile file(path);
   const std::string where = path.string();
-  if (const std::string format = header_text(file, "format"); format != kFormat)
-    throw bad_field(where, "__metadata__.format", "'" + format + "'", std::string("'") + kFormat + "'");
+  TraceHeader header = read_header(file, kFormat);
 
   Trace trace;
-  if (file.metadata().contains("model")) trace.model = header_text(file, "model");
-  trace.num_experts = header_integer(file, "num_experts", kMostExperts);
-  trace.top_k = header_integer(file, "top_k", trace.num_experts);
-  trace.gate_order = header_gate_order(file);
-  const std::string at = where + ": __metadata__.layer_ids";
-  const nlohmann::json layers = parse_json(header_text(file, "layer_ids"), at);
-  trace.layer_ids = JsonView(layers, at).integers(0, std::numeric_limits<int>::max());
-
+  trace.model = std::move(header.model);
+  trace.num_experts = header.num_experts;
+  trace.top_k = header.top_k;
+  trace.layer_ids = std::move(header.layer_ids);
+  trace.gate_order = gate_order_of(file);
   read_experts(file, trace);
   if (file.contains("weights"))
     read_array<std::uint16_t>(file, tensor(file, "weights", ElementType::f16, file.at("experts").shape), trace.weights,
@@ -196,11 +170,7 @@ Trace read_trace(const std::filesystem::path& path) {
 }
 
 void validate(const Trace& trace, const std::string& where) {
-  if (trace.num_experts < 1 || trace.num_experts > kMostExperts)
-    throw bad_field(where, "num_experts", std::to_string(trace.num_experts), "1 to " + std::to_string(kMostExperts));
-  if (trace.top_k < 1 || trace.top_k > trace.num_experts)
-    throw bad_field(where, "top_k", std::to_string(trace.top_k), "1 to " + std::to_string(trace.num_experts));
-  validate_layers(trace, where);
+  validate(header_of(trace), where);
   if (trace.experts.empty()) throw bad_field(where, "experts", "0 tokens", "at least one token");
   const std::int64_t tokens = trace.tokens();
   if (trace.experts.size() != static_cast<std::size_t>(tokens) * trace.layers() * trace.top_k)
@@ -216,11 +186,7 @@ void write_trace(const std::filesystem::path& path, const Trace& trace) {
   validate(trace, path.string());
   const Shape shape{trace.tokens(), trace.layers(), trace.top_k};
   SafetensorsWriter writer(path);
-  writer.metadata("format", kFormat);
-  writer.metadata("model", trace.model);
-  writer.metadata("num_experts", std::to_string(trace.num_experts));
-  writer.metadata("top_k", std::to_string(trace.top_k));
-  writer.metadata("layer_ids", nlohmann::json(trace.layer_ids).dump());
+  write_header(writer, kFormat, header_of(trace));
   writer.metadata("gate_order", trace.gate_order == GateOrder::descending ? "descending" : "unordered");
   if (trace.num_experts <= kMostExpertsU8) {
     write_experts_u8(writer, trace, shape);
