@@ -1,6 +1,7 @@
 #include "placement/eplb.hpp"
 
 #include "placement/baselines.hpp"
+#include "placement/input_error.hpp"
 #include "placement/plan.hpp"
 
 #include <algorithm>
@@ -155,6 +156,9 @@ class EplbSolver final : public Solver {
 
   Solution solve(const Problem& problem, const SolveOptions& options) const override {
     const auto start = std::chrono::steady_clock::now();
+    if (const std::string broken = check_feasible(problem); !broken.empty()) {
+      throw InputError(broken + " (solver eplb)");
+    }
     const EplbShape shape{problem.topology, problem.slots(), problem.replicas, options.groups};
     Owners owners;
     for (int l = 0; l < problem.layers(); ++l) {

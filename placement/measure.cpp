@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <span>
 #include <stdexcept>
 
 namespace coterie {
@@ -37,19 +38,36 @@ struct Tally {
   double rows = 0;
   double between = 0;
   std::vector<double> rank_rows;  // (layers, ranks), with replicas only
+  std::vector<double> pair_rows;  // (ranks, ranks), where asked for
+  std::vector<double> moves;      // (layers - 1, groups, groups), where asked for
 
   void add(const Tally& other, double weight) {
     rows += weight * other.rows;
     between += weight * other.between;
-    for (std::size_t i = 0; i < rank_rows.size(); ++i) rank_rows[i] += weight * other.rank_rows[i];
+    const auto sum = [&](std::vector<double>& mine, const std::vector<double>& others) {
+      for (std::size_t i = 0; i < mine.size(); ++i) mine[i] += weight * others[i];
+    };
+    sum(rank_rows, other.rank_rows);
+    sum(pair_rows, other.pair_rows);
+    sum(moves, other.moves);
   }
 };
+
+// What a walk counts besides the sums.
+enum class Count { sums, pairs, moves };
 
 // Walks tokens through a placement.
 class Walk {
  public:
-  Walk(const Problem& problem, const Owners& owners)
-      : problem_(problem), owners_(owners), node_(problem.topology.node_of_rank()), homes_(homes_of(problem)) {
+  // `groups` is what `moves` are counted between: the group of each rank.
+  Walk(const Problem& problem, const Owners& owners, Count count = Count::sums, std::span<const int> groups = {})
+      : problem_(problem),
+        owners_(owners),
+        count_(count),
+        group_(groups),
+        groups_(groups.empty() ? 0 : *std::max_element(groups.begin(), groups.end()) + 1),
+        node_(problem.topology.node_of_rank()),
+        homes_(homes_of(problem)) {
     for (const auto& layer : owners)
       for (const auto& ranks : layer) replicated_ = replicated_ || ranks.size() > 1;
     nodes_.resize(problem.topology.nodes());
@@ -63,6 +81,8 @@ class Walk {
   [[nodiscard]] Tally tokens(const Trace& trace, std::int64_t begin, std::int64_t end) const {
     Tally tally;
     if (replicated_) tally.rank_rows.assign(owners_.size() * node_.size(), 0);
+    if (count_ == Count::pairs) tally.pair_rows.assign(node_.size() * node_.size(), 0);
+    if (count_ == Count::moves) tally.moves.assign((owners_.size() - 1) * groups_ * groups_, 0);
     for (std::int64_t t = begin; t < end; ++t) {
       if (!replicated_) {
         for (const Homes& homes : homes_) token(trace, t, homes, 1, tally);
@@ -84,8 +104,34 @@ class Walk {
   };
   static constexpr int kHome = -1;  // somewhere among the homes of the group, evenly
 
-  // A row between `rank` and `other`, which may be kHome.
+  // Calls visit(rank, share) for the ranks that `rank` stands for: itself, or the homes, evenly.
+  template <class Visit>
+  static void for_each_rank(int rank, const Homes& homes, Visit&& visit) {
+    if (rank != kHome) return visit(rank, 1.0);
+    for (int r = homes.first; r < homes.last; ++r) visit(r, 1.0 / (homes.last - homes.first));
+  }
+
+  // A token that was resident at `from` has passed `layer` and is resident at `to`.
+  void move(int layer, int from, int to, const Homes& homes, double weight, Tally& tally) const {
+    if (layer == 0 || tally.moves.empty()) return;
+    double* moves = &tally.moves[(layer - 1) * groups_ * groups_];
+    for_each_rank(from, homes, [&](int a, double share) {
+      if (to == kHome)
+        moves[group_[a] * groups_ + group_[a]] += weight * share;
+      else
+        moves[group_[a] * groups_ + group_[to]] += weight * share;
+    });
+  }
+
+  // A row from `rank` to `other`; one of them may be kHome.
   void row(int rank, int other, const Homes& homes, double weight, Tally& tally) const {
+    if (!tally.pair_rows.empty() && rank != other) {
+      for_each_rank(rank, homes, [&](int a, double share_a) {
+        for_each_rank(other, homes, [&](int b, double share_b) {
+          if (a != b) tally.pair_rows[a * node_.size() + b] += weight * share_a * share_b;
+        });
+      });
+    }
     if (rank == kHome) std::swap(rank, other);
     if (rank == kHome || rank == other) return;
     if (other != kHome) {
@@ -122,7 +168,10 @@ class Walk {
         ++found->choices;
         if (!tally.rank_rows.empty()) tally.rank_rows[l * node_.size() + rank] += weight;
       }
-      if (visited.empty()) continue;
+      if (visited.empty()) {
+        move(l, resident, resident, homes, weight, tally);
+        continue;
+      }
       const int landing = land(visited, homes, home);
       bool computes = false;
       for (const Visited& v : visited) {
@@ -131,6 +180,7 @@ class Walk {
         computes = computes || v.rank == landing;
       }
       if (homes.coherent && !computes) row(resident, landing, homes, weight, tally);
+      move(l, resident, landing, homes, weight, tally);
       resident = landing;
     }
   }
@@ -167,6 +217,9 @@ class Walk {
 
   const Problem& problem_;
   const Owners& owners_;
+  Count count_;
+  std::span<const int> group_;  // (ranks)
+  std::size_t groups_;
   std::vector<int> node_;                   // (ranks)
   std::vector<std::pair<int, int>> nodes_;  // (nodes): the ranks [first, last)
   std::vector<Homes> homes_;
@@ -174,7 +227,7 @@ class Walk {
 };
 
 // Sums over all tokens of the problem's traces, times the weights of the traces.
-Tally walk(const Problem& problem, const Owners& owners) {
+Tally walk(const Problem& problem, const Walk& walk, std::int64_t piece_size = kPiece) {
   struct Piece {
     const WeightedTrace* from;
     std::int64_t begin, end;
@@ -184,10 +237,9 @@ Tally walk(const Problem& problem, const Owners& owners) {
   for (const WeightedTrace& part : problem.traces) {
     const std::int64_t last =
         part.count < 0 ? part.trace->tokens() : std::min(part.trace->tokens(), part.first + part.count);
-    for (std::int64_t t = part.first; t < last; t += kPiece)
-      pieces.push_back({&part, t, std::min(last, t + kPiece), {}});
+    for (std::int64_t t = part.first; t < last; t += piece_size)
+      pieces.push_back({&part, t, std::min(last, t + piece_size), {}});
   }
-  const Walk walk(problem, owners);
   parallel_for(0, pieces.size(), [&](std::size_t i) {
     pieces[i].tally = walk.tokens(*pieces[i].from->trace, pieces[i].begin, pieces[i].end);
   });
@@ -195,9 +247,15 @@ Tally walk(const Problem& problem, const Owners& owners) {
   total.rank_rows.assign(static_cast<std::size_t>(problem.layers()) * problem.ranks(), 0);
   for (const Piece& piece : pieces) {
     if (piece.tally.rank_rows.empty()) total.rank_rows.clear();
+    if (total.pair_rows.empty()) total.pair_rows.assign(piece.tally.pair_rows.size(), 0);
+    if (total.moves.empty()) total.moves.assign(piece.tally.moves.size(), 0);
     total.add(piece.tally, piece.from->weight);
   }
   return total;
+}
+
+Tally walk(const Problem& problem, const Owners& owners) {
+  return walk(problem, Walk(problem, owners));
 }
 
 // Rows by the statistics, those of a replicated expert shared evenly.
@@ -229,29 +287,42 @@ void measure_load(const Problem& problem, const std::vector<double>& rows, Figur
   }
 }
 
-// With replicas a pair of experts keeps what its best pair of ranks keeps.
+struct PairOfLayers {
+  double total = 0, kept = 0, stays = 0;
+};
+
+// With replicas a pair of experts keeps what its best pair of ranks keeps. `price`: (ranks, ranks).
+PairOfLayers affinity_from(int layer, const Problem& problem, const Owners& owners, const std::vector<double>& price) {
+  const double dearest = *std::max_element(price.begin(), price.end());
+  const auto weight = problem.statistics.affinity_at(layer);
+  PairOfLayers pair;
+  for (int i = 0; i < problem.experts(); ++i)
+    for (int j = 0; j < problem.experts(); ++j) {
+      const double w = weight[static_cast<std::size_t>(i) * problem.experts() + j];
+      double cheapest = dearest;
+      for (const int r : owners[layer][i])
+        for (const int s : owners[layer + 1][j])
+          cheapest = std::min(cheapest, price[static_cast<std::size_t>(r) * problem.ranks() + s]);
+      pair.total += w;
+      if (cheapest < dearest) pair.kept += w * (1 - cheapest / dearest);
+      if (cheapest == 0) pair.stays += w;
+    }
+  return pair;
+}
+
 void measure_affinity(const Problem& problem, const Owners& owners, Figures& figures) {
-  const int ranks = problem.ranks();
-  const int experts = problem.experts();
   const std::vector<double> price = link_prices(problem.topology, problem.prices);
   const double dearest = *std::max_element(price.begin(), price.end());
-  double total = 0, kept = 0, stays = 0;
+  if (problem.statistics.affinity.empty() && problem.layers() > 1) return;  // loads are all that is known
+  PairOfLayers all;
   for (int l = 0; l + 1 < problem.layers(); ++l) {
-    const auto weight = problem.statistics.affinity_at(l);
-    for (int i = 0; i < experts; ++i)
-      for (int j = 0; j < experts; ++j) {
-        const double w = weight[static_cast<std::size_t>(i) * experts + j];
-        double cheapest = dearest;
-        for (const int r : owners[l][i])
-          for (const int s : owners[l + 1][j])
-            cheapest = std::min(cheapest, price[static_cast<std::size_t>(r) * ranks + s]);
-        total += w;
-        if (cheapest < dearest) kept += w * (1 - cheapest / dearest);
-        if (cheapest == 0) stays += w;
-      }
+    const PairOfLayers pair = affinity_from(l, problem, owners, price);
+    all.total += pair.total;
+    all.kept += pair.kept;
+    all.stays += pair.stays;
   }
-  figures.affinity = total > 0 && dearest > 0 ? kept / total : 1;
-  figures.stays = total > 0 ? stays / total : 1;
+  figures.affinity = all.total > 0 && dearest > 0 ? all.kept / all.total : 1;
+  figures.stays = all.total > 0 ? all.stays / all.total : 1;
 }
 
 void measure_traffic(const Problem& problem, const Tally& tally, Figures& figures) {
@@ -274,7 +345,46 @@ double value_of(Objective objective, const Figures& figures) {
   return 0;
 }
 
+// Large counts are kept for few pieces at a time.
+constexpr std::int64_t kPieces = 8;
+
+std::int64_t large_piece(const Problem& problem) {
+  std::int64_t most = kPiece;
+  for (const WeightedTrace& part : problem.traces) most = std::max(most, part.trace->tokens() / kPieces + 1);
+  return most;
+}
+
 }  // namespace
+
+std::vector<double> stays_by_layer(const Problem& problem, const Owners& owners) {
+  const std::vector<double> price = link_prices(problem.topology, problem.prices);
+  std::vector<double> stays;
+  if (problem.statistics.affinity.empty()) return stays;
+  for (int l = 0; l + 1 < problem.layers(); ++l) {
+    const PairOfLayers pair = affinity_from(l, problem, owners, price);
+    stays.push_back(pair.total > 0 ? pair.stays / pair.total : 1);
+  }
+  return stays;
+}
+
+std::vector<double> rows_between_ranks(const Problem& problem, const Owners& owners) {
+  std::vector<double> rows = walk(problem, Walk(problem, owners, Count::pairs), large_piece(problem)).pair_rows;
+  for (double& r : rows) r /= problem.statistics.tokens * problem.layers();
+  return rows;
+}
+
+std::vector<double> moves_between(const Problem& problem, const Owners& owners, std::span<const int> group_of_rank) {
+  Problem anywhere;
+  anywhere.domain = Domain::world;
+  anywhere.topology = problem.topology;
+  anywhere.traces = problem.traces;
+  anywhere.top = problem.top;
+  anywhere.statistics.layers = problem.layers();
+  std::vector<double> moves =
+      walk(anywhere, Walk(anywhere, owners, Count::moves, group_of_rank), large_piece(anywhere)).moves;
+  for (double& m : moves) m /= problem.statistics.tokens;
+  return moves;
+}
 
 std::vector<double> rank_rows(const Problem& problem, const Owners& owners) {
   if (problem.traces.empty() || !replicated(owners)) return shared_rows(problem, owners);

@@ -5,6 +5,7 @@
 #include "placement/topology.hpp"
 
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -102,6 +103,15 @@ struct Figures {
 /// (layers, ranks): rows that each rank computes. With replicas counted over the traces by the rules above; without
 /// traces an expert's rows are shared evenly by its ranks.
 [[nodiscard]] std::vector<double> rank_rows(const Problem& problem, const Owners& owners);
+/// (layers - 1): share of the weight between a layer and the next that stays on a rank. Empty without affinity.
+[[nodiscard]] std::vector<double> stays_by_layer(const Problem& problem, const Owners& owners);
+/// (ranks, ranks): rows from rank to rank, per token and layer, by the rules above. Empty without traces.
+[[nodiscard]] std::vector<double> rows_between_ranks(const Problem& problem, const Owners& owners);
+/// (layers - 1, groups, groups): share of the tokens whose largest sum of gate weights at layer l is computed in one
+/// group of ranks and at l + 1 in another: where domain `world` would land them. `group_of_rank`: (ranks) ids from 0.
+/// Empty without traces.
+[[nodiscard]] std::vector<double> moves_between(const Problem& problem, const Owners& owners,
+                                                std::span<const int> group_of_rank);
 /// The problem's objective for a complete placement; affinity: larger is better, traffic and load: smaller.
 [[nodiscard]] double evaluate(const Problem& problem, const Assignment& assignment);
 [[nodiscard]] double evaluate(const Problem& problem, const Owners& owners);
