@@ -228,7 +228,10 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     files->progress.finish(files->standing(engine.answered(), engine.rows()));
   });
   if (!options.trace_out.empty()) write_trace_of(trace, in, options, comm);
-  if (!options.logits_out.empty()) logits.write(comm, options.logits_out, in.spec.vocabulary);
+  if (!options.logits_out.empty()) {
+    const auto all = logits.gather(comm);
+    if (first) write_logits(options.logits_out, all, in.spec.vocabulary);
+  }
   const auto metrics = gather_metrics(comm, comm, worker.metrics());
   if (first && !options.metrics.empty()) {
     write_metrics(metrics, in, options, comm, files->feed.counts(), engine.answered(), load_seconds, run_seconds);

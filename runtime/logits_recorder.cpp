@@ -11,28 +11,31 @@ void LogitsRecorder::record(const Request& request, std::int64_t /*position*/, s
   rows.insert(rows.end(), logits.begin(), logits.end());
 }
 
-void LogitsRecorder::write(Communicator& comm, const std::filesystem::path& path, std::int64_t vocabulary) const {
+LogitsRecorder::Logits LogitsRecorder::gather(Communicator& comm) const {
   std::vector<std::byte> mine;
   ByteWriter             put{mine};
   for (const auto& [name, values] : logits_) {
     put(name);
     put(values);
   }
-  const auto gathered = gather_on_first(comm, mine, {"prompt logits"});
-  if (comm.rank() != 0) return;
-
-  SafetensorsWriter writer(path);
-  for (const auto& bytes : gathered) {
+  Logits all;
+  for (const auto& bytes : gather_on_first(comm, mine, {"prompt logits"})) {
     std::span<const std::byte> in = bytes;
     ByteReader                 take{in};
     while (!in.empty()) {
-      std::string        name;
-      std::vector<float> values;
+      std::string name;
       take(name);
-      take(values);
-      const auto rows = static_cast<std::int64_t>(values.size()) / vocabulary;
-      writer.add(name, ElementType::f32, {rows, vocabulary}, std::as_bytes(std::span(values)));
+      take(all[name]);
     }
+  }
+  return all;
+}
+
+void write_logits(const std::filesystem::path& path, const LogitsRecorder::Logits& logits, std::int64_t vocabulary) {
+  SafetensorsWriter writer(path);
+  for (const auto& [name, values] : logits) {
+    const auto rows = static_cast<std::int64_t>(values.size()) / vocabulary;
+    writer.add(name, ElementType::f32, {rows, vocabulary}, std::as_bytes(std::span(values)));
   }
   writer.finish();
 }

@@ -18,11 +18,16 @@ class LogitsRecorder {
   /// Positions of a prompt come in order.
   void record(const Request& request, std::int64_t position, std::span<const float> logits);
 
-  /// Rank 0 writes one F32 tensor (tokens, vocabulary) for each request, named by its custom_id. Collective.
-  void write(Communicator& comm, const std::filesystem::path& path, std::int64_t vocabulary) const;
+  /// (prompt tokens, vocabulary) by custom_id.
+  using Logits = std::map<std::string, std::vector<float>>;
+  /// Those of all ranks on rank 0, none elsewhere. Collective.
+  [[nodiscard]] Logits gather(Communicator& comm) const;
 
  private:
-  std::map<std::string, std::vector<float>> logits_;  ///< (prompt tokens, vocabulary) by custom_id
+  Logits logits_;
 };
+
+/// One F32 tensor (tokens, vocabulary) for each request, named by its custom_id.
+void write_logits(const std::filesystem::path& path, const LogitsRecorder::Logits& logits, std::int64_t vocabulary);
 
 }  // namespace coterie

@@ -1,0 +1,121 @@
+#include "tests/runtime/test_job.hpp"
+
+#include "runtime/family.hpp"
+#include "runtime/logits_recorder.hpp"
+#include "runtime/trace_recorder.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+namespace coterie {
+namespace {
+
+template <class Stored, class T>
+std::vector<T> values(const SafetensorsFile& file, const std::string& name) {
+  const TensorView& tensor = file.at(name);
+  std::vector<T>    out;
+  for (std::size_t i = 0; i < tensor.bytes.size(); i += sizeof(Stored)) {
+    Stored value;
+    std::memcpy(&value, &tensor.bytes[i], sizeof value);
+    out.push_back(static_cast<T>(value));
+  }
+  return out;
+}
+
+}  // namespace
+
+Reference read_reference(const std::filesystem::path& model) {
+  const SafetensorsFile file(model / "reference.safetensors");
+  Reference             reference;
+  for (int i = 0; file.contains("prompt_" + std::to_string(i)); ++i) {
+    const std::string n = std::to_string(i);
+    reference.prompts.push_back(
+        {values<std::int64_t, std::int32_t>(file, "prompt_" + n), values<float, float>(file, "logits_" + n),
+         values<std::int32_t, std::uint16_t>(file, "experts_" + n), values<float, float>(file, "gates_" + n),
+         values<std::int64_t, std::int32_t>(file, "greedy_" + n)});
+  }
+  return reference;
+}
+
+Request greedy_request(const Reference& reference, std::size_t index) {
+  Request request;
+  request.custom_id = "p" + std::to_string(index);
+  request.line = static_cast<std::int64_t>(index) + 1;
+  request.prompt = reference.prompts[index].tokens;
+  request.max_tokens = static_cast<int>(reference.prompts[index].greedy.size());
+  request.sampling.temperature = 0;
+  request.ignore_eos = true;
+  return request;
+}
+
+JobResult run_job(const std::filesystem::path& model, const std::vector<Request>& requests, const JobOptions& options,
+                  CountingCommunicator& comm) {
+  const ModelSpec  spec = read_model_spec(model);
+  const Checkpoint checkpoint(model);
+  const Topology   topology{{comm.ranks()}};
+  const Plan       plan = options.plan.value_or(
+      contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
+  const auto     device = make_cpu_device({DType::f32, options.threads});
+  Worker         worker(spec, checkpoint, plan, nullptr, *device, comm, {options.scheduler, options.kv_blocks, DType::f32});
+  TraceRecorder  trace(static_cast<int>(spec.layers.size()), spec.top_k());
+  LogitsRecorder logits;
+  worker.observe_routing(
+      [&](const Batch& batch, int layer, const Routing& routing) { trace.record(batch, layer, routing); });
+  worker.scheduler().observe_prompt_logits(
+      [&](const Request& r, std::int64_t position, std::span<const float> row) { logits.record(r, position, row); });
+
+  JobResult   result;
+  std::size_t next = 0;
+  EngineHooks hooks;
+  hooks.next_request = [&]() -> std::optional<Request> {
+    if (next == requests.size()) return std::nullopt;
+    return requests[next++];
+  };
+  hooks.render = [](const Completion& c) {
+    std::string line = c.request.custom_id;
+    for (const std::int32_t token : c.tokens) line += " " + std::to_string(token);
+    return line;
+  };
+  hooks.write = [&](const std::string& line) {
+    std::istringstream in(line);
+    std::string        id;
+    in >> id;
+    result.order.push_back(id);
+    auto& tokens = result.tokens[id];
+    for (std::int32_t token = 0; in >> token;) tokens.push_back(token);
+  };
+  Engine engine(worker, comm, options.scheduler.max_batch_size, std::move(hooks));
+  if (engine.run() != Stop::none) throw std::runtime_error("the job stopped before its work was done");
+  result.steps = worker.metrics().steps;
+  result.trace = trace.gather(comm, {});
+  result.logits = logits.gather(comm);
+  return result;
+}
+
+Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed) {
+  std::mt19937_64                    random(seed);
+  std::uniform_int_distribution<int> rank(0, ranks - 1);
+  std::bernoulli_distribution        replicated(0.2);
+  Plan plan = contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), Topology{{ranks}});
+  std::vector<std::vector<std::vector<int>>> held(plan.layers(), std::vector<std::vector<int>>(ranks));
+  std::size_t                                most = 1;
+  for (auto& layer : held) {
+    for (int expert = 0; expert < plan.experts; ++expert) {
+      const int owner = rank(random);
+      layer[owner].push_back(expert);
+      const int second = rank(random);
+      if (second != owner && replicated(random)) layer[second].push_back(expert);
+    }
+    for (const auto& experts : layer) most = std::max(most, experts.size());
+  }
+  plan.slots_per_rank = static_cast<int>(most);
+  for (int l = 0; l < plan.layers(); ++l) {
+    plan.physical_to_logical[l].assign(most * ranks, Plan::kEmptySlot);
+    for (int r = 0; r < ranks; ++r) std::copy(held[l][r].begin(), held[l][r].end(), &plan.physical_to_logical[l][r * most]);
+  }
+  validate(plan, "random plan");
+  return plan;
+}
+
+}  // namespace coterie

@@ -1,0 +1,58 @@
+// A whole job inside a test: a model folder, requests, the ranks of the test, and everything that comes out.
+#pragma once
+
+#include "comm/counting_communicator.hpp"
+#include "placement/plan.hpp"
+#include "placement/trace.hpp"
+#include "runtime/continuation.hpp"
+#include "runtime/engine.hpp"
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// `reference.safetensors` of a fixture: what another implementation computed.
+struct Reference {
+  struct Prompt {
+    std::vector<std::int32_t>  tokens;
+    std::vector<float>         logits;   ///< (tokens, vocabulary)
+    std::vector<std::uint16_t> experts;  ///< (tokens, layers, top_k)
+    std::vector<float>         gates;    ///< the same
+    std::vector<std::int32_t>  greedy;
+  };
+  std::vector<Prompt> prompts;
+};
+
+[[nodiscard]] Reference read_reference(const std::filesystem::path& model);
+
+/// A greedy request for `reference`'s prompt `index`, custom_id "p<index>", on input line index + 1.
+[[nodiscard]] Request greedy_request(const Reference& reference, std::size_t index);
+
+struct JobOptions {
+  SchedulerOptions    scheduler;
+  std::int64_t        kv_blocks = 256;
+  int                 threads = 1;
+  std::optional<Plan> plan;  ///< contiguous without
+};
+
+/// What is known on rank 0.
+struct JobResult {
+  std::map<std::string, std::vector<std::int32_t>> tokens;  ///< generated, by custom_id
+  std::map<std::string, std::vector<float>>        logits;  ///< of the prompts, (tokens, vocabulary)
+  Trace                                            trace;
+  std::vector<std::string>                         order;  ///< custom_ids as they finished
+  std::int64_t                                     steps = 0;
+};
+
+/// Collective over the ranks of the test.
+[[nodiscard]] JobResult run_job(const std::filesystem::path& model, const std::vector<Request>& requests,
+                                const JobOptions& options, CountingCommunicator& comm);
+
+/// Every expert on a random rank, some of them on several; ranks may be left without any.
+[[nodiscard]] Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed);
+
+}  // namespace coterie
