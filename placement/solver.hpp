@@ -25,11 +25,14 @@ struct SolveOptions {
   std::function<void(std::string_view)> progress;  ///< one line now and then
 };
 
+struct DualCertificate;
+
 /// A statement that no placement is better than `value`, and what made it.
 struct Bound {
   double value = 0;
   std::string kind;  ///< "dp", "ilp", "dnn+triangles", ...
   double seconds = 0;
+  std::shared_ptr<const DualCertificate> dual = nullptr;  ///< what proves it to others; null: dp, ilp
 };
 
 struct Solution {
