@@ -1,10 +1,10 @@
 #include "comm/message.hpp"
 
 #include "comm/communicator.hpp"
+#include "comm/message_memory.hpp"
 
 #include <cstddef>
 #include <cstring>
-#include <new>
 #include <utility>
 
 namespace coterie {
@@ -14,12 +14,6 @@ constexpr std::uint64_t kAlign = 64;
 
 constexpr std::uint64_t padded(std::uint64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
-}
-
-std::byte* allocate(std::uint64_t bytes) {
-  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlign, padded(bytes)));
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
 }
 
 }  // namespace
@@ -39,16 +33,22 @@ MessageHeader header_of(std::span<const std::byte> wire) {
   return header;
 }
 
-Message::Message(const SectionSizes& sizes, std::uint64_t flags) : size_(wire_bytes(sizes)) {
-  memory_.reset(allocate(size_));
+Message::Message(const SectionSizes& sizes, std::uint64_t flags) : memory_(take(wire_bytes(sizes))) {
   const MessageHeader header{sizes, flags, {}};
   std::memcpy(memory_.get(), &header, sizeof header);
 }
 
+void Message::GiveBack::operator()(std::byte* memory) const noexcept {
+  give_message_memory(memory, bytes);
+}
+
+Message::Memory Message::take(std::uint64_t bytes) {
+  return {take_message_memory(bytes), GiveBack{bytes}};
+}
+
 Message Message::for_receiving(std::uint64_t bytes) {
   Message message;
-  message.memory_.reset(allocate(bytes));
-  message.size_ = bytes;
+  message.memory_ = take(bytes);
   return message;
 }
 
@@ -74,8 +74,8 @@ void Message::mark(const Stamp& stamp) noexcept {
 }
 
 void Message::check() const {
-  if (size_ != wire_bytes(header_of(wire()).sizes)) {
-    throw CommError("a message of " + std::to_string(size_) + " bytes contradicts its own header");
+  if (size() != wire_bytes(header_of(wire()).sizes)) {
+    throw CommError("a message of " + std::to_string(size()) + " bytes contradicts its own header");
   }
 }
 

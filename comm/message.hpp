@@ -6,7 +6,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <span>
 #include <vector>
@@ -51,19 +50,23 @@ class Message {
   [[nodiscard]] std::span<const std::byte> section(Section s) const noexcept;
   [[nodiscard]] std::uint64_t flags() const noexcept;
   /// The whole message as it travels; empty for a default message.
-  [[nodiscard]] std::span<std::byte> wire() noexcept { return {memory_.get(), size_}; }
-  [[nodiscard]] std::span<const std::byte> wire() const noexcept { return {memory_.get(), size_}; }
+  [[nodiscard]] std::span<std::byte> wire() noexcept { return {memory_.get(), size()}; }
+  [[nodiscard]] std::span<const std::byte> wire() const noexcept { return {memory_.get(), size()}; }
   /// Writes the stamp into the header. The message has memory.
   void mark(const Stamp& stamp) noexcept;
   /// Throws CommError when the received bytes contradict their header.
   void check() const;
 
  private:
-  struct Free {
-    void operator()(std::byte* p) const noexcept { std::free(p); }
+  struct GiveBack {
+    std::uint64_t bytes;
+    void operator()(std::byte* memory) const noexcept;
   };
-  std::unique_ptr<std::byte[], Free> memory_;
-  std::uint64_t size_ = 0;
+  using Memory = std::unique_ptr<std::byte[], GiveBack>;
+  [[nodiscard]] static Memory take(std::uint64_t bytes);
+  [[nodiscard]] std::uint64_t size() const noexcept { return memory_ ? memory_.get_deleter().bytes : 0; }
+
+  Memory memory_;
 };
 
 /// (ranks): one message for each rank, itself included. Default messages travel as a bare header.
