@@ -89,8 +89,7 @@ class Coterie:
         results = [json.loads(line) for line in open(self.folder / "results.jsonl")]
         tokens = {r["custom_id"]: r["response"]["body"]["choices"][0]["token_ids"] for r in results}
         self.metrics = json.load(open(self.folder / "metrics.json"))
-        seconds = self.metrics["seconds"]
-        return seconds["prefill"] + seconds["decode"], [tokens[str(i)] for i in range(len(prompts))]
+        return self.metrics["run_seconds"], [tokens[str(i)] for i in range(len(prompts))]
 
 
 def cpu():
@@ -139,7 +138,7 @@ def main():
         },
         "cpu": cpu(),
         "command": " ".join(sides["coterie"].command),
-        "coterie_metrics": sides["coterie"].metrics,
+        "coterie_seconds_by_phase": sides["coterie"].metrics["seconds_by_phase"],
     }  # fmt: skip
     print(json.dumps(report, indent=2))
 
