@@ -113,8 +113,9 @@ struct Files {
   [[nodiscard]] Standing standing(std::int64_t answered, std::int64_t rows) const {
     const FeedCounts&  counts = feed.counts();
     const std::int64_t requests = feed.lines() - counts.answered_before;
+    const std::int64_t failed = counts.failed - static_cast<std::int64_t>(results.errors_found());
     const std::int64_t work = counts.given == 0 ? 0 : counts.expected_work * requests / counts.given;
-    return {answered, requests, rows, std::max<std::int64_t>(0, work - rows)};
+    return {answered + failed, requests, rows, std::max<std::int64_t>(0, work - rows)};
   }
 };
 
@@ -236,7 +237,10 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   if (first && !options.metrics.empty()) {
     write_metrics(metrics, in, options, comm, files->feed.counts(), engine.answered(), load_seconds, run_seconds);
   }
-  if (stop == Stop::by_signal) return kStopped;
+  if (stop == Stop::by_signal) {
+    if (first) std::cerr << "coterie: stopped by a signal; the same command goes on with what is missing\n";
+    return kStopped;
+  }
   return smallest(comm, first && files->feed.counts().failed > 0 ? -1 : 0) < 0 ? kSomeFailed : kDone;
 }
 

@@ -5,6 +5,7 @@
 namespace coterie {
 
 void MoeLayer::forward(const Tensor& x, std::int64_t step, const RoutingObserver& observe) {
+  context_.scratch.reset();
   std::vector<RowsFor> rows;
   {
     const Timed  timed(context_.metrics.phases.router);

@@ -20,7 +20,7 @@ struct RankContext {
   Device&          device;
   Communicator&    comm;
   const Ownership& ownership;
-  Scratch&         scratch;
+  Scratch&         scratch;  ///< reset by every layer
   WorkMetrics&     metrics;
 };
 

@@ -1,4 +1,4 @@
-// Memory for activations inside a step: taken in order, all given back at once.
+// Memory for activations: taken in order, all given back at once.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -8,7 +8,7 @@
 
 namespace coterie {
 
-/// Tensors stay valid until the next `reset`. After the first steps nothing is allocated any more: `reset` joins what was
+/// Tensors stay valid until the next `reset`. Once it has seen the largest call nothing is allocated any more: `reset` joins what was
 /// taken into one piece of that size.
 class Scratch {
  public:

@@ -3,15 +3,15 @@
 namespace coterie {
 
 Transformer::Transformer(const ModelSpec& spec, const Weights& weights, KvPool& kv, RankContext& context)
-    : spec_(spec), weights_(weights), kv_(kv), context_(context) {
+    : spec_(spec), weights_(weights), kv_(kv), context_(context), rows_(context.device) {
   for (int l = 0; l < static_cast<int>(spec.layers.size()); ++l) {
     moe_.emplace_back(l, spec.layers[l].moe, spec.rms_epsilon, weights.layers[l], context);
   }
 }
 
 std::span<const float> Transformer::forward(const Batch& batch, std::int64_t step, const RoutingObserver& observe) {
-  context_.scratch.reset();
-  const Tensor x = context_.scratch.take(batch.rows(), spec_.hidden);
+  rows_.reset();
+  const Tensor x = rows_.take(batch.rows(), spec_.hidden);
   context_.device.gather(weights_.embedding.view, batch.tokens, x);
   for (int layer = 0; layer < static_cast<int>(spec_.layers.size()); ++layer) {
     attention(layer, x, batch);
@@ -26,6 +26,7 @@ void Transformer::attention(int layer, const Tensor& x, const Batch& batch) {
   const LayerWeights&  weights = weights_.layers[layer];
   Device&              device = context_.device;
 
+  context_.scratch.reset();
   const Tensor normed = context_.scratch.take(x.rows, x.cols);
   const Tensor qkv = context_.scratch.take(x.rows, spec.q_width() + 2 * spec.kv_width());
   const Tensor q = qkv.col_range(0, spec.q_width());
@@ -48,6 +49,7 @@ void Transformer::attention(int layer, const Tensor& x, const Batch& batch) {
 std::span<const float> Transformer::head(const Tensor& x, const Batch& batch) {
   const Timed  timed(context_.metrics.phases.head);
   const auto   rows = static_cast<std::int64_t>(batch.sampled.size());
+  context_.scratch.reset();
   const Tensor sampled = context_.scratch.take(rows, x.cols);
   const Tensor logits = context_.scratch.take(rows, spec_.vocabulary);
   context_.device.gather(x, batch.sampled, sampled);

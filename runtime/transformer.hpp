@@ -26,6 +26,7 @@ class Transformer {
   const Weights&        weights_;
   KvPool&               kv_;
   RankContext&          context_;
+  Scratch               rows_;  ///< the residual stream, through all layers
   std::vector<MoeLayer> moe_;
   std::vector<float>    logits_;
 };
