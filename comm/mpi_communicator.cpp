@@ -16,7 +16,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kGrace{2};      // for the others to answer when time is up
 constexpr std::chrono::hours kForever{87600};  // a time limit that the clock's arithmetic can hold
-constexpr int kTags = 3;                       // of a communicator
 constexpr int kSpins = 64;                     // polls before the core is offered to others
 
 Clock::duration as_limit(std::chrono::duration<double> seconds) {
@@ -27,14 +26,14 @@ Clock::duration as_limit(std::chrono::duration<double> seconds) {
 
 MpiCommunicator::MpiCommunicator(MpiSession::Job& job, const CommOptions& options, const MpiPieces& pieces)
     : comm_(job.comm),
+      roll_call_(job.roll_call.get()),
       rank_(job.rank),
       ranks_(job.ranks),
-      tag_(kTags * job.communicators++),
+      number_(job.communicators++),
       node_of_rank_(job.node_of_rank),
       timeout_(options.timeout),
       pieces_(pieces),
-      peers_(static_cast<std::size_t>(job.ranks)),
-      roll_call_(job.comm, tag_ + 2, job.ranks) {
+      peers_(static_cast<std::size_t>(job.ranks)) {
   job.longest_timeout = std::max(job.longest_timeout, timeout_);
   pieces_.first = std::max<std::size_t>(pieces_.first, wire_bytes({}));
   if (options.ranks_per_node > 0) {
@@ -43,15 +42,15 @@ MpiCommunicator::MpiCommunicator(MpiSession::Job& job, const CommOptions& option
   if (ranks_ == 1) return;
 
   buffers_->first.resize(ranks_ * pieces_.first);
-  requests_.push_back(roll_call_.listen(buffers_->heard));
+  requests_.push_back(roll_call_->request());
   peer_of_request_.push_back(rank_);
   for (int r = 0; r < ranks_; ++r) {
     if (r == rank_) continue;
     peer_of_request_.push_back(r);
     MPI_CHECK(MPI_Recv_init(buffers_->first.data() + r * pieces_.first, static_cast<int>(pieces_.first), MPI_BYTE, r,
-                            tag_, comm_, &requests_.emplace_back(MPI_REQUEST_NULL)));
+                            first_piece_tag(number_), comm_, &requests_.emplace_back(MPI_REQUEST_NULL)));
   }
-  MPI_CHECK(MPI_Startall(ranks_, requests_.data()));
+  MPI_CHECK(MPI_Startall(ranks_ - 1, requests_.data() + 1));
 }
 
 MpiCommunicator::~MpiCommunicator() {
@@ -59,10 +58,10 @@ MpiCommunicator::~MpiCommunicator() {
     (void)buffers_.release();
     return;
   }
-  for (MPI_Request& request : requests_) {
-    MPI_Cancel(&request);
-    MPI_Wait(&request, MPI_STATUS_IGNORE);
-    MPI_Request_free(&request);
+  for (std::size_t i = 1; i < requests_.size(); ++i) {
+    MPI_Cancel(&requests_[i]);
+    MPI_Wait(&requests_[i], MPI_STATUS_IGNORE);
+    MPI_Request_free(&requests_[i]);
   }
 }
 
@@ -112,13 +111,13 @@ void MpiCommunicator::begin(const Stamp& stamp) {
   buffers_->inbox.clear();
   buffers_->inbox.resize(static_cast<std::size_t>(ranks_));
   for (Peer& peer : peers_) peer.arrived = false, peer.open = 1;
-  peers_[rank_] = {true, 0, stamp};
+  peers_[rank_].arrived = true, peers_[rank_].open = 0;
   open_ = ranks_ - 1;
 }
 
 void MpiCommunicator::send(int peer, std::span<const std::byte> wire) {
-  int tag = tag_;
-  for (std::size_t limit = pieces_.first; !wire.empty(); limit = pieces_.rest, tag = tag_ + 1) {
+  int tag = first_piece_tag(number_);
+  for (std::size_t limit = pieces_.first; !wire.empty(); limit = pieces_.rest, tag = rest_tag(number_)) {
     const auto piece = wire.first(std::min(limit, wire.size()));
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_CHECK(MPI_Isend(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer, tag, comm_, &request));
@@ -150,7 +149,7 @@ void MpiCommunicator::finish() {
     } else if (now >= limit) {
       std::vector<Straggler> missing;
       for (const int r : stragglers()) {
-        missing.push_back({r, peers_[r].arrived, peers_[r].last_seen, roll_call_.answers[r]});
+        missing.push_back({r, peers_[r].arrived, peers_[r].last_seen, peers_[r].answer});
       }
       give_up(time_out_text(timeout_, stamp_, missing));
     }
@@ -178,8 +177,7 @@ int MpiCommunicator::poll() {
     const int request = done_[i];
     const int peer = peer_of_request_[request];
     if (request == 0) {
-      hear(statuses_[i].MPI_SOURCE);
-      MPI_CHECK(MPI_Start(&requests_[0]));
+      hear(statuses_[i].MPI_SOURCE, roll_call_->take());
       continue;
     }
     if (request < ranks_) receive(peer, statuses_[i]);
@@ -212,22 +210,23 @@ void MpiCommunicator::receive(int peer, const MPI_Status& status) {
   for (std::span<std::byte> rest = message.wire().subspan(first.size()); !rest.empty();) {
     const auto piece = rest.first(std::min(pieces_.rest, rest.size()));
     MPI_Request request = MPI_REQUEST_NULL;
-    MPI_CHECK(MPI_Irecv(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer, tag_ + 1, comm_, &request));
+    MPI_CHECK(
+        MPI_Irecv(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer, rest_tag(number_), comm_, &request));
     add(peer, request);
     rest = rest.subspan(piece.size());
   }
 }
 
-void MpiCommunicator::hear(int peer) {
-  const RollCall::Notice& notice = buffers_->heard;
+void MpiCommunicator::hear(int peer, const Notice& notice) {
   switch (notice.subject) {
-    case RollCall::Subject::where:
-      roll_call_.send(peer, RollCall::Subject::here, where());
+    case Notice::Subject::where:
+      roll_call_->send(peer, {Notice::Subject::here, notice.communicator, where()});
       break;
-    case RollCall::Subject::here:
-      roll_call_.answers[peer] = notice.str();
+    case Notice::Subject::here:
+      if (notice.communicator == number_) peers_[peer].answer = notice.str();
       break;
-    case RollCall::Subject::given_up:
+    case Notice::Subject::given_up:
+      if (notice.communicator != number_) break;
       throw CommError(to_string(stamp_) + ": rank " + std::to_string(peer) + " gave up: " + notice.str());
   }
 }
@@ -246,13 +245,15 @@ std::vector<int> MpiCommunicator::stragglers() const {
 }
 
 void MpiCommunicator::ask_stragglers() {
-  std::fill(roll_call_.answers.begin(), roll_call_.answers.end(), std::nullopt);
-  for (const int r : stragglers()) roll_call_.send(r, RollCall::Subject::where);
+  for (const int r : stragglers()) {
+    peers_[r].answer.reset();
+    roll_call_->send(r, {Notice::Subject::where, number_});
+  }
 }
 
 void MpiCommunicator::give_up(const std::string& why) {
   for (int r = 0; r < ranks_; ++r) {
-    if (r != rank_) roll_call_.send(r, RollCall::Subject::given_up, why);
+    if (r != rank_) roll_call_->send(r, {Notice::Subject::given_up, number_, why});
   }
   throw CommError(why);
 }

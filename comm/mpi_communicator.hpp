@@ -9,7 +9,9 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace coterie {
@@ -42,8 +44,7 @@ class MpiCommunicator final : public Communicator {
   /// What MPI reads and writes while a collective is under way. When it fails, MPI may do so until the process ends.
   struct Buffers {
     std::vector<std::byte> first;  ///< (ranks, pieces.first): the first bytes from each rank
-    RollCall::Notice heard;
-    Message shared;  ///< to all ranks alike
+    Message shared;                ///< to all ranks alike
     Outbox outbox;
     Inbox inbox;
   };
@@ -51,6 +52,7 @@ class MpiCommunicator final : public Communicator {
     bool arrived = false;  ///< in the collective under way
     int open = 0;          ///< requests from and to it that are not done
     Stamp last_seen;
+    std::optional<std::string> answer;  ///< to this rank's question where it stands
   };
 
   void begin(const Stamp& stamp);
@@ -59,7 +61,7 @@ class MpiCommunicator final : public Communicator {
 
   [[nodiscard]] int poll();
   void receive(int peer, const MPI_Status& status);
-  void hear(int peer);
+  void hear(int peer, const Notice& notice);
   void add(int peer, MPI_Request request);
   void ask_stragglers();
   [[noreturn]] void give_up(const std::string& why);
@@ -67,9 +69,10 @@ class MpiCommunicator final : public Communicator {
   [[nodiscard]] std::vector<int> stragglers() const;
 
   MPI_Comm comm_;
+  RollCall* roll_call_;  ///< the session's
   int rank_;
   int ranks_;
-  int tag_;  ///< of first pieces; the next two are of further pieces and of the roll call
+  int number_;  ///< of this communicator among those of the session
   std::vector<int> node_of_rank_;
   std::chrono::duration<double> timeout_;
   MpiPieces pieces_;
@@ -79,7 +82,6 @@ class MpiCommunicator final : public Communicator {
   std::vector<Peer> peers_;  ///< (ranks)
   int open_ = 0;             ///< the sum of Peer::open
   std::unique_ptr<Buffers> buffers_ = std::make_unique<Buffers>();
-  RollCall roll_call_;
   /// First the persistent ones: the roll call's and a first piece from each other rank; then what `add` adds.
   std::vector<MPI_Request> requests_;
   std::vector<int> peer_of_request_;  ///< (requests)

@@ -1,6 +1,7 @@
 #include "comm/communicator.hpp"
 #include "comm/mpi_check.hpp"
 #include "comm/mpi_job.hpp"
+#include "comm/roll_call.hpp"
 
 #include <mpi.h>
 #include <signal.h>
@@ -55,12 +56,14 @@ MpiSession::MpiSession(int& argc, char**& argv) : job_(std::make_unique<Job>()) 
   MPI_CHECK(MPI_Comm_rank(job_->comm, &job_->rank));
   MPI_CHECK(MPI_Comm_size(job_->comm, &job_->ranks));
   job_->node_of_rank = find_nodes(job_->comm, job_->rank, job_->ranks);
+  if (job_->ranks > 1) job_->roll_call = std::make_unique<RollCall>(job_->comm, kRollCallTag);
   job_->exceptions = std::uncaught_exceptions();
 }
 
 MpiSession::~MpiSession() {
   if (std::uncaught_exceptions() > job_->exceptions) {
     // The other ranks may stand anywhere, so MPI can't be ended in good order. main() shall still report what happened.
+    (void)job_.release();
     std::atexit([] { abort_job(3); });
     return;
   }
@@ -75,6 +78,7 @@ MpiSession::~MpiSession() {
       abort(3);
     }
   }
+  job_->roll_call.reset();
   MPI_Comm_free(&job_->comm);
   MPI_Finalize();
 }

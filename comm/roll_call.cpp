@@ -3,7 +3,6 @@
 #include "comm/mpi_check.hpp"
 
 #include <algorithm>
-#include <cstddef>
 #include <cstring>
 #include <sstream>
 
@@ -50,31 +49,38 @@ std::string time_out_text(std::chrono::duration<double> limit, const Stamp& here
   return text.str();
 }
 
-RollCall::RollCall(MPI_Comm comm, int tag, int ranks)
-    : answers(static_cast<std::size_t>(ranks)), comm_(comm), tag_(tag) {}
+Notice::Notice(Subject the_subject, int the_communicator, const std::string& the_text)
+    : subject(the_subject),
+      communicator(the_communicator),
+      length(static_cast<int>(std::min(the_text.size(), text.size()))) {
+  std::memcpy(text.data(), the_text.data(), static_cast<std::size_t>(length));
+}
+
+RollCall::RollCall(MPI_Comm comm, int tag) : comm_(comm), tag_(tag) {
+  MPI_CHECK(MPI_Recv_init(&heard_, sizeof heard_, MPI_BYTE, MPI_ANY_SOURCE, tag_, comm_, &request_));
+  MPI_CHECK(MPI_Start(&request_));
+}
 
 RollCall::~RollCall() {
+  MPI_Cancel(&request_);
+  MPI_Wait(&request_, MPI_STATUS_IGNORE);
+  MPI_Request_free(&request_);
   for (std::size_t i = 0; i < sent_.size(); ++i) {
     int done = 0;
-    if (MPI_Test(&requests_[i], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done == 0) (void)sent_[i].release();
+    if (MPI_Test(&sends_[i], &done, MPI_STATUS_IGNORE) != MPI_SUCCESS || done == 0) (void)sent_[i].release();
   }
 }
 
-MPI_Request RollCall::listen(Notice& heard) {
-  MPI_Request request = MPI_REQUEST_NULL;
-  MPI_CHECK(MPI_Recv_init(&heard, sizeof(Notice), MPI_BYTE, MPI_ANY_SOURCE, tag_, comm_, &request));
-  return request;
+Notice RollCall::take() {
+  const Notice notice = heard_;
+  MPI_CHECK(MPI_Start(&request_));
+  return notice;
 }
 
-void RollCall::send(int rank, Subject subject, const std::string& text) {
-  auto notice = std::make_unique<Notice>();
-  notice->subject = subject;
-  notice->length = static_cast<int>(std::min(text.size(), notice->text.size()));
-  std::memcpy(notice->text.data(), text.data(), static_cast<std::size_t>(notice->length));
-  const int bytes = static_cast<int>(offsetof(Notice, text)) + notice->length;
-  requests_.push_back(MPI_REQUEST_NULL);
-  sent_.push_back(std::move(notice));
-  MPI_CHECK(MPI_Isend(sent_.back().get(), bytes, MPI_BYTE, rank, tag_, comm_, &requests_.back()));
+void RollCall::send(int rank, const Notice& notice) {
+  sent_.push_back(std::make_unique<Notice>(notice));
+  sends_.push_back(MPI_REQUEST_NULL);
+  MPI_CHECK(MPI_Isend(sent_.back().get(), sizeof notice, MPI_BYTE, rank, tag_, comm_, &sends_.back()));
 }
 
 }  // namespace coterie

@@ -7,7 +7,6 @@
 
 #include <array>
 #include <chrono>
-#include <cstddef>
 #include <memory>
 #include <optional>
 #include <span>
@@ -31,36 +30,42 @@ struct Straggler {
 /// "rank 3", "ranks 1, 2 and 5", at most eight of them by name
 [[nodiscard]] std::string to_string_of_ranks(std::span<const int> ranks);
 
-/// The channel for it: short notices that are sent without waiting for anyone. MPI may use the memory of notices until
-/// they have arrived, which with a dead receiver is never; such notices are left to the end of the process.
+/// What one rank says to another.
+struct Notice {
+  enum class Subject : int { where, here, given_up };
+
+  Subject subject = Subject::where;
+  int communicator = 0;  ///< the number of the communicator whose collective it is about
+  int length = 0;
+  std::array<char, 1012> text{};
+
+  Notice() = default;
+  Notice(Subject the_subject, int the_communicator, const std::string& the_text = {});
+  [[nodiscard]] std::string str() const { return {text.data(), static_cast<std::size_t>(length)}; }
+};
+
+/// The channel for notices, one for all communicators of a process, so that a rank answers wherever it waits.
+/// Sending waits for nobody; the memory of notices that never arrive is left to the end of the process.
 class RollCall {
  public:
-  enum class Subject : int { where, here, given_up };
-  struct Notice {
-    Subject subject = Subject::where;
-    int length = 0;
-    std::array<char, 1016> text{};
-
-    [[nodiscard]] std::string str() const { return {text.data(), static_cast<std::size_t>(length)}; }
-  };
-
-  RollCall(MPI_Comm comm, int tag, int ranks);
+  RollCall(MPI_Comm comm, int tag);
   ~RollCall();
   RollCall(const RollCall&) = delete;
   RollCall& operator=(const RollCall&) = delete;
 
-  /// A persistent receive for a notice of any rank. The caller starts, tests and frees it.
-  [[nodiscard]] MPI_Request listen(Notice& heard);
+  /// A persistent receive of a notice from any rank, under way. When a test finds it done, `take` the notice.
+  [[nodiscard]] MPI_Request request() const noexcept { return request_; }
+  [[nodiscard]] Notice take();
 
-  void send(int rank, Subject subject, const std::string& text = {});
-
-  std::vector<std::optional<std::string>> answers;  ///< (ranks): where they say they stand
+  void send(int rank, const Notice& notice);
 
  private:
   MPI_Comm comm_;
   int tag_;
+  Notice heard_;
+  MPI_Request request_ = MPI_REQUEST_NULL;
   std::vector<std::unique_ptr<Notice>> sent_;
-  std::vector<MPI_Request> requests_;  ///< (sent)
+  std::vector<MPI_Request> sends_;  ///< (sent)
 };
 
 }  // namespace coterie

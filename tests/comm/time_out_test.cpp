@@ -82,14 +82,14 @@ TEST_F(TimeOut, HoldsForALargeMessageThatNobodyTakes) {
 TEST_F(TimeOut, ARankThatWaitsInAnotherPlaceSaysWhereItStands) {
   // Rank 2 hangs in the middle of its sends: rank 0 has its message and goes on, the others still wait for theirs.
   MpiSession::Job& job = test_session().job();
-  const int first_piece = 3 * job.communicators;
+  const int tag = first_piece_tag(job.communicators);
   const bool first_to_time_out = job.rank == 0;
   const auto comm = make_mpi_communicator(test_session(), first_to_time_out ? kShort : CommOptions{});
   const Place combine{"combine", 2, 17}, dispatch{"dispatch", 3, 17};
   if (comm->rank() == 2) {
     Message message(SectionSizes{});
     message.mark({Stamp::Kind::exchange, combine});
-    MPI_Send(message.wire().data(), static_cast<int>(message.wire().size()), MPI_BYTE, 0, first_piece, job.comm);
+    MPI_Send(message.wire().data(), static_cast<int>(message.wire().size()), MPI_BYTE, 0, tag, job.comm);
     std::this_thread::sleep_for(kUntilOthersGaveUp);
   } else if (comm->rank() == 0) {
     (void)comm->exchange(Outbox(comm->ranks()), combine);
@@ -102,6 +102,19 @@ TEST_F(TimeOut, ARankThatWaitsInAnotherPlaceSaysWhereItStands) {
     const std::string text = error_of([&] { (void)comm->exchange(Outbox(comm->ranks()), combine); });
     expect_contains(text, "combine at layer 2, step 17");
     expect_contains(text, "rank 0 gave up");
+  }
+}
+
+TEST_F(TimeOut, ARankThatWaitsInAnotherCommunicatorSaysWhereItStands) {
+  const auto comm = make_mpi_communicator(test_session(), kShort);
+  const auto other = make_mpi_communicator(test_session(), {.timeout = seconds(4)});
+  if (comm->rank() == 1) {
+    const std::string text = error_of([&] { (void)other->all_gather({}, {"the end of the job"}); });
+    expect_contains(text, "timed out after 4 s at the end of the job");
+  } else {
+    const std::string text = error_of([&] { (void)comm->exchange(Outbox(comm->ranks()), {"dispatch", 3, 17}); });
+    expect_contains(text, "rank 1 did not arrive");
+    expect_contains(text, "rank 1 stands at the end of the job, waiting for ranks 0, 2 and 3");
   }
 }
 

@@ -1,0 +1,53 @@
+#include "comm/message_memory.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+TEST(MessageMemory, IsUsedAgainForMessagesOfAboutTheSameSize) {
+  std::byte* first = take_message_memory(1'000'000);
+  give_message_memory(first, 1'000'000);
+  std::byte* second = take_message_memory(1'000'100);
+  EXPECT_EQ(first, second);
+  give_message_memory(second, 1'000'100);
+}
+
+TEST(MessageMemory, BlocksInUseDoNotOverlapWhateverTheirSizesAndThreads) {
+  constexpr unsigned kSeed = 7;
+  SCOPED_TRACE("seed " + std::to_string(kSeed));
+  const auto churn = [](unsigned thread) {
+    struct Block {
+      std::byte* memory;
+      std::uint64_t bytes;
+      std::byte fill;
+    };
+    std::mt19937 random(kSeed + thread);
+    std::vector<Block> blocks;
+    for (int i = 0; i < 500; ++i) {
+      const std::uint64_t bytes = 1 + random() % (random() % 4 == 0 ? 400'000 : 3'000);
+      blocks.push_back({take_message_memory(bytes), bytes, std::byte(random())});
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(blocks.back().memory) % 64, 0U);
+      std::memset(blocks.back().memory, std::to_integer<int>(blocks.back().fill), bytes);
+      if (blocks.size() < 8) continue;
+      std::swap(blocks[random() % blocks.size()], blocks.back());
+      const Block block = blocks.back();
+      blocks.pop_back();
+      EXPECT_TRUE(block.memory[0] == block.fill && block.memory[block.bytes / 2] == block.fill &&
+                  block.memory[block.bytes - 1] == block.fill);
+      give_message_memory(block.memory, block.bytes);
+    }
+    for (const Block& block : blocks) give_message_memory(block.memory, block.bytes);
+  };
+  std::vector<std::thread> threads;
+  for (unsigned t = 0; t < 3; ++t) threads.emplace_back(churn, t);
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace coterie
