@@ -1,0 +1,152 @@
+// Model folders, right and wrong.
+#include "runtime/checkpoint.hpp"
+#include "runtime/family.hpp"
+#include "placement/input_error.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+namespace coterie {
+namespace {
+
+using nlohmann::json;
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+const std::filesystem::path kModels = std::filesystem::path(COTERIE_FIXTURES) / "models";
+
+/// A copy of a fixture that a test may spoil.
+class ModelFolder : public testing::Test {
+ protected:
+  void SetUp() override { copy("mixtral"); }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  void copy(const std::string& fixture) {
+    folder_ = std::filesystem::path(testing::TempDir()) /
+              ("coterie_model_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+    std::filesystem::remove_all(folder_);
+    std::filesystem::copy(kModels / fixture, folder_, std::filesystem::copy_options::recursive);
+  }
+  void change_config(const std::string& field, const json& value) {
+    std::ifstream in(folder_ / "config.json");
+    json          config = json::parse(in);
+    if (value.is_discarded()) {
+      config.erase(field);
+    } else {
+      config[field] = value;
+    }
+    std::ofstream(folder_ / "config.json") << config;
+  }
+  ModelSpec spec() const { return read_model_spec(folder_); }
+  void      check() const {
+    const ModelSpec  model = spec();
+    const Checkpoint checkpoint(folder_);
+    model.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(ModelFolder, FixturesAreRight) {
+  for (const char* name : {"mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "trained/top1", "trained/top2"}) {
+    SCOPED_TRACE(name);
+    std::filesystem::remove_all(folder_);
+    copy(name);
+    EXPECT_NO_THROW(check());
+  }
+}
+
+TEST_F(ModelFolder, CountsParameters) {
+  const ModelSpec model = read_model_spec(kModels / "trained/top1");
+  // By hand: embedding 2048 x 128, tied; 8 layers of 2 norms, attention of 4 heads and 2 KV heads of 32 with norms of q
+  // and k, a router and 16 experts of three 128 x 128 matrices; the last norm.
+  const std::int64_t layer = 2 * 128 + (128 + 64 + 64 + 128) * 128 + 128 + 64 + 16 * 128;
+  EXPECT_EQ(model.dense_parameters(), 2048 * 128 + 8 * layer + 128);
+  EXPECT_EQ(model.expert_parameters(), 8 * 16 * 3 * 128 * 128);
+  EXPECT_EQ(model.active_parameters(), model.dense_parameters() + 8 * 3 * 128 * 128);
+  EXPECT_EQ(model.kv_elements_per_token(), 8 * 2 * 64);
+}
+
+TEST_F(ModelFolder, BothSpellingsOfTheRotaryBaseGiveTheSame) {
+  const auto older = spec().rotary.inverse_frequencies;
+  change_config("rope_theta", json(json::value_t::discarded));
+  change_config("rope_parameters", {{"rope_theta", 1000000.0}, {"rope_type", "default"}});
+  EXPECT_EQ(spec().rotary.inverse_frequencies, older);
+}
+
+TEST_F(ModelFolder, WrongFieldsAreNamed) {
+  const auto fails = [&](const std::string& field, const json& value, const std::string& part) {
+    SCOPED_TRACE(field);
+    copy("mixtral");
+    change_config(field, value);
+    EXPECT_THAT([&] { check(); },
+                ThrowsMessage<InputError>(AllOf(HasSubstr(folder_.string()), HasSubstr(field), HasSubstr(part))));
+  };
+  fails("model_type", "gpt2", "mixtral, olmoe");
+  fails("hidden_size", json(json::value_t::discarded), "found nothing");
+  fails("hidden_size", "32", "found \"32\"");
+  fails("num_hidden_layers", 0, "found 0");
+  fails("num_hidden_layers", 2.5, "found 2.5");
+  fails("num_experts_per_tok", 9, "at most num_local_experts");
+  fails("num_key_value_heads", 3, "a divisor");
+  fails("hidden_act", "gelu", "\"silu\"");
+  fails("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}, "\"default\"");
+  fails("quantization_config", {{"quant_method", "awq"}}, "F32, F16 or BF16");
+}
+
+TEST_F(ModelFolder, TensorsThatDoNotFitAreNamed) {
+  change_config("intermediate_size", 48);
+  EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(AllOf(HasSubstr("model.safetensors"), HasSubstr("w1.weight"),
+                                                                HasSubstr("[40, 32]"), HasSubstr("[48, 32]"))));
+  copy("mixtral");
+  change_config("num_hidden_layers", 5);
+  EXPECT_THAT([&] { check(); },
+              ThrowsMessage<InputError>(AllOf(HasSubstr("model.layers.4"), HasSubstr("no such tensor"))));
+}
+
+TEST_F(ModelFolder, MissingFilesAreNamed) {
+  std::filesystem::remove(folder_ / "model.safetensors");
+  EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("model.safetensors.index.json")));
+  std::filesystem::remove(folder_ / "config.json");
+  EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("config.json")));
+  copy("mixtral-sharded");
+  std::filesystem::remove(folder_ / "model-00003-of-00004.safetensors");
+  EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("model-00003-of-00004.safetensors")));
+}
+
+TEST_F(ModelFolder, TruncatedFilesAreRefused) {
+  std::filesystem::resize_file(folder_ / "model.safetensors", std::filesystem::file_size(folder_ / "model.safetensors") - 1);
+  EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("model.safetensors")));
+  copy("mixtral");
+  std::ofstream(folder_ / "config.json") << "{\"model_type\": \"mixtral\",";
+  EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("not valid JSON")));
+}
+
+TEST_F(ModelFolder, AnIndexThatLeavesTheFolderIsRefused) {
+  copy("mixtral-sharded");
+  std::ofstream(folder_ / "model.safetensors.index.json") << R"({"weight_map": {"x": "../model.safetensors"}})";
+  EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("../model.safetensors")));
+}
+
+TEST(Expand, F16AndBf16AreExact) {
+  const std::uint16_t f16[] = {0x0000, 0x3c00, 0xc000, 0x0001, 0x7bff, 0x7c00};
+  float               out[6];
+  expand(ElementType::f16, std::as_bytes(std::span(f16)), out);
+  EXPECT_EQ(out[0], 0.0F);
+  EXPECT_EQ(out[1], 1.0F);
+  EXPECT_EQ(out[2], -2.0F);
+  EXPECT_EQ(out[3], 0x1p-24F);
+  EXPECT_EQ(out[4], 65504.0F);
+  EXPECT_TRUE(std::isinf(out[5]));
+  const std::uint16_t bf16[] = {0x3f80, 0xc000, 0x0001};
+  expand(ElementType::bf16, std::as_bytes(std::span(bf16)), out);
+  EXPECT_EQ(out[0], 1.0F);
+  EXPECT_EQ(out[1], -2.0F);
+  EXPECT_EQ(out[2], 0x1p-133F);
+}
+
+}  // namespace
+}  // namespace coterie
