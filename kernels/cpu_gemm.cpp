@@ -3,9 +3,16 @@
 #include "kernels/cpu_simd.hpp"
 
 #include <algorithm>
+#include <type_traits>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 namespace coterie {
 namespace {
+
+constexpr std::int64_t piece_inputs = 1024;  // summed by themselves: a panel's piece, 256 KiB, stays in a core's cache
 
 using Bits16 = std::uint32_t __attribute__((vector_size(64)));
 using Bits8 = std::uint32_t __attribute__((vector_size(32)));
@@ -26,25 +33,32 @@ struct BitsOf<Float4> {
   using type = Bits4;
 };
 
-/// One step of the sums: `inputs` inputs of a row against a register's outputs, 4 bytes of input and of each output.
+/// One step of the sums: `inputs` inputs of a row, read once, against a register's outputs.
 struct F32Step {
   static constexpr std::int64_t inputs = 1;
+  using Input = float;
+  COTERIE_INLINE static void read(float& input, const std::byte* in) { std::memcpy(&input, in, sizeof input); }
   template <class V>
-  COTERIE_INLINE static void add(V& sum, const V& weights, const std::byte* in) {
-    float x = 0;
-    std::memcpy(&x, in, sizeof x);
-    sum += weights * x;
+  COTERIE_INLINE static void add(V& sum, const V& weights, float input) {
+    sum += weights * input;
   }
 };
 
 /// Without instructions for bf16: its bits are the upper half of a float's.
 struct Bf16Step {
   static constexpr std::int64_t inputs = 2;
+  struct Input {
+    float even;
+    float odd;
+  };
+  COTERIE_INLINE static void read(Input& input, const std::byte* in) {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, in, sizeof bits);
+    input = {std::bit_cast<float>(bits << 16), std::bit_cast<float>(bits & 0xffff0000U)};
+  }
   template <class V>
-  COTERIE_INLINE static void add(V& sum, const V& weights, const std::byte* in) {
+  COTERIE_INLINE static void add(V& sum, const V& weights, const Input& input) {
     using Bits = typename BitsOf<V>::type;
-    std::uint32_t pair = 0;
-    std::memcpy(&pair, in, sizeof pair);
     Bits low;
     load(low, &weights);
     const Bits high = low & 0xffff0000U;
@@ -53,36 +67,31 @@ struct Bf16Step {
     V odd;
     load(even, &low);
     load(odd, &high);
-    sum += even * std::bit_cast<float>(pair << 16);
-    sum += odd * std::bit_cast<float>(pair & 0xffff0000U);
+    sum += even * input.even;
+    sum += odd * input.odd;
   }
 };
 
-/// R rows against `Vectors` registers of outputs.
-template <class Step, class V, int Vectors, int R>
-COTERIE_INLINE void tile(const GemmTask& task, const std::byte* in, const std::byte* weights, std::int64_t steps,
-                         float* out, std::int64_t outputs) {
-  const std::int64_t width = task.weight->width();
-  const std::int64_t row_bytes = task.in_stride * static_cast<std::int64_t>(4 / Step::inputs);
-  V sums[R][Vectors] = {};
-  for (std::int64_t s = 0; s < steps; ++s, weights += width * 4) {
-    V w[Vectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) load(w[v], weights + static_cast<std::size_t>(v) * sizeof(V));
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < Vectors; ++v) Step::add(sums[r][v], w[v], in + r * row_bytes + s * 4);
-    }
-  }
+/// Where a tile is.
+struct Corner {
+  const std::byte* in;
+  const std::byte* weights;
+  float* out;
+  std::int64_t steps;    ///< of the sums
+  std::int64_t outputs;  ///< that exist
+  bool add;              ///< to what `out` holds
+};
+
+template <class V, int Vectors, int R>
+COTERIE_INLINE void put(const GemmTask& task, const Corner& at, const V (&sums)[R][Vectors]) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    float* row = out + r * task.out_stride;
-    if (outputs == Vectors * lanes<V>) {
+    float* row = at.out + r * task.out_stride;
+    if (at.outputs == Vectors * lanes<V>) {
 #pragma GCC unroll 8
       for (int v = 0; v < Vectors; ++v) {
         V sum = sums[r][v];
-        if (task.accumulate) {
+        if (at.add) {
           V before;
           load(before, row + v * lanes<V>);
           sum = before + sum;
@@ -92,37 +101,104 @@ COTERIE_INLINE void tile(const GemmTask& task, const std::byte* in, const std::b
     } else {
       float last[Vectors * lanes<V>];
       std::memcpy(last, sums[r], sizeof last);
-      for (std::int64_t n = 0; n < outputs; ++n) row[n] = task.accumulate ? row[n] + last[n] : last[n];
+      for (std::int64_t n = 0; n < at.outputs; ++n) row[n] = at.add ? row[n] + last[n] : last[n];
     }
   }
 }
 
-/// All rows, `R` at a time, the rest with fewer.
+/// With them: native_bf16_tile().
+struct NativeBf16Step {
+  static constexpr std::int64_t inputs = 2;
+};
+
+/// R rows against `Vectors` registers of outputs.
 template <class Step, class V, int Vectors, int R>
-COTERIE_INLINE void rows_down(const GemmTask& task, std::int64_t row, const std::byte* weights, std::int64_t steps,
-                              std::int64_t first_output, std::int64_t outputs) {
-  const auto in = [&](std::int64_t r) { return task.in + r * task.in_stride * (4 / Step::inputs); };
-  const auto out = [&](std::int64_t r) { return task.out + r * task.out_stride + first_output; };
-  for (; row + R <= task.rows; row += R) {
-    tile<Step, V, Vectors, R>(task, in(row), weights, steps, out(row), outputs);
+COTERIE_INLINE void tile(const GemmTask& task, const Corner& at) {
+  const std::int64_t step_bytes = task.weight->width() * 4;
+  const std::int64_t row_bytes = task.in_stride * (4 / Step::inputs);
+  const std::byte* weights = at.weights;
+  V sums[R][Vectors] = {};
+  for (std::int64_t s = 0; s < at.steps; ++s, weights += step_bytes) {
+    V w[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) load(w[v], weights + static_cast<std::size_t>(v) * sizeof(V));
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      typename Step::Input input;
+      Step::read(input, at.in + r * row_bytes + s * 4);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) Step::add(sums[r][v], w[v], input);
+    }
   }
-  if constexpr (R > 1) {
-    if (row < task.rows) rows_down<Step, V, Vectors, R - 1>(task, row, weights, steps, first_output, outputs);
-  }
+  put(task, at, sums);
 }
 
-/// Blocks of `Vectors` registers of each panel, as many as fit; R rows at a time fill the registers.
+#if defined(__x86_64__)
+/// The same with the processor's own bf16. A function by itself: its intrinsics can't be inlined into templates that
+/// are compiled for several processors.
+template <int Vectors, int R>
+[[gnu::target("arch=x86-64-v4,avx512bf16")]] void native_bf16_tile(const GemmTask& task, const Corner& at) {
+  const std::int64_t step_bytes = task.weight->width() * 4;
+  const std::int64_t row_bytes = task.in_stride * 2;
+  const std::byte* weights = at.weights;
+  Float16 sums[R][Vectors] = {};
+  for (std::int64_t s = 0; s < at.steps; ++s, weights += step_bytes) {
+    __m512i w[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v)
+      w[v] = _mm512_loadu_si512(weights + static_cast<std::size_t>(v) * sizeof(Float16));
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      int pair = 0;
+      std::memcpy(&pair, at.in + r * row_bytes + s * 4, sizeof pair);
+      const __m512i input = _mm512_set1_epi32(pair);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) {
+        sums[r][v] = _mm512_dpbf16_ps(sums[r][v], reinterpret_cast<__m512bh>(input), reinterpret_cast<__m512bh>(w[v]));
+      }
+    }
+  }
+  put(task, at, sums);
+}
+#endif
+
+/// `rows` rows, at most R.
 template <class Step, class V, int Vectors, int R>
-COTERIE_INLINE void panels_of(const GemmTask& task) {
+COTERIE_INLINE void tile_of(std::int64_t rows, const GemmTask& task, const Corner& at) {
+  if (rows == R) {
+    if constexpr (std::is_same_v<Step, NativeBf16Step>) {
+      native_bf16_tile<Vectors, R>(task, at);
+    } else {
+      tile<Step, V, Vectors, R>(task, at);
+    }
+    return;
+  }
+  if constexpr (R > 1) tile_of<Step, V, Vectors, R - 1>(rows, task, at);
+}
+
+/// Tiles of `Vectors` registers of outputs and R rows, which fill the registers, or a little fewer rows so that all
+/// tiles are about the same; piece by piece of the inputs, so that a panel's piece stays in the cache.
+template <class Step, class V, int Vectors, int R>
+COTERIE_INLINE void tiles_of(const GemmTask& task) {
   const CpuMatrix& weight = *task.weight;
   const std::int64_t steps = (weight.in_features() + Step::inputs - 1) / Step::inputs;
+  const std::int64_t tiles = (task.rows + R - 1) / R;
   constexpr int block = Vectors * lanes<V>;
-  for (std::int64_t p = task.first_panel; p < task.first_panel + task.panels; ++p) {
-    for (std::int64_t column = 0; column < weight.width(); column += block) {
-      const std::int64_t first = p * weight.width() + column;
-      const std::int64_t outputs = std::min<std::int64_t>(block, weight.out_features() - first);
-      if (outputs <= 0) break;
-      rows_down<Step, V, Vectors, R>(task, 0, weight.panel(p) + column * 4, steps, first, outputs);
+  for (std::int64_t step = 0; step < steps; step += piece_inputs / Step::inputs) {
+    for (std::int64_t column = task.first_panel * weight.width();
+         column < (task.first_panel + task.panels) * weight.width(); column += block) {
+      Corner at;
+      at.steps = std::min<std::int64_t>(piece_inputs / Step::inputs, steps - step);
+      at.outputs = std::min<std::int64_t>(block, weight.out_features() - column);
+      at.add = task.accumulate || step > 0;
+      if (at.outputs <= 0) break;
+      at.weights = weight.panel(column / weight.width()) + (step * weight.width() + column % weight.width()) * 4;
+      for (std::int64_t t = 0; t < tiles; ++t) {
+        const std::int64_t row = task.rows * t / tiles;
+        at.in = task.in + (row * task.in_stride / Step::inputs + step) * 4;
+        at.out = task.out + row * task.out_stride + column;
+        tile_of<Step, V, Vectors, R>(task.rows * (t + 1) / tiles - row, task, at);
+      }
     }
   }
 }
@@ -131,38 +207,31 @@ template <class Step>
 COTERIE_V4 void multiply_avx512(const GemmTask& task) {
   switch (task.weight->width()) {
     case 64:
-      return panels_of<Step, Float16, 4, 6>(task);
+      return tiles_of<Step, Float16, 4, 6>(task);
     case 32:
-      return panels_of<Step, Float16, 2, 8>(task);
+      return tiles_of<Step, Float16, 2, 8>(task);
     default:
-      return panels_of<Step, Float16, 1, 8>(task);
+      return tiles_of<Step, Float16, 1, 8>(task);
   }
 }
 template <class Step>
 COTERIE_V3 void multiply_avx2(const GemmTask& task) {
-  panels_of<Step, Float8, 2, 6>(task);
+  tiles_of<Step, Float8, 2, 6>(task);
 }
 template <class Step>
 void multiply_any(const GemmTask& task) {
-  panels_of<Step, Float4, 2, 6>(task);
+  tiles_of<Step, Float4, 2, 6>(task);
 }
 
 #if defined(__x86_64__)
-/// In assembly: an intrinsic can't be inlined into templates that are compiled for several processors.
-struct NativeBf16Step {
-  static constexpr std::int64_t inputs = 2;
-  COTERIE_INLINE static void add(Float16& sum, const Float16& weights, const std::byte* in) {
-    asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*reinterpret_cast<const std::uint32_t*>(in)));
-  }
-};
 COTERIE_V4 void multiply_avx512_bf16(const GemmTask& task) {
   switch (task.weight->width()) {
     case 64:
-      return panels_of<NativeBf16Step, Float16, 4, 6>(task);
+      return tiles_of<NativeBf16Step, Float16, 4, 6>(task);
     case 32:
-      return panels_of<NativeBf16Step, Float16, 2, 8>(task);
+      return tiles_of<NativeBf16Step, Float16, 2, 8>(task);
     default:
-      return panels_of<NativeBf16Step, Float16, 1, 8>(task);
+      return tiles_of<NativeBf16Step, Float16, 1, 8>(task);
   }
 }
 #endif

@@ -20,8 +20,8 @@ struct GemmTask {
   bool accumulate = false;
 };
 
-/// Every number is a sum over the inputs in their order, so that neither the rows beside it nor the task's panels
-/// change a bit.
+/// Every number is a sum of sums over pieces of the inputs, all in their order, so that neither the rows beside it nor
+/// the task's panels change a bit.
 void multiply(const GemmTask& task);
 
 }  // namespace coterie

@@ -6,7 +6,7 @@
 namespace coterie {
 namespace {
 
-constexpr std::int64_t rows_a_task = 96;  // rows of one task when several threads share a product
+constexpr std::int64_t rows_a_task = 120;  // a piece of so many rows, 480 KiB, stays in a core's cache
 
 COTERIE_SIMD void convert(const float* in, std::int64_t cols, std::int64_t padded, std::uint16_t* out) {
   for (std::int64_t c = 0; c < cols; ++c) out[c] = to_bf16(in[c]);
@@ -30,14 +30,16 @@ void CpuDevice::linear(const Tensor& in, const PackedMatrix& packed, const Tenso
   require_shape(out, in.rows, weight.out_features(), "linear: the output");
   if (in.rows == 0) return;
   const GemmRows rows = gemm_rows(in, converted_);
-  GemmTask whole{&weight, 0, weight.panels(), in.rows, rows.data, rows.stride, f32_row(out, 0), out.stride, accumulate};
-  if (options_.threads == 1) return multiply(whole);
-  const std::int64_t row_tasks = (in.rows + rows_a_task - 1) / rows_a_task;
-  parallel_for(options_.threads, row_tasks * weight.panels(), [&](std::int64_t i) {
-    const std::int64_t first = i % row_tasks * rows_a_task;
+  const GemmTask whole{&weight,         0,          weight.panels(), in.rows, rows.data, rows.stride,
+                       f32_row(out, 0), out.stride, accumulate};
+  const std::int64_t row_blocks = (in.rows + rows_a_task - 1) / rows_a_task;
+  const std::int64_t parts = options_.threads == 1 ? 1 : std::min<std::int64_t>(weight.panels(), 4 * options_.threads);
+  parallel_for(options_.threads, row_blocks * parts, [&](std::int64_t i) {
+    const std::int64_t first = i / parts * rows_a_task;
+    const std::int64_t part = i % parts;
     GemmTask task = whole;
-    task.first_panel = i / row_tasks;
-    task.panels = 1;
+    task.first_panel = weight.panels() * part / parts;
+    task.panels = weight.panels() * (part + 1) / parts - task.first_panel;
     task.rows = std::min(rows_a_task, in.rows - first);
     task.in += static_cast<std::size_t>(first * rows.stride) * size_of(weight.type());
     task.out += first * out.stride;

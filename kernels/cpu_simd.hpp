@@ -28,16 +28,9 @@ namespace coterie {
 
 enum class InstructionSet { any, avx2, avx512, avx512_bf16 };
 
-/// The best that this processor has.
-[[nodiscard]] inline InstructionSet instruction_set() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("x86-64-v4")) {
-    return __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
-  }
-  if (__builtin_cpu_supports("x86-64-v3")) return InstructionSet::avx2;
-#endif
-  return InstructionSet::any;
-}
+/// The best that this processor has, and that the environment's COTERIE_MAX_ISA (any, avx2 or avx512) allows: with it
+/// one machine can try the code of another.
+[[nodiscard]] InstructionSet instruction_set();
 
 /// The variant of a function for this processor.
 template <class Function>

@@ -1,0 +1,36 @@
+#include "kernels/cpu_simd.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+
+namespace coterie {
+namespace {
+
+InstructionSet of_processor() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();  // this may run before the constructors of the compiler's library
+  if (__builtin_cpu_supports("x86-64-v4")) {
+    return __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
+  }
+  if (__builtin_cpu_supports("x86-64-v3")) return InstructionSet::avx2;
+#endif
+  return InstructionSet::any;
+}
+
+InstructionSet allowed() {
+  const char* value = std::getenv("COTERIE_MAX_ISA");
+  const std::string_view name = value == nullptr ? "" : value;
+  return name == "any"      ? InstructionSet::any
+         : name == "avx2"   ? InstructionSet::avx2
+         : name == "avx512" ? InstructionSet::avx512
+                            : InstructionSet::avx512_bf16;
+}
+
+}  // namespace
+
+InstructionSet instruction_set() {
+  return std::min(of_processor(), allowed());
+}
+
+}  // namespace coterie
