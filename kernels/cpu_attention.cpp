@@ -303,15 +303,18 @@ void CpuDevice::attention(const Tensor& q, const KvCache& cache, std::span<const
   const Call call{q, cache, shape, out};
   const std::int64_t group = shape.heads / shape.kv_heads;
   std::vector<Task> tasks;
+  std::int64_t operations = 0;
   for (const SequenceRows& sequence : sequences) {
     const std::int64_t queries = sequence.rows * group;
+    const std::int64_t length = sequence.first_position + sequence.rows;
+    operations += sequence.rows * q.cols * (shape.window > 0 ? std::min<std::int64_t>(length, shape.window) : length);
     for (std::int64_t first = 0; first < queries; first += tile_queries) {
       for (int head = 0; head < shape.kv_heads; ++head) {
         tasks.push_back({&sequence, first, std::min(tile_queries, queries - first), head});
       }
     }
   }
-  parallel_for(options_.threads, static_cast<std::int64_t>(tasks.size()),
+  parallel_for(threads_for(operations), static_cast<std::int64_t>(tasks.size()),
                [&](std::int64_t i) { attend_rows(call, tasks[static_cast<std::size_t>(i)]); });
 }
 

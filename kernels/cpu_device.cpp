@@ -2,6 +2,7 @@
 
 #include "kernels/cpu_simd.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace coterie {
@@ -20,7 +21,8 @@ void require_shape(const Tensor& tensor, std::int64_t rows, std::int64_t cols, c
                               std::to_string(cols) + ") was expected");
 }
 
-CpuDevice::CpuDevice(const DeviceOptions& options) : options_(options) {
+CpuDevice::CpuDevice(const DeviceOptions& options)
+    : options_(options), expert_scratch_(static_cast<std::size_t>(std::max(options.threads, 1))) {
   require(options.threads >= 1, "a device needs a thread at least");
 }
 
@@ -49,6 +51,11 @@ std::byte* CpuDevice::Scratch::reserve(std::size_t bytes) {
     size_ = bytes;
   }
   return memory_.get();
+}
+
+int CpuDevice::threads_for(std::int64_t operations) const {
+  constexpr std::int64_t worth_a_thread = 500'000;
+  return static_cast<int>(std::clamp<std::int64_t>(operations / worth_a_thread, 1, options_.threads));
 }
 
 void CpuDevice::upload(std::span<const float> host, const Tensor& out) {

@@ -65,21 +65,29 @@ class CpuDevice final : public Device {
   };
   void tabulate(const Rotary& rotary, std::span<const std::int64_t> positions);
 
-  /// The rows of a GEMM's input as its weight's type wants them.
-  struct GemmRows {
-    const std::byte* data = nullptr;
-    std::int64_t stride = 0;
+  /// What one thread needs to put a few rows through an expert.
+  struct ExpertScratch {
+    Scratch gate_up;
+    Scratch hidden;
+    Scratch converted;
   };
-  [[nodiscard]] GemmRows gemm_rows(const Tensor& in, Scratch& scratch) const;
+  /// On up to `threads` threads.
+  static void expert(const ExpertRows& group, const Tensor& in, const Tensor& out, ExpertScratch& scratch, int threads);
+
+  /// How many threads that many multiplications or the like are worth: waking one costs microseconds.
+  [[nodiscard]] int threads_for(std::int64_t operations) const;
 
   DeviceOptions options_;
-  Scratch converted_;  ///< a GEMM's input as bf16
-  Scratch gate_up_;
-  Scratch hidden_;
-  Scratch hidden_converted_;
+  Scratch converted_;  ///< a product's input as bf16
   Scratch logits_;
+  std::vector<ExpertScratch> expert_scratch_;  ///< of each thread
   RotaryTable table_;
 };
+
+/// out = in * weight^T, or out += with accumulate; shapes are as they should be. `scratch`: for in.rows rows of the
+/// weight's depth() as bf16, unused with f32 weights.
+void multiply_rows(const Tensor& in, const CpuMatrix& weight, const Tensor& out, bool accumulate,
+                   std::uint16_t* scratch, int threads);
 
 /// Throws std::invalid_argument naming `what` if it doesn't hold.
 void require(bool holds, const char* what);

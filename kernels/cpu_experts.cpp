@@ -2,6 +2,10 @@
 #include "kernels/cpu_device.hpp"
 #include "kernels/cpu_simd.hpp"
 
+#include <omp.h>
+
+#include <algorithm>
+
 namespace coterie {
 namespace {
 
@@ -12,30 +16,57 @@ COTERIE_SIMD void swiglu(const float* gate_up, std::int64_t count, float* out) {
   }
 }
 
+constexpr std::int64_t rows_a_task = 120;  // of one expert: bounds the scratch
+
+Tensor dense(float* data, std::int64_t rows, std::int64_t cols) {
+  return {reinterpret_cast<std::byte*>(data), DType::f32, rows, cols, cols};
+}
+
+void check(const ExpertRows& group, const Tensor& in) {
+  require(group.expert != nullptr && group.rows >= 0 && group.first_row >= 0 && group.first_row + group.rows <= in.rows,
+          "experts: a group is outside the input");
+  const PackedMatrix& gate_up = *group.expert->gate_up;
+  const PackedMatrix& down = *group.expert->down;
+  require(gate_up.in_features() == in.cols && down.out_features() == in.cols &&
+              gate_up.out_features() == 2 * down.in_features(),
+          "experts: an expert's weights don't fit the rows");
+}
+
 }  // namespace
+
+void CpuDevice::expert(const ExpertRows& group, const Tensor& in, const Tensor& out, ExpertScratch& scratch,
+                       int threads) {
+  const CpuMatrix& gate_up = as_cpu_matrix(*group.expert->gate_up);
+  const CpuMatrix& down = as_cpu_matrix(*group.expert->down);
+  const std::int64_t width = down.in_features();
+  const Tensor both = dense(scratch.gate_up.get<float>(group.rows * 2 * width), group.rows, 2 * width);
+  const Tensor hidden = dense(scratch.hidden.get<float>(group.rows * width), group.rows, width);
+  auto* converted = scratch.converted.get<std::uint16_t>(group.rows * std::max(gate_up.depth(), down.depth()));
+  multiply_rows(in.row_range(group.first_row, group.rows), gate_up, both, false, converted, threads);
+  parallel_for(threads, group.rows, [&](std::int64_t r) { swiglu(f32_row(both, r), width, f32_row(hidden, r)); });
+  multiply_rows(hidden, down, out.row_range(group.first_row, group.rows), false, converted, threads);
+}
 
 void CpuDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) {
   require_shape(in, in.rows, in.cols, "experts: the input");
   require_shape(out, in.rows, in.cols, "experts: the output");
+  std::vector<ExpertRows> tasks;
+  std::int64_t largest = 0;
   for (const ExpertRows& group : groups) {
-    require(
-        group.expert != nullptr && group.rows >= 0 && group.first_row >= 0 && group.first_row + group.rows <= in.rows,
-        "experts: a group is outside the input");
-    const PackedMatrix& gate_up = *group.expert->gate_up;
-    const PackedMatrix& down = *group.expert->down;
-    require(gate_up.in_features() == in.cols && down.out_features() == in.cols &&
-                gate_up.out_features() == 2 * down.in_features(),
-            "experts: an expert's weights don't fit the rows");
-    const std::int64_t width = down.in_features();
-    const Tensor both{reinterpret_cast<std::byte*>(gate_up_.get<float>(group.rows * 2 * width)), DType::f32, group.rows,
-                      2 * width, 2 * width};
-    const Tensor hidden{reinterpret_cast<std::byte*>(hidden_.get<float>(group.rows * width)), DType::f32, group.rows,
-                        width, width};
-    linear(in.row_range(group.first_row, group.rows), gate_up, both, false);
-    parallel_for(options_.threads, group.rows,
-                 [&](std::int64_t r) { swiglu(f32_row(both, r), width, f32_row(hidden, r)); });
-    linear(hidden, down, out.row_range(group.first_row, group.rows), false);
+    check(group, in);
+    for (std::int64_t first = 0; first < group.rows; first += rows_a_task) {
+      tasks.push_back({group.expert, group.first_row + first, std::min(rows_a_task, group.rows - first)});
+      largest = std::max(largest, tasks.back().rows * group.expert->down->in_features() * in.cols);
+    }
   }
+  // Threads share the tasks out if there are enough, otherwise each task.
+  const auto count = static_cast<std::int64_t>(tasks.size());
+  const int each = count >= 2 * options_.threads ? 1 : threads_for(3 * largest);
+  const int all = each == 1 ? threads_for(3 * largest * count) : 1;
+  parallel_for(all, count, [&](std::int64_t i) {
+    ExpertScratch& scratch = expert_scratch_[static_cast<std::size_t>(omp_get_thread_num())];
+    expert(tasks[static_cast<std::size_t>(i)], in, out, scratch, each);
+  });
 }
 
 }  // namespace coterie

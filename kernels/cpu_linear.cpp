@@ -3,6 +3,8 @@
 #include "kernels/cpu_gemm.hpp"
 #include "kernels/cpu_simd.hpp"
 
+#include <algorithm>
+
 namespace coterie {
 namespace {
 
@@ -15,36 +17,38 @@ COTERIE_SIMD void convert(const float* in, std::int64_t cols, std::int64_t padde
 
 }  // namespace
 
-CpuDevice::GemmRows CpuDevice::gemm_rows(const Tensor& in, Scratch& scratch) const {
-  if (options_.weights == DType::f32) return {in.data, in.stride};
-  const std::int64_t padded = (in.cols + 15) / 16 * 16;
-  auto* rows = scratch.get<std::uint16_t>(in.rows * padded);
-  parallel_for(options_.threads, in.rows,
-               [&](std::int64_t r) { convert(f32_row(in, r), in.cols, padded, rows + r * padded); });
-  return {reinterpret_cast<const std::byte*>(rows), padded};
-}
-
-void CpuDevice::linear(const Tensor& in, const PackedMatrix& packed, const Tensor& out, bool accumulate) {
-  const CpuMatrix& weight = as_cpu_matrix(packed);
-  require_shape(in, in.rows, weight.in_features(), "linear: the input");
-  require_shape(out, in.rows, weight.out_features(), "linear: the output");
-  if (in.rows == 0) return;
-  const GemmRows rows = gemm_rows(in, converted_);
-  const GemmTask whole{&weight,         0,          weight.panels(), in.rows, rows.data, rows.stride,
-                       f32_row(out, 0), out.stride, accumulate};
+void multiply_rows(const Tensor& in, const CpuMatrix& weight, const Tensor& out, bool accumulate,
+                   std::uint16_t* scratch, int threads) {
+  GemmTask whole{&weight, 0, weight.panels(), in.rows, in.data, in.stride, f32_row(out, 0), out.stride, accumulate};
+  if (weight.type() == DType::bf16) {
+    whole.in = reinterpret_cast<const std::byte*>(scratch);
+    whole.in_stride = weight.depth();
+    parallel_for(threads, in.rows, [&](std::int64_t r) {
+      convert(f32_row(in, r), in.cols, weight.depth(), scratch + r * weight.depth());
+    });
+  }
   const std::int64_t row_blocks = (in.rows + rows_a_task - 1) / rows_a_task;
-  const std::int64_t parts = options_.threads == 1 ? 1 : std::min<std::int64_t>(weight.panels(), 4 * options_.threads);
-  parallel_for(options_.threads, row_blocks * parts, [&](std::int64_t i) {
+  const std::int64_t parts = threads == 1 ? 1 : std::min<std::int64_t>(weight.panels(), std::int64_t{4} * threads);
+  parallel_for(threads, row_blocks * parts, [&](std::int64_t i) {
     const std::int64_t first = i / parts * rows_a_task;
     const std::int64_t part = i % parts;
     GemmTask task = whole;
     task.first_panel = weight.panels() * part / parts;
     task.panels = weight.panels() * (part + 1) / parts - task.first_panel;
     task.rows = std::min(rows_a_task, in.rows - first);
-    task.in += static_cast<std::size_t>(first * rows.stride) * size_of(weight.type());
+    task.in += static_cast<std::size_t>(first * task.in_stride) * size_of(weight.type());
     task.out += first * out.stride;
     multiply(task);
   });
+}
+
+void CpuDevice::linear(const Tensor& in, const PackedMatrix& packed, const Tensor& out, bool accumulate) {
+  const CpuMatrix& weight = as_cpu_matrix(packed);
+  require_shape(in, in.rows, weight.in_features(), "linear: the input");
+  require_shape(out, in.rows, weight.out_features(), "linear: the output");
+  std::uint16_t* scratch =
+      weight.type() == DType::bf16 ? converted_.get<std::uint16_t>(in.rows * weight.depth()) : nullptr;
+  multiply_rows(in, weight, out, accumulate, scratch, threads_for(in.rows * in.cols * out.cols));
 }
 
 }  // namespace coterie

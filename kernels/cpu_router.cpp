@@ -45,7 +45,7 @@ Routing CpuDevice::route(const Tensor& in, const PackedMatrix& weight, const Rou
   routing.top_k = options.top_k;
   routing.experts.resize(total);
   routing.weights.resize(total);
-  parallel_for(options_.threads, in.rows, [&](std::int64_t t) {
+  parallel_for(threads_for(in.rows * experts * 20), in.rows, [&](std::int64_t t) {
     softmax(f32_row(logits, t), experts);
     float* weights = routing.weights.data() + t * options.top_k;
     choose(f32_row(logits, t), experts, options.top_k, routing.experts.data() + t * options.top_k, weights);

@@ -78,7 +78,7 @@ void CpuDevice::combine(const Tensor& in, std::span<const std::int64_t> offsets,
           "combine: the offsets don't fit the contributions");
   require(std::ranges::all_of(contributions, [&](const Contribution& c) { return c.row >= 0 && c.row < in.rows; }),
           "combine: a contribution is outside the input");
-  parallel_for(options_.threads, out.rows, [&](std::int64_t t) {
+  parallel_for(threads_for(static_cast<std::int64_t>(contributions.size()) * out.cols), out.rows, [&](std::int64_t t) {
     const auto first = static_cast<std::size_t>(offsets[static_cast<std::size_t>(t)]);
     const auto last = static_cast<std::size_t>(offsets[static_cast<std::size_t>(t) + 1]);
     if (!accumulate) std::fill_n(f32_row(out, t), out.cols, 0.0F);
@@ -93,7 +93,7 @@ void CpuDevice::rms_norm(const Tensor& in, const Tensor& weight, float epsilon, 
   require(weight.cols > 0 && in.cols % weight.cols == 0, "rms_norm: the input is no multiple of the weight");
   require_shape(in, in.rows, in.cols, "rms_norm: the input");
   require_shape(out, in.rows, in.cols, "rms_norm: the output");
-  parallel_for(options_.threads, in.rows, [&](std::int64_t r) {
+  parallel_for(threads_for(in.rows * in.cols), in.rows, [&](std::int64_t r) {
     for (std::int64_t c = 0; c < in.cols; c += weight.cols) {
       norm_group(f32_row(in, r) + c, f32_row(weight, 0), weight.cols, epsilon, f32_row(out, r) + c);
     }
@@ -115,16 +115,17 @@ void CpuDevice::tabulate(const Rotary& rotary, std::span<const std::int64_t> pos
   const std::size_t frequencies = rotary.inverse_frequencies.size();
   table_.cosine.resize(positions.size() * frequencies);
   table_.sine.resize(positions.size() * frequencies);
-  parallel_for(options_.threads, static_cast<std::int64_t>(positions.size()), [&](std::int64_t p) {
-    const auto position = static_cast<float>(positions[static_cast<std::size_t>(p)]);
-    float* cosine = table_.cosine.data() + static_cast<std::size_t>(p) * frequencies;
-    float* sine = table_.sine.data() + static_cast<std::size_t>(p) * frequencies;
-    for (std::size_t i = 0; i < frequencies; ++i) {
-      const float angle = position * rotary.inverse_frequencies[i];
-      cosine[i] = std::cos(angle) * rotary.scale;
-      sine[i] = std::sin(angle) * rotary.scale;
-    }
-  });
+  parallel_for(threads_for(static_cast<std::int64_t>(table_.sine.size()) * 20),
+               static_cast<std::int64_t>(positions.size()), [&](std::int64_t p) {
+                 const auto position = static_cast<float>(positions[static_cast<std::size_t>(p)]);
+                 float* cosine = table_.cosine.data() + static_cast<std::size_t>(p) * frequencies;
+                 float* sine = table_.sine.data() + static_cast<std::size_t>(p) * frequencies;
+                 for (std::size_t i = 0; i < frequencies; ++i) {
+                   const float angle = position * rotary.inverse_frequencies[i];
+                   cosine[i] = std::cos(angle) * rotary.scale;
+                   sine[i] = std::sin(angle) * rotary.scale;
+                 }
+               });
 }
 
 void CpuDevice::rotary(const Tensor& x, int head_dim, const Rotary& rotary, std::span<const std::int64_t> positions) {
@@ -133,7 +134,7 @@ void CpuDevice::rotary(const Tensor& x, int head_dim, const Rotary& rotary, std:
   require(head_dim > 0 && x.cols % head_dim == 0, "rotary: the columns are no whole heads");
   require(2 * half <= head_dim, "rotary: more frequencies than pairs in a head");
   tabulate(rotary, positions);
-  parallel_for(options_.threads, x.rows, [&](std::int64_t r) {
+  parallel_for(threads_for(x.rows * x.cols), x.rows, [&](std::int64_t r) {
     const float* cosine = table_.cosine.data() + r * half;
     const float* sine = table_.sine.data() + r * half;
     for (std::int64_t c = 0; c < x.cols; c += head_dim) {
