@@ -37,18 +37,18 @@ void stop_at_signals() {
 
 /// What a rank reads before anything big is loaded.
 struct Inputs {
-  std::string                 name;  ///< of the model's folder
-  ModelSpec                   spec;
+  std::string name;  ///< of the model's folder
+  ModelSpec spec;
   std::unique_ptr<Checkpoint> checkpoint;
-  std::unique_ptr<Tokenizer>  tokenizer;
-  Plan                        plan;
-  std::string                 digest;  ///< of the model's configuration and the layout of its weights
-  std::string                 plan_digest;
+  std::unique_ptr<Tokenizer> tokenizer;
+  Plan plan;
+  std::string digest;  ///< of the model's configuration and the layout of its weights
+  std::string plan_digest;
 };
 
 Topology topology_of(const Communicator& comm) {
   const auto nodes = comm.node_of_rank();
-  Topology   topology;
+  Topology topology;
   topology.ranks_per_node.resize(static_cast<std::size_t>(*std::max_element(nodes.begin(), nodes.end())) + 1);
   for (const int node : nodes) ++topology.ranks_per_node[node];
   return topology;
@@ -82,8 +82,8 @@ void check_writable(const std::filesystem::path& path) {
   }
 }
 
-/// Blocks of a rank's KV cache: as many as --kv-memory holds, else what the largest batch can need, but no more than the
-/// ranks' share of a quarter of the node's memory.
+/// Blocks of a rank's KV cache: as many as --kv-memory holds, else what the largest batch can need, but no more than
+/// the ranks' share of a quarter of the node's memory.
 std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DType type, const Topology& topology) {
   const std::int64_t block = KvPool::block_bytes(spec, type);
   if (options.kv_memory) {
@@ -105,13 +105,13 @@ std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DT
 struct Files {
   ResultsFile results;
   RequestFeed feed;
-  Progress    progress{std::cerr, isatty(STDERR_FILENO) != 0};
+  Progress progress{std::cerr, isatty(STDERR_FILENO) != 0};
 
   Files(const GenerateOptions& options, const RequestRules& rules, std::int64_t kv_tokens)
       : results(options.output), feed(options.input, rules, kv_tokens, results) {}
 
   [[nodiscard]] Standing standing(std::int64_t answered, std::int64_t rows) const {
-    const FeedCounts&  counts = feed.counts();
+    const FeedCounts& counts = feed.counts();
     const std::int64_t requests = feed.lines() - counts.answered_before;
     const std::int64_t failed = counts.failed - static_cast<std::int64_t>(results.errors_found());
     const std::int64_t work = counts.given == 0 ? 0 : counts.expected_work * requests / counts.given;
@@ -146,15 +146,15 @@ void write_trace_of(const TraceRecorder& recorder, const Inputs& in, const Gener
 void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptions& options, const Communicator& comm,
                    const FeedCounts& counts, std::int64_t answered, double load_seconds, double run_seconds) {
   const auto nodes = topology_of(comm).ranks_per_node;
-  metrics["model"] = {{"path", options.model.string()}, {"family", in.spec.family}, {"parameters", in.spec.parameters()}};
+  metrics["model"] = {
+      {"path", options.model.string()}, {"family", in.spec.family}, {"parameters", in.spec.parameters()}};
   metrics["job"] = {{"ranks_per_node", nodes},
                     {"weights", options.dtype == DType::f32 ? "f32" : "bf16"},
                     {"threads", options.threads},
                     {"max_batch_tokens", options.max_batch_tokens},
                     {"max_batch_size", options.max_batch_size}};
-  metrics["requests"] = {{"answered", answered},
-                         {"failed", counts.failed},
-                         {"answered_before", counts.answered_before}};
+  metrics["requests"] = {
+      {"answered", answered}, {"failed", counts.failed}, {"answered_before", counts.answered_before}};
   metrics["load_seconds"] = load_seconds;
   metrics["run_seconds"] = run_seconds;
   std::ofstream out(options.metrics);
@@ -173,14 +173,14 @@ class Stopwatch {
 };
 
 int generate(const GenerateOptions& options, const std::string& command_line, MpiSession& session) {
-  const Stopwatch            loading;
-  const auto                 transport = make_mpi_communicator(session, {options.timeout, options.ranks_per_node});
-  CountingCommunicator       comm(*transport);
-  const bool                 first = comm.rank() == 0;
-  Inputs                     in;
-  std::unique_ptr<Device>    device;
-  std::int64_t               blocks = 0;
-  std::unique_ptr<Files>     files;
+  const Stopwatch loading;
+  const auto transport = make_mpi_communicator(session, {options.timeout, options.ranks_per_node});
+  CountingCommunicator comm(*transport);
+  const bool first = comm.rank() == 0;
+  Inputs in;
+  std::unique_ptr<Device> device;
+  std::int64_t blocks = 0;
+  std::unique_ptr<Files> files;
 
   all_or_none(comm, [&] {
     in = read_inputs(options, comm);
@@ -195,17 +195,16 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     if (first) files = std::make_unique<Files>(options, rules, blocks * KvPool::kBlockTokens);
   });
 
-  const WorkerOptions worker_options{{options.max_batch_tokens, static_cast<int>(options.max_batch_size)},
-                                     blocks,
-                                     options.dtype};
-  Worker              worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
+  const WorkerOptions worker_options{
+      {options.max_batch_tokens, static_cast<int>(options.max_batch_size)}, blocks, options.dtype};
+  Worker worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
   in.checkpoint.reset();
-  TraceRecorder  trace(static_cast<int>(in.spec.layers.size()), in.spec.top_k());
+  TraceRecorder trace(static_cast<int>(in.spec.layers.size()), in.spec.top_k());
   LogitsRecorder logits;
   observe(worker, options, trace, logits);
   const double load_seconds = loading.seconds();
 
-  Standing    standing;
+  Standing standing;
   EngineHooks hooks;
   hooks.render = [&](const Completion& c) { return completion_line(c, in.tokenizer.get(), in.name); };
   hooks.stop = &stop_requested;
@@ -218,9 +217,9 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     };
   }
   const Stopwatch running;
-  Engine          engine(worker, comm, static_cast<int>(options.max_batch_size), std::move(hooks));
-  const Stop      stop = engine.run();
-  const double    run_seconds = running.seconds();
+  Engine engine(worker, comm, static_cast<int>(options.max_batch_size), std::move(hooks));
+  const Stop stop = engine.run();
+  const double run_seconds = running.seconds();
 
   all_or_none(comm, [&] {
     if (!first) return;

@@ -12,9 +12,11 @@ namespace coterie {
 namespace {
 
 void print_help(std::ostream& out) {
-  out << "coterie " COTERIE_VERSION ": expert-parallel runtime for mixture-of-experts language models\n\n"
+  out << "coterie " COTERIE_VERSION
+         ": expert-parallel runtime for mixture-of-experts language models\n\n"
          "usage: coterie COMMAND [options]        (ranks: mpirun -n P coterie COMMAND [options])\n\n";
-  for (const Command& c : commands()) out << "  " << c.name << std::string(12 - c.name.size(), ' ') << c.summary << '\n';
+  for (const Command& c : commands())
+    out << "  " << c.name << std::string(12 - c.name.size(), ' ') << c.summary << '\n';
   out << "\n`coterie COMMAND --help` shows a command's options; `coterie --version` the version.\n";
 }
 

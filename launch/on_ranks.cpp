@@ -9,8 +9,8 @@
 namespace coterie {
 
 int on_ranks(const std::function<int(MpiSession&)>& body) {
-  int        argc = 0;
-  char**     argv = nullptr;
+  int argc = 0;
+  char** argv = nullptr;
   MpiSession session(argc, argv);
   const auto fail = [&](const std::exception& e, int code) {
     std::cerr << "coterie: [rank " + std::to_string(session.rank()) + "] " + e.what() + '\n' << std::flush;

@@ -34,7 +34,7 @@ void expect_same(Communicator& comm, const std::vector<std::pair<std::string, st
   nlohmann::json mine = nlohmann::json::array();
   for (const auto& [name, value] : facts) mine.push_back(value);
   const std::vector<std::string> texts = gather_texts(comm, mine.dump(), {"comparison of the input"});
-  const auto                     first = nlohmann::json::parse(texts.front());
+  const auto first = nlohmann::json::parse(texts.front());
   for (std::size_t rank = 1; rank < texts.size(); ++rank) {
     const auto theirs = nlohmann::json::parse(texts[rank]);
     for (std::size_t i = 0; i < facts.size(); ++i) {
@@ -57,12 +57,12 @@ std::int64_t smallest(Communicator& comm, std::int64_t mine) {
 
 std::vector<std::vector<std::byte>> gather_on_first(Communicator& comm, std::span<const std::byte> mine,
                                                     const Place& place) {
-  Outbox       out(comm.ranks());
+  Outbox out(comm.ranks());
   SectionSizes sizes{};
   sizes[static_cast<std::size_t>(Section::freight)] = mine.size();
   out[0] = Message(sizes);
   if (!mine.empty()) std::memcpy(out[0].section(Section::freight).data(), mine.data(), mine.size());
-  const Inbox                         arrived = comm.exchange(std::move(out), place);
+  const Inbox arrived = comm.exchange(std::move(out), place);
   std::vector<std::vector<std::byte>> gathered;
   if (comm.rank() != 0) return gathered;
   for (const Message& message : arrived) {

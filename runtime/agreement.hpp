@@ -18,12 +18,12 @@ class AgreedError : public InputError {
   using InputError::InputError;
 };
 
-/// Runs `body` on every rank; when it throws InputError on any, throws AgreedError with the lowest such rank's text on all.
-/// Collective.
+/// Runs `body` on every rank; when it throws InputError on any, throws AgreedError with the lowest such rank's text on
+/// all. Collective.
 void all_or_none(Communicator& comm, const std::function<void()>& body);
 
-/// Throws AgreedError on every rank unless all ranks pass the same values; the text names what differs and between which
-/// ranks. facts: (name, value) pairs with the same names everywhere. Collective.
+/// Throws AgreedError on every rank unless all ranks pass the same values; the text names what differs and between
+/// which ranks. facts: (name, value) pairs with the same names everywhere. Collective.
 void expect_same(Communicator& comm, const std::vector<std::pair<std::string, std::string>>& facts);
 
 /// The smallest of the ranks' values. Collective.
@@ -31,6 +31,6 @@ void expect_same(Communicator& comm, const std::vector<std::pair<std::string, st
 
 /// Every rank's bytes on rank 0, by rank; nothing elsewhere. Collective; one exchange.
 [[nodiscard]] std::vector<std::vector<std::byte>> gather_on_first(Communicator& comm, std::span<const std::byte> mine,
-                                                                 const Place& place);
+                                                                  const Place& place);
 
 }  // namespace coterie

@@ -15,7 +15,7 @@ struct Batch {
   std::vector<SequenceRows> sequences;  ///< cover the rows; their blocks belong to the scheduler
   std::vector<std::int64_t> requests;   ///< (sequences): the input line of each sequence's request
   std::vector<std::int32_t> sampled;    ///< rows whose logits are wanted, ascending
-  std::int64_t              prompt_rows = 0;
+  std::int64_t prompt_rows = 0;
 
   [[nodiscard]] std::int64_t rows() const noexcept { return static_cast<std::int64_t>(tokens.size()); }
 };

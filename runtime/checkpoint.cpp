@@ -21,7 +21,9 @@ T load(const std::byte* at) {
   return value;
 }
 
-float from_bf16(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+float from_bf16(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
 
 }  // namespace
 
@@ -88,7 +90,7 @@ const Checkpoint::Entry& Checkpoint::find(const WeightRef& ref) const {
 }
 
 void Checkpoint::check(const WeightRef& ref) const {
-  const Entry&      entry = find(ref);
+  const Entry& entry = find(ref);
   const std::string where = entry.file->path().string();
   if (entry.tensor->shape != ref.stored) {
     throw bad_field(where, ref.tensor, "shape " + to_string(entry.tensor->shape), "shape " + to_string(ref.stored));
@@ -109,11 +111,11 @@ WeightSource Checkpoint::source(const StackedRef& refs) const {
       const std::int64_t end = std::clamp<std::int64_t>(first + count, 0, ref.rows);
       first -= ref.rows;
       if (begin >= end) continue;
-      const Entry&      entry = find(ref);
+      const Entry& entry = find(ref);
       const ElementType type = entry.tensor->type;
       const std::size_t row_bytes = static_cast<std::size_t>(ref.cols()) * size_of(type);
-      const auto        bytes = entry.tensor->bytes.subspan(static_cast<std::size_t>(ref.first_row + begin) * row_bytes,
-                                                            static_cast<std::size_t>(end - begin) * row_bytes);
+      const auto bytes = entry.tensor->bytes.subspan(static_cast<std::size_t>(ref.first_row + begin) * row_bytes,
+                                                     static_cast<std::size_t>(end - begin) * row_bytes);
       expand(type, bytes, to);
       entry.file->release(bytes);
       to += (end - begin) * ref.cols();

@@ -13,8 +13,8 @@ namespace coterie {
 
 class Checkpoint {
  public:
-  /// Opens model.safetensors, or the files that model.safetensors.index.json names. Throws InputError for what is missing
-  /// or malformed.
+  /// Opens model.safetensors, or the files that model.safetensors.index.json names. Throws InputError for what is
+  /// missing or malformed.
   explicit Checkpoint(const std::filesystem::path& directory);
 
   /// Throws InputError unless the tensor is there, of the shape that `ref` says, and F32, F16 or BF16.
@@ -30,13 +30,13 @@ class Checkpoint {
  private:
   struct Entry {
     const SafetensorsFile* file = nullptr;
-    const TensorView*      tensor = nullptr;
+    const TensorView* tensor = nullptr;
   };
   [[nodiscard]] const Entry& find(const WeightRef& ref) const;
-  void                       add_all_of(const std::filesystem::path& path);
-  void                       add_indexed(const std::filesystem::path& directory, const std::filesystem::path& index);
+  void add_all_of(const std::filesystem::path& path);
+  void add_indexed(const std::filesystem::path& directory, const std::filesystem::path& index);
 
-  std::filesystem::path        directory_;
+  std::filesystem::path directory_;
   std::vector<SafetensorsFile> files_;
   std::map<std::string, Entry> tensors_;
 };

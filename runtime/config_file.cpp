@@ -31,13 +31,15 @@ const nlohmann::json* ConfigFile::find(const std::string& field) const {
 }
 
 void ConfigFile::fail(const std::string& field, const std::string& expected) const {
-  const auto  it = fields_.find(field);
+  const auto it = fields_.find(field);
   std::string found = it == fields_.end() ? "nothing" : it->dump();
   if (found.size() > 80) found = found.substr(0, 77) + "...";
   throw bad_field(where_, prefix_ + field, found, expected);
 }
 
-bool ConfigFile::has(const std::string& field) const { return find(field) != nullptr; }
+bool ConfigFile::has(const std::string& field) const {
+  return find(field) != nullptr;
+}
 
 std::string ConfigFile::text(const std::string& field) const {
   const auto* value = find(field);
@@ -46,7 +48,7 @@ std::string ConfigFile::text(const std::string& field) const {
 }
 
 std::int64_t ConfigFile::positive(const std::string& field) const {
-  const auto*            value = find(field);
+  const auto* value = find(field);
   constexpr std::int64_t limit = std::numeric_limits<std::int32_t>::max();
   if (value == nullptr || !value->is_number_integer() || *value < 1 || *value > limit) {
     fail(field, "an integer between 1 and " + std::to_string(limit));
@@ -78,7 +80,7 @@ bool ConfigFile::flag(const std::string& field, bool fallback) const {
 std::vector<std::int32_t> ConfigFile::integers(const std::string& field) const {
   const auto* value = find(field);
   if (value == nullptr) return {};
-  const nlohmann::json      list = value->is_array() ? *value : nlohmann::json::array({*value});
+  const nlohmann::json list = value->is_array() ? *value : nlohmann::json::array({*value});
   std::vector<std::int32_t> out;
   for (const auto& item : list) {
     if (!item.is_number_integer()) fail(field, "an integer or a list of integers");

@@ -11,23 +11,23 @@
 
 namespace coterie {
 
-/// A JSON object of a file. Every getter throws InputError (file, field, found, expected) when the field is missing or of
-/// another kind; the ones with a fallback return it when the field is missing or null.
+/// A JSON object of a file. Every getter throws InputError (file, field, found, expected) when the field is missing or
+/// of another kind; the ones with a fallback return it when the field is missing or null.
 class ConfigFile {
  public:
   explicit ConfigFile(const std::filesystem::path& path);
 
-  [[nodiscard]] std::string                text(const std::string& field) const;
-  [[nodiscard]] std::int64_t               positive(const std::string& field) const;
-  [[nodiscard]] std::int64_t               positive(const std::string& field, std::int64_t fallback) const;
-  [[nodiscard]] double                     number(const std::string& field) const;
-  [[nodiscard]] double                     number(const std::string& field, double fallback) const;
-  [[nodiscard]] bool                       flag(const std::string& field, bool fallback) const;
-  [[nodiscard]] bool                       has(const std::string& field) const;  ///< present and not null
+  [[nodiscard]] std::string text(const std::string& field) const;
+  [[nodiscard]] std::int64_t positive(const std::string& field) const;
+  [[nodiscard]] std::int64_t positive(const std::string& field, std::int64_t fallback) const;
+  [[nodiscard]] double number(const std::string& field) const;
+  [[nodiscard]] double number(const std::string& field, double fallback) const;
+  [[nodiscard]] bool flag(const std::string& field, bool fallback) const;
+  [[nodiscard]] bool has(const std::string& field) const;  ///< present and not null
   /// An integer or a list of integers; empty when the field is missing or null.
-  [[nodiscard]] std::vector<std::int32_t>  integers(const std::string& field) const;
+  [[nodiscard]] std::vector<std::int32_t> integers(const std::string& field) const;
   /// The nested object of that name; its messages name the field as "outer.inner". Empty when missing or null.
-  [[nodiscard]] std::optional<ConfigFile>  object(const std::string& field) const;
+  [[nodiscard]] std::optional<ConfigFile> object(const std::string& field) const;
   /// The names of all fields.
   [[nodiscard]] std::vector<std::string> fields() const;
   /// Throws InputError unless the field is missing, null or equal to `value`: for what a family does one way only.
@@ -40,8 +40,8 @@ class ConfigFile {
       : where_(std::move(where)), prefix_(std::move(prefix)), fields_(std::move(fields)) {}
   [[nodiscard]] const nlohmann::json* find(const std::string& field) const;
 
-  std::string    where_;   ///< the file
-  std::string    prefix_;  ///< "" or "outer."
+  std::string where_;   ///< the file
+  std::string prefix_;  ///< "" or "outer."
   nlohmann::json fields_;
 };
 

@@ -22,7 +22,7 @@ class Dealer {
   Dealer(int ranks, int max_batch_size, std::function<std::optional<Request>()> next);
 
   struct Dealt {
-    int     rank = 0;
+    int rank = 0;
     Request request;
   };
   /// Whatever there is room for now.
@@ -38,9 +38,9 @@ class Dealer {
     std::int64_t work = 0;
   };
   std::function<std::optional<Request>()> next_;
-  std::int64_t                            room_;
-  std::vector<Load>                       loads_;
-  bool                                    exhausted_ = false;
+  std::int64_t room_;
+  std::vector<Load> loads_;
+  bool exhausted_ = false;
 };
 
 }  // namespace coterie

@@ -8,12 +8,12 @@ namespace coterie {
 
 std::vector<RowsFor> rows_by_rank(const Routing& routing, std::span<const int> destinations, int ranks) {
   std::vector<RowsFor> out(ranks);
-  const auto           k = static_cast<std::size_t>(routing.top_k);
-  const std::size_t    tokens = routing.experts.size() / k;
+  const auto k = static_cast<std::size_t>(routing.top_k);
+  const std::size_t tokens = routing.experts.size() / k;
   for (std::size_t t = 0; t < tokens; ++t) {
     for (std::size_t j = 0; j < k; ++j) {
       const Route route{routing.experts[t * k + j], routing.weights[t * k + j]};
-      RowsFor&    to = out[destinations[route.expert]];
+      RowsFor& to = out[destinations[route.expert]];
       if (to.rows.empty() || to.rows.back() != static_cast<std::int32_t>(t)) {
         to.rows.push_back(static_cast<std::int32_t>(t));
         to.routes.resize(to.rows.size() * k);

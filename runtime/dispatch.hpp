@@ -1,5 +1,5 @@
-// Which rows go to which rank, and how the rows that arrived are grouped by expert. Pure: no communication, no arithmetic
-// on rows.
+// Which rows go to which rank, and how the rows that arrived are grouped by expert. Pure: no communication, no
+// arithmetic on rows.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -15,13 +15,13 @@ struct Route {
   static constexpr std::int32_t kNone = -1;
 
   std::int32_t expert = kNone;
-  float        weight = 0;
+  float weight = 0;
 };
 
 /// What one rank gets: each row once, however many of its experts live there.
 struct RowsFor {
-  std::vector<std::int32_t> rows;    ///< rows of the sender, ascending
-  std::vector<Route>        routes;  ///< (rows, top_k) by falling weight; fewer choices are filled up with kNone
+  std::vector<std::int32_t> rows;  ///< rows of the sender, ascending
+  std::vector<Route> routes;       ///< (rows, top_k) by falling weight; fewer choices are filled up with kNone
 };
 
 /// (ranks): the rows of `routing` by destination. destinations: (experts) -> rank.
@@ -29,15 +29,15 @@ struct RowsFor {
 
 /// Rows that arrived, ordered by expert for one grouped call.
 struct GroupedRows {
-  std::vector<std::int32_t> arrived;            ///< (pairs): the arrived row of each row of the grouped call
-  std::vector<std::int32_t> experts;            ///< (groups): ascending
-  std::vector<std::int64_t> first;              ///< (groups + 1): where each group begins among the pairs
-  std::vector<std::int64_t> offsets;            ///< (arrived rows + 1): where each row's contributions begin
-  std::vector<Contribution> contributions;      ///< (pairs): for each arrived row its pairs, in the order of its routes
+  std::vector<std::int32_t> arrived;        ///< (pairs): the arrived row of each row of the grouped call
+  std::vector<std::int32_t> experts;        ///< (groups): ascending
+  std::vector<std::int64_t> first;          ///< (groups + 1): where each group begins among the pairs
+  std::vector<std::int64_t> offsets;        ///< (arrived rows + 1): where each row's contributions begin
+  std::vector<Contribution> contributions;  ///< (pairs): for each arrived row its pairs, in the order of its routes
 };
 
-/// routes: (arrived rows, top_k), of all senders one after the other. Throws std::invalid_argument when an expert is not
-/// among [0, experts).
+/// routes: (arrived rows, top_k), of all senders one after the other. Throws std::invalid_argument when an expert is
+/// not among [0, experts).
 [[nodiscard]] GroupedRows group_by_expert(std::span<const Route> routes, int top_k, int experts);
 
 }  // namespace coterie

@@ -13,8 +13,8 @@ Engine::Engine(Worker& worker, Communicator& comm, int max_batch_size, EngineHoo
 Stop Engine::run() {
   for (std::int64_t step = 0;; ++step) {
     const auto gathered = comm_.all_gather(report().to_bytes(), {"step report", -1, step});
-    Stop       stop = Stop::none;
-    bool       exhausted = false;
+    Stop stop = Stop::none;
+    bool exhausted = false;
     for (int rank = 0; rank < comm_.ranks(); ++rank) {
       StepReport theirs = StepReport::from_bytes(gathered[rank]);
       stop = std::max(stop, theirs.stop);

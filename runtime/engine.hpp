@@ -42,20 +42,20 @@ class Engine {
 
  private:
   [[nodiscard]] StepReport report();
-  void                     take(int from, StepReport report);
+  void take(int from, StepReport report);
   /// Runs `body` unless something failed before; keeps what it throws.
-  void                     guarded(const std::function<void()>& body);
+  void guarded(const std::function<void()>& body);
 
-  Worker&                 worker_;
-  Communicator&           comm_;
-  EngineHooks             hooks_;
-  Dealer                  dealer_;
-  std::vector<Completion> done_;             ///< of the last step
-  std::int64_t            reported_rows_ = 0;
-  std::int64_t            rows_ = 0;         ///< through the model so far, on all ranks
-  std::int64_t            answered_ = 0;     ///< requests so far, on all ranks
-  std::int64_t            outstanding_ = 0;  ///< requests dealt to all ranks and not answered
-  std::exception_ptr      output_error_;
+  Worker& worker_;
+  Communicator& comm_;
+  EngineHooks hooks_;
+  Dealer dealer_;
+  std::vector<Completion> done_;  ///< of the last step
+  std::int64_t reported_rows_ = 0;
+  std::int64_t rows_ = 0;         ///< through the model so far, on all ranks
+  std::int64_t answered_ = 0;     ///< requests so far, on all ranks
+  std::int64_t outstanding_ = 0;  ///< requests dealt to all ranks and not answered
+  std::exception_ptr output_error_;
 };
 
 }  // namespace coterie

@@ -29,9 +29,9 @@ ModelSpec read_model_spec(const std::filesystem::path& directory) {
   if (!std::filesystem::is_directory(directory)) {
     throw InputError(directory.string() + ": found no such folder, expected a model folder with config.json");
   }
-  const ConfigFile  config(directory / "config.json");
+  const ConfigFile config(directory / "config.json");
   const std::string type = config.text("model_type");
-  const auto        family =
+  const auto family =
       std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family* f) { return f->model_type == type; });
   if (family == kFamilies.end()) config.fail("model_type", "one of the supported families: " + supported());
   if (config.has("quantization_config")) config.fail("quantization_config", "weights stored as F32, F16 or BF16");

@@ -5,7 +5,7 @@ namespace coterie {
 namespace {
 
 ModelSpec mixtral(const ConfigFile& config) {
-  ModelSpec            spec = common_spec(config);
+  ModelSpec spec = common_spec(config);
   const AttentionShape attention = [&] {
     AttentionShape shape = read_attention_shape(config);
     shape.window = static_cast<int>(config.positive("sliding_window", 0));
@@ -20,7 +20,7 @@ ModelSpec mixtral(const ConfigFile& config) {
   for (std::int64_t l = 0; l < config.positive("num_hidden_layers"); ++l) {
     const std::string layer = "model.layers." + std::to_string(l) + ".";
     const std::string moe = layer + "block_sparse_moe.";
-    LayerSpec         out;
+    LayerSpec out;
     out.attention = separate_projections(layer + "self_attn.", spec.hidden, attention);
     out.attention.norm = whole(layer + "input_layernorm.weight", {spec.hidden});
     out.moe.router = {.top_k = static_cast<int>(top_k), .normalise = true};

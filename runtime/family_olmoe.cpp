@@ -5,7 +5,7 @@ namespace coterie {
 namespace {
 
 ModelSpec olmoe(const ConfigFile& config) {
-  ModelSpec            spec = common_spec(config);
+  ModelSpec spec = common_spec(config);
   const AttentionShape attention = read_attention_shape(config);
   if (config.flag("attention_bias", false)) config.fail("attention_bias", "false");
   spec.rotary = read_rotary(config, attention.head_dim);
@@ -19,7 +19,7 @@ ModelSpec olmoe(const ConfigFile& config) {
   for (std::int64_t l = 0; l < config.positive("num_hidden_layers"); ++l) {
     const std::string layer = "model.layers." + std::to_string(l) + ".";
     const std::string self = layer + "self_attn.";
-    LayerSpec         out;
+    LayerSpec out;
     out.attention = separate_projections(self, spec.hidden, attention);
     out.attention.clip = static_cast<float>(clip);
     out.attention.norm = whole(layer + "input_layernorm.weight", {spec.hidden});

@@ -13,7 +13,7 @@ void LogitsRecorder::record(const Request& request, std::int64_t /*position*/, s
 
 LogitsRecorder::Logits LogitsRecorder::gather(Communicator& comm) const {
   std::vector<std::byte> mine;
-  ByteWriter             put{mine};
+  ByteWriter put{mine};
   for (const auto& [name, values] : logits_) {
     put(name);
     put(values);
@@ -21,7 +21,7 @@ LogitsRecorder::Logits LogitsRecorder::gather(Communicator& comm) const {
   Logits all;
   for (const auto& bytes : gather_on_first(comm, mine, {"prompt logits"})) {
     std::span<const std::byte> in = bytes;
-    ByteReader                 take{in};
+    ByteReader take{in};
     while (!in.empty()) {
       std::string name;
       take(name);

@@ -66,7 +66,9 @@ void add_traffic(json& total, const json& more) {
   }
 }
 
-double rate(double n, double seconds) { return seconds > 0 ? n / seconds : 0; }
+double rate(double n, double seconds) {
+  return seconds > 0 ? n / seconds : 0;
+}
 
 }  // namespace
 
@@ -78,19 +80,19 @@ std::int64_t peak_memory() {
 
 json gather_metrics(Communicator& comm, const CountingCommunicator& counted, const WorkMetrics& mine) {
   const std::string text = json{{"rank", rank_json(mine)}, {"traffic", traffic_json(counted)}}.dump();
-  const auto        gathered = comm.all_gather(std::as_bytes(std::span(text)), {"metrics"});
+  const auto gathered = comm.all_gather(std::as_bytes(std::span(text)), {"metrics"});
   if (comm.rank() != 0) return nullptr;
 
-  json   ranks = json::array();
-  json   traffic;
-  json   phases = phases_json({});
+  json ranks = json::array();
+  json traffic;
+  json phases = phases_json({});
   double prefill = 0;
   double decode = 0;
   std::int64_t prompt_rows = 0;
   std::int64_t pure_decode_rows = 0;
   std::int64_t generated = 0;
   for (const auto& bytes : gathered) {
-    const json  one = json::parse(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+    const json one = json::parse(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
     const json& r = one["rank"];
     if (traffic.is_null()) {
       traffic = one["traffic"];
@@ -113,7 +115,9 @@ json gather_metrics(Communicator& comm, const CountingCommunicator& counted, con
   }
   return {{"steps", mine.steps},
           {"tokens", {{"prompt", prompt_rows}, {"generated", generated}}},
-          {"tokens_per_second", {{"prefill", rate(static_cast<double>(prompt_rows), prefill)}, {"decode", rate(static_cast<double>(pure_decode_rows), decode)}}},
+          {"tokens_per_second",
+           {{"prefill", rate(static_cast<double>(prompt_rows), prefill)},
+            {"decode", rate(static_cast<double>(pure_decode_rows), decode)}}},
           {"seconds_by_phase", phases},
           {"collectives", traffic},
           {"ranks", ranks}};

@@ -13,24 +13,24 @@ namespace coterie {
 
 /// Of one rank. A step in which any row of this rank belongs to a prompt counts as prefill, the others as decode.
 struct WorkMetrics {
-  std::int64_t              steps = 0;
-  std::int64_t              prompt_rows = 0;       ///< prompt tokens that went through the model
-  std::int64_t              decode_rows = 0;       ///< generated tokens that went through the model
-  std::int64_t              pure_decode_rows = 0;  ///< those in decode steps
-  double                    prefill_seconds = 0;
-  double                    decode_seconds = 0;
-  std::int64_t              generated = 0;  ///< tokens of the requests that are done
-  PhaseSeconds              phases;
+  std::int64_t steps = 0;
+  std::int64_t prompt_rows = 0;       ///< prompt tokens that went through the model
+  std::int64_t decode_rows = 0;       ///< generated tokens that went through the model
+  std::int64_t pure_decode_rows = 0;  ///< those in decode steps
+  double prefill_seconds = 0;
+  double decode_seconds = 0;
+  std::int64_t generated = 0;  ///< tokens of the requests that are done
+  PhaseSeconds phases;
   std::vector<std::int64_t> expert_rows;  ///< (layers): rows that this rank's experts computed, one per (token, expert)
-  std::int64_t              kv_bytes = 0;       ///< memory of the KV cache
-  std::int64_t              kv_peak_bytes = 0;  ///< the most of it that was in use
+  std::int64_t kv_bytes = 0;              ///< memory of the KV cache
+  std::int64_t kv_peak_bytes = 0;         ///< the most of it that was in use
 };
 
 /// Bytes of memory that this process held at most.
 [[nodiscard]] std::int64_t peak_memory();
 
-/// The job's metrics, put together from all ranks; meaningful on rank 0, null elsewhere. Collective. `counted` counts the
-/// layers' communicator; `comm` carries this call's own message and may be the same or what it wraps.
+/// The job's metrics, put together from all ranks; meaningful on rank 0, null elsewhere. Collective. `counted` counts
+/// the layers' communicator; `comm` carries this call's own message and may be the same or what it wraps.
 [[nodiscard]] nlohmann::json gather_metrics(Communicator& comm, const CountingCommunicator& counted,
                                             const WorkMetrics& mine);
 

@@ -1,5 +1,5 @@
-// What a model is made of, as a value: shapes, options, and where each weight lies in the checkpoint. A model family turns
-// config.json into one of these; nothing else in the runtime knows families.
+// What a model is made of, as a value: shapes, options, and where each weight lies in the checkpoint. A model family
+// turns config.json into one of these; nothing else in the runtime knows families.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -13,8 +13,8 @@ namespace coterie {
 
 /// Rows of a stored tensor, seen as a matrix of its last dimension's width.
 struct WeightRef {
-  std::string  tensor;
-  Shape        stored;  ///< the shape it must have in the checkpoint
+  std::string tensor;
+  Shape stored;  ///< the shape it must have in the checkpoint
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
 
@@ -34,42 +34,42 @@ struct ExpertRef {
 
 struct AttentionSpec {
   AttentionShape shape;
-  float          clip = 0;  ///< q, k and v are limited to [-clip, clip]; 0: not
-  WeightRef      norm;      ///< (hidden)
-  StackedRef     qkv;       ///< ((heads + 2 kv_heads) * head_dim, hidden)
-  WeightRef      out;       ///< (hidden, heads * head_dim)
-  StackedRef     q_norm;    ///< empty, or one vector: (heads * head_dim), or (head_dim) for each head alike
-  StackedRef     k_norm;    ///< empty, or one vector: (kv_heads * head_dim) or (head_dim)
+  float clip = 0;     ///< q, k and v are limited to [-clip, clip]; 0: not
+  WeightRef norm;     ///< (hidden)
+  StackedRef qkv;     ///< ((heads + 2 kv_heads) * head_dim, hidden)
+  WeightRef out;      ///< (hidden, heads * head_dim)
+  StackedRef q_norm;  ///< empty, or one vector: (heads * head_dim), or (head_dim) for each head alike
+  StackedRef k_norm;  ///< empty, or one vector: (kv_heads * head_dim) or (head_dim)
 
   [[nodiscard]] std::int64_t q_width() const { return std::int64_t{shape.heads} * shape.head_dim; }
   [[nodiscard]] std::int64_t kv_width() const { return std::int64_t{shape.kv_heads} * shape.head_dim; }
 };
 
 struct MoeSpec {
-  RouterOptions          router;
-  std::int64_t           intermediate = 0;
-  WeightRef              norm;           ///< (hidden)
-  WeightRef              router_weight;  ///< (experts, hidden)
-  std::vector<ExpertRef> experts;        ///< (experts)
+  RouterOptions router;
+  std::int64_t intermediate = 0;
+  WeightRef norm;                  ///< (hidden)
+  WeightRef router_weight;         ///< (experts, hidden)
+  std::vector<ExpertRef> experts;  ///< (experts)
 };
 
 struct LayerSpec {
   AttentionSpec attention;
-  MoeSpec       moe;
+  MoeSpec moe;
 };
 
 struct ModelSpec {
-  std::string               family;
-  std::int64_t              hidden = 0;
-  std::int64_t              vocabulary = 0;
-  std::int64_t              max_positions = 0;
-  float                     rms_epsilon = 0;
-  Rotary                    rotary;
+  std::string family;
+  std::int64_t hidden = 0;
+  std::int64_t vocabulary = 0;
+  std::int64_t max_positions = 0;
+  float rms_epsilon = 0;
+  Rotary rotary;
   std::vector<std::int32_t> end_tokens;  ///< any of them ends a sequence
-  WeightRef                 embedding;   ///< (vocabulary, hidden)
-  WeightRef                 final_norm;  ///< (hidden)
-  WeightRef                 head;        ///< (vocabulary, hidden); the embedding again when they are tied
-  std::vector<LayerSpec>    layers;
+  WeightRef embedding;                   ///< (vocabulary, hidden)
+  WeightRef final_norm;                  ///< (hidden)
+  WeightRef head;                        ///< (vocabulary, hidden); the embedding again when they are tied
+  std::vector<LayerSpec> layers;
 
   [[nodiscard]] int experts() const { return static_cast<int>(layers.front().moe.experts.size()); }
   [[nodiscard]] int top_k() const { return layers.front().moe.router.top_k; }

@@ -8,7 +8,7 @@ void MoeLayer::forward(const Tensor& x, std::int64_t step, const RoutingObserver
   context_.scratch.reset();
   std::vector<RowsFor> rows;
   {
-    const Timed  timed(context_.metrics.phases.router);
+    const Timed timed(context_.metrics.phases.router);
     const Tensor normed = context_.scratch.take(x.rows, x.cols);
     context_.device.rms_norm(x, weights_.moe_norm.view, rms_epsilon_, normed);
     const Routing routing = context_.device.route(normed, *weights_.router, spec_.router);
@@ -19,14 +19,14 @@ void MoeLayer::forward(const Tensor& x, std::int64_t step, const RoutingObserver
     const Timed timed(context_.metrics.phases.exchange);
     return context_.comm.exchange(pack(x, rows), {"dispatch", index_, step});
   }();
-  Outbox      partial = compute(arrived);
+  Outbox partial = compute(arrived);
   const Timed timed(context_.metrics.phases.exchange);
   add(context_.comm.exchange(std::move(partial), {"combine", index_, step}), rows, x);
 }
 
 Outbox MoeLayer::pack(const Tensor& x, const std::vector<RowsFor>& rows) const {
   const std::size_t row_bytes = static_cast<std::size_t>(x.cols) * size_of(x.type);
-  Outbox            out(rows.size());
+  Outbox out(rows.size());
   for (std::size_t r = 0; r < rows.size(); ++r) {
     if (rows[r].rows.empty()) continue;
     SectionSizes sizes{};
@@ -41,14 +41,15 @@ Outbox MoeLayer::pack(const Tensor& x, const std::vector<RowsFor>& rows) const {
 }
 
 Outbox MoeLayer::compute(const Inbox& arrived) {
-  const Timed        timed(context_.metrics.phases.experts);
-  const GroupedRows  groups = group_by_expert(routes_of(arrived), spec_.router.top_k, static_cast<int>(spec_.experts.size()));
-  const auto         rows = static_cast<std::int64_t>(groups.offsets.size()) - 1;
-  const auto         pairs = static_cast<std::int64_t>(groups.arrived.size());
+  const Timed timed(context_.metrics.phases.experts);
+  const GroupedRows groups =
+      group_by_expert(routes_of(arrived), spec_.router.top_k, static_cast<int>(spec_.experts.size()));
+  const auto rows = static_cast<std::int64_t>(groups.offsets.size()) - 1;
+  const auto pairs = static_cast<std::int64_t>(groups.arrived.size());
   const std::int64_t hidden = weights_.moe_norm.view.cols;
-  const Tensor       normed = context_.scratch.take(rows, hidden);
-  const Tensor       inputs = context_.scratch.take(pairs, hidden);
-  const Tensor       outputs = context_.scratch.take(pairs, hidden);
+  const Tensor normed = context_.scratch.take(rows, hidden);
+  const Tensor inputs = context_.scratch.take(pairs, hidden);
+  const Tensor outputs = context_.scratch.take(pairs, hidden);
 
   std::int64_t first = 0;
   for (const Message& message : arrived) {
@@ -69,7 +70,8 @@ Outbox MoeLayer::compute(const Inbox& arrived) {
     sizes[static_cast<std::size_t>(Section::partial_sums)] = from.size();
     out[r] = Message(sizes);
     const Tensor sums = as_rows(out[r].section(Section::partial_sums));
-    context_.device.combine(outputs, std::span(groups.offsets).subspan(first, sums.rows + 1), groups.contributions, sums);
+    context_.device.combine(outputs, std::span(groups.offsets).subspan(first, sums.rows + 1), groups.contributions,
+                            sums);
     first += sums.rows;
   }
   return out;
@@ -125,8 +127,8 @@ void MoeLayer::add(const Inbox& sums, const std::vector<RowsFor>& rows, const Te
 
 Tensor MoeLayer::as_rows(std::span<const std::byte> section) const {
   const std::int64_t hidden = weights_.moe_norm.view.cols;
-  const DType        type = context_.device.activation_type();
-  const auto         rows = static_cast<std::int64_t>(section.size()) / (hidden * static_cast<std::int64_t>(size_of(type)));
+  const DType type = context_.device.activation_type();
+  const auto rows = static_cast<std::int64_t>(section.size()) / (hidden * static_cast<std::int64_t>(size_of(type)));
   return {const_cast<std::byte*>(section.data()), type, rows, hidden, hidden};
 }
 

@@ -3,8 +3,8 @@
 
 #include "comm/communicator.hpp"
 #include "runtime/dispatch.hpp"
-#include "runtime/ownership.hpp"
 #include "runtime/metrics.hpp"
+#include "runtime/ownership.hpp"
 #include "runtime/scratch.hpp"
 #include "runtime/weights.hpp"
 
@@ -17,11 +17,11 @@ using RoutingObserver = std::function<void(int layer, const Routing& routing)>;
 
 /// What the layers of a rank work with; all of it outlives them.
 struct RankContext {
-  Device&          device;
-  Communicator&    comm;
+  Device& device;
+  Communicator& comm;
   const Ownership& ownership;
-  Scratch&         scratch;  ///< reset by every layer
-  WorkMetrics&     metrics;
+  Scratch& scratch;  ///< reset by every layer
+  WorkMetrics& metrics;
 };
 
 class MoeLayer {
@@ -30,8 +30,8 @@ class MoeLayer {
       : index_(index), spec_(spec), rms_epsilon_(rms_epsilon), weights_(weights), context_(context) {}
 
   /// x (rows, hidden) += the layer's output. Collective, also for ranks without rows; exactly two exchanges.
-  /// Each row adds the partial sums of the ranks in the order of the ranks, so that a result doesn't depend on where the
-  /// row is at home.
+  /// Each row adds the partial sums of the ranks in the order of the ranks, so that a result doesn't depend on where
+  /// the row is at home.
   void forward(const Tensor& x, std::int64_t step, const RoutingObserver& observe);
 
  private:
@@ -39,18 +39,18 @@ class MoeLayer {
   [[nodiscard]] Outbox pack(const Tensor& x, const std::vector<RowsFor>& rows) const;
   /// The message to each rank: one partial sum for every row that came from there.
   [[nodiscard]] Outbox compute(const Inbox& arrived);
-  [[nodiscard]] std::vector<Route>      routes_of(const Inbox& arrived) const;
+  [[nodiscard]] std::vector<Route> routes_of(const Inbox& arrived) const;
   [[nodiscard]] std::vector<ExpertRows> calls(const GroupedRows& groups) const;
-  void                 add(const Inbox& sums, const std::vector<RowsFor>& rows, const Tensor& x) const;
+  void add(const Inbox& sums, const std::vector<RowsFor>& rows, const Tensor& x) const;
 
   /// A section seen as rows of activations.
   [[nodiscard]] Tensor as_rows(std::span<const std::byte> section) const;
 
-  int                 index_;
-  const MoeSpec&      spec_;
-  float               rms_epsilon_;
+  int index_;
+  const MoeSpec& spec_;
+  float rms_epsilon_;
   const LayerWeights& weights_;
-  RankContext&        context_;
+  RankContext& context_;
 };
 
 }  // namespace coterie

@@ -16,8 +16,8 @@ class Ownership {
 
   /// Experts of `layer` that this rank holds, ascending.
   [[nodiscard]] const std::vector<int>& held(int layer) const { return held_[layer]; }
-  /// (experts): the rank to which this one sends the rows of each expert of `layer`. Of several owners: itself, else one on
-  /// its own node, else any; equals are shared out among the senders.
+  /// (experts): the rank to which this one sends the rows of each expert of `layer`. Of several owners: itself, else
+  /// one on its own node, else any; equals are shared out among the senders.
   [[nodiscard]] const std::vector<int>& destinations(int layer) const { return destinations_[layer]; }
 
  private:

@@ -23,7 +23,7 @@ class Timed {
   Timed& operator=(const Timed&) = delete;
 
  private:
-  double&                               seconds_;
+  double& seconds_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 

@@ -11,10 +11,10 @@ namespace coterie {
 namespace {
 
 std::int64_t count_lines(const std::filesystem::path& path) {
-  std::ifstream     in(path, std::ios::binary);
+  std::ifstream in(path, std::ios::binary);
   std::vector<char> buffer(std::size_t{1} << 20);
-  std::int64_t      lines = 0;
-  bool              blank = true;
+  std::int64_t lines = 0;
+  bool blank = true;
   while (in) {
     in.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
     for (const char c : std::span(buffer).first(static_cast<std::size_t>(in.gcount()))) {

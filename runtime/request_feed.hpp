@@ -26,16 +26,16 @@ class RequestFeed {
 
   /// The next request to answer; nothing at the end. Throws InputError when a file can't be read or written.
   [[nodiscard]] std::optional<Request> next();
-  [[nodiscard]] const FeedCounts&      counts() const noexcept { return counts_; }
+  [[nodiscard]] const FeedCounts& counts() const noexcept { return counts_; }
   /// Lines of the input that are not blank.
   [[nodiscard]] std::int64_t lines() const noexcept { return lines_; }
 
  private:
   RequestReader reader_;
-  ResultsFile&  results_;
-  std::int64_t  kv_tokens_;
-  std::int64_t  lines_;
-  FeedCounts    counts_;
+  ResultsFile& results_;
+  std::int64_t kv_tokens_;
+  std::int64_t lines_;
+  FeedCounts counts_;
 };
 
 }  // namespace coterie

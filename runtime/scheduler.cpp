@@ -71,9 +71,9 @@ void Scheduler::add_rows(Sequence& s, std::int64_t rows) {
 
 std::vector<Completion> Scheduler::accept(std::span<const float> logits) {
   const std::size_t vocabulary = batch_.sampled.empty() ? 0 : logits.size() / batch_.sampled.size();
-  std::size_t       next_sampled = 0;
+  std::size_t next_sampled = 0;
   for (std::size_t i = 0; i < in_batch_.size(); ++i) {
-    Sequence&          s = *in_batch_[i];
+    Sequence& s = *in_batch_[i];
     const std::int64_t end_row = batch_.sequences[i].first_row + batch_.sequences[i].rows;
     for (; next_sampled < batch_.sampled.size() && batch_.sampled[next_sampled] < end_row; ++next_sampled) {
       take_logits(s, batch_.positions[batch_.sampled[next_sampled]],
@@ -100,8 +100,7 @@ void Scheduler::take_logits(Sequence& s, std::int64_t position, std::span<const 
   if (position < s.prompt_size()) {
     if (observer_) observer_(request, position, logits);
     if (request.echo && request.sampling.logprobs >= 0 && position + 1 < s.prompt_size()) {
-      s.continuation.add_prompt_logprobs(
-          logprobs_of(logits, request.prompt[position + 1], request.sampling.logprobs));
+      s.continuation.add_prompt_logprobs(logprobs_of(logits, request.prompt[position + 1], request.sampling.logprobs));
     }
   }
   if (position + 1 >= s.prompt_size() && !s.continuation.finished()) {

@@ -7,8 +7,8 @@ namespace coterie {
 Tensor Scratch::take(std::int64_t rows, std::int64_t cols) {
   constexpr std::size_t kAlign = 64;
   constexpr std::size_t kSmallest = 1 << 20;
-  const DType           type = device_.activation_type();
-  const std::size_t     bytes = (static_cast<std::size_t>(rows * cols) * size_of(type) + kAlign - 1) / kAlign * kAlign;
+  const DType type = device_.activation_type();
+  const std::size_t bytes = (static_cast<std::size_t>(rows * cols) * size_of(type) + kAlign - 1) / kAlign * kAlign;
   if (pieces_.empty() || used_ + bytes > pieces_.back().bytes) {
     const std::size_t size = std::max(bytes, kSmallest);
     pieces_.push_back({device_.allocate(size), size});

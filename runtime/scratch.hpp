@@ -8,8 +8,8 @@
 
 namespace coterie {
 
-/// Tensors stay valid until the next `reset`. Once it has seen the largest call nothing is allocated any more: `reset` joins what was
-/// taken into one piece of that size.
+/// Tensors stay valid until the next `reset`. Once it has seen the largest call nothing is allocated any more: `reset`
+/// joins what was taken into one piece of that size.
 class Scratch {
  public:
   /// The device must outlive this object.
@@ -17,16 +17,16 @@ class Scratch {
 
   /// Uninitialised, of the device's activation type.
   [[nodiscard]] Tensor take(std::int64_t rows, std::int64_t cols);
-  void                 reset();
+  void reset();
 
  private:
   struct Piece {
     DeviceMemory memory;
-    std::size_t  bytes = 0;
+    std::size_t bytes = 0;
   };
-  Device&            device_;
+  Device& device_;
   std::vector<Piece> pieces_;
-  std::size_t        used_ = 0;  ///< bytes of the last piece
+  std::size_t used_ = 0;  ///< bytes of the last piece
 };
 
 }  // namespace coterie

@@ -6,7 +6,7 @@ namespace coterie {
 
 std::vector<std::byte> StepReport::to_bytes() const {
   std::vector<std::byte> out;
-  ByteWriter             write{out};
+  ByteWriter write{out};
   write(stop);
   write(exhausted);
   write(rows);
@@ -21,8 +21,8 @@ std::vector<std::byte> StepReport::to_bytes() const {
 }
 
 StepReport StepReport::from_bytes(std::span<const std::byte> bytes) {
-  StepReport  report;
-  ByteReader  read{bytes};
+  StepReport report;
+  ByteReader read{bytes};
   std::size_t dealt = 0;
   read(report.stop);
   read(report.exhausted);

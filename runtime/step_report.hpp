@@ -15,12 +15,12 @@ namespace coterie {
 enum class Stop : std::uint8_t { none, by_signal, output_failed };
 
 struct StepReport {
-  Stop                       stop = Stop::none;
-  bool                       exhausted = false;      ///< rank 0: no requests are left to deal
-  std::int64_t               rows = 0;               ///< that went through the model in the last step
-  std::int64_t               finished_work = 0;      ///< expected work of the requests answered since the last report
-  std::vector<std::string>   results;                ///< their lines of the results file
-  std::vector<Dealer::Dealt> dealt;                  ///< rank 0: requests for the ranks
+  Stop stop = Stop::none;
+  bool exhausted = false;            ///< rank 0: no requests are left to deal
+  std::int64_t rows = 0;             ///< that went through the model in the last step
+  std::int64_t finished_work = 0;    ///< expected work of the requests answered since the last report
+  std::vector<std::string> results;  ///< their lines of the results file
+  std::vector<Dealer::Dealt> dealt;  ///< rank 0: requests for the ranks
 
   [[nodiscard]] std::vector<std::byte> to_bytes() const;
   /// Throws std::runtime_error when the bytes end too early.

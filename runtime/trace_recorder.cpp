@@ -43,17 +43,17 @@ void TraceRecorder::record(const Batch& batch, int layer, const Routing& routing
 
 Trace TraceRecorder::gather(Communicator& comm, Trace trace) const {
   std::vector<std::byte> mine;
-  ByteWriter             write{mine};
+  ByteWriter write{mine};
   write(tokens_);
   write(experts_);
   write(weights_);
 
-  std::vector<Token>         tokens;
+  std::vector<Token> tokens;
   std::vector<std::uint16_t> experts;
-  std::vector<Half>          weights;
+  std::vector<Half> weights;
   for (const auto& bytes : gather_on_first(comm, mine, {"trace"})) {
     std::span<const std::byte> in = bytes;
-    ByteReader                 read{in};
+    ByteReader read{in};
     take_all(read, tokens);
     take_all(read, experts);
     take_all(read, weights);

@@ -17,8 +17,8 @@ class TraceRecorder {
   /// Layers of a step come in order, beginning with 0.
   void record(const Batch& batch, int layer, const Routing& routing);
 
-  /// All ranks' records on rank 0, by request line and position; an empty trace elsewhere. `sequence` is the line of the
-  /// request in the input file, from 1. Collective.
+  /// All ranks' records on rank 0, by request line and position; an empty trace elsewhere. `sequence` is the line of
+  /// the request in the input file, from 1. Collective.
   [[nodiscard]] Trace gather(Communicator& comm, Trace header) const;
 
  private:
@@ -26,11 +26,11 @@ class TraceRecorder {
     std::int64_t sequence = 0;
     std::int64_t position = 0;
   };
-  int                        layers_;
-  int                        top_k_;
-  std::vector<Token>         tokens_;
+  int layers_;
+  int top_k_;
+  std::vector<Token> tokens_;
   std::vector<std::uint16_t> experts_;  ///< (tokens, layers, top_k)
-  std::vector<Half>          weights_;  ///< the same
+  std::vector<Half> weights_;           ///< the same
 };
 
 }  // namespace coterie

@@ -21,10 +21,10 @@ std::span<const float> Transformer::forward(const Batch& batch, std::int64_t ste
 }
 
 void Transformer::attention(int layer, const Tensor& x, const Batch& batch) {
-  const Timed          timed(context_.metrics.phases.attention);
+  const Timed timed(context_.metrics.phases.attention);
   const AttentionSpec& spec = spec_.layers[layer].attention;
-  const LayerWeights&  weights = weights_.layers[layer];
-  Device&              device = context_.device;
+  const LayerWeights& weights = weights_.layers[layer];
+  Device& device = context_.device;
 
   context_.scratch.reset();
   const Tensor normed = context_.scratch.take(x.rows, x.cols);
@@ -47,8 +47,8 @@ void Transformer::attention(int layer, const Tensor& x, const Batch& batch) {
 }
 
 std::span<const float> Transformer::head(const Tensor& x, const Batch& batch) {
-  const Timed  timed(context_.metrics.phases.head);
-  const auto   rows = static_cast<std::int64_t>(batch.sampled.size());
+  const Timed timed(context_.metrics.phases.head);
+  const auto rows = static_cast<std::int64_t>(batch.sampled.size());
   context_.scratch.reset();
   const Tensor sampled = context_.scratch.take(rows, x.cols);
   const Tensor logits = context_.scratch.take(rows, spec_.vocabulary);

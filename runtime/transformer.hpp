@@ -14,21 +14,21 @@ class Transformer {
   /// All arguments outlive this object.
   Transformer(const ModelSpec& spec, const Weights& weights, KvPool& kv, RankContext& context);
 
-  /// Logits of the sampled rows, (sampled, vocabulary), valid until the next call. Collective: every rank calls it once a
-  /// step, also with an empty batch.
+  /// Logits of the sampled rows, (sampled, vocabulary), valid until the next call. Collective: every rank calls it once
+  /// a step, also with an empty batch.
   [[nodiscard]] std::span<const float> forward(const Batch& batch, std::int64_t step, const RoutingObserver& observe);
 
  private:
-  void                                 attention(int layer, const Tensor& x, const Batch& batch);
+  void attention(int layer, const Tensor& x, const Batch& batch);
   [[nodiscard]] std::span<const float> head(const Tensor& x, const Batch& batch);
 
-  const ModelSpec&      spec_;
-  const Weights&        weights_;
-  KvPool&               kv_;
-  RankContext&          context_;
-  Scratch               rows_;  ///< the residual stream, through all layers
+  const ModelSpec& spec_;
+  const Weights& weights_;
+  KvPool& kv_;
+  RankContext& context_;
+  Scratch rows_;  ///< the residual stream, through all layers
   std::vector<MoeLayer> moe_;
-  std::vector<float>    logits_;
+  std::vector<float> logits_;
 };
 
 }  // namespace coterie

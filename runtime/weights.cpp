@@ -8,7 +8,7 @@ namespace {
 /// Copies a matrix or vector as it is, some rows at a time.
 DeviceArray load_array(const WeightSource& source, Device& device, DType type) {
   constexpr std::int64_t kPanelElements = 1 << 20;
-  DeviceArray            out;
+  DeviceArray out;
   out.memory = device.allocate(static_cast<std::size_t>(source.rows * source.cols) * size_of(type));
   out.view = {out.memory.get(), type, source.rows, source.cols, source.cols};
   const std::int64_t panel = std::clamp<std::int64_t>(kPanelElements / source.cols, 1, source.rows);
@@ -16,12 +16,14 @@ DeviceArray load_array(const WeightSource& source, Device& device, DType type) {
   for (std::int64_t first = 0; first < source.rows; first += panel) {
     const std::int64_t count = std::min(panel, source.rows - first);
     source.read(first, count, rows.data());
-    device.upload(std::span(rows).first(static_cast<std::size_t>(count * source.cols)), out.view.row_range(first, count));
+    device.upload(std::span(rows).first(static_cast<std::size_t>(count * source.cols)),
+                  out.view.row_range(first, count));
   }
   return out;
 }
 
-LayerWeights load_layer(const LayerSpec& spec, const Checkpoint& checkpoint, const std::vector<int>& held, Device& device) {
+LayerWeights load_layer(const LayerSpec& spec, const Checkpoint& checkpoint, const std::vector<int>& held,
+                        Device& device) {
   const auto array = [&](const StackedRef& refs) {
     return refs.empty() ? DeviceArray{} : load_array(checkpoint.source(refs), device, device.activation_type());
   };

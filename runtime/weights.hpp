@@ -14,25 +14,25 @@ namespace coterie {
 /// A tensor and its memory.
 struct DeviceArray {
   DeviceMemory memory;
-  Tensor       view;
+  Tensor view;
 };
 
 struct LayerWeights {
-  DeviceArray                   attention_norm;  ///< (1, hidden)
+  DeviceArray attention_norm;  ///< (1, hidden)
   std::unique_ptr<PackedMatrix> qkv;
   std::unique_ptr<PackedMatrix> attention_out;
-  DeviceArray                   q_norm;  ///< no memory where the model has none
-  DeviceArray                   k_norm;
-  DeviceArray                   moe_norm;  ///< (1, hidden)
+  DeviceArray q_norm;  ///< no memory where the model has none
+  DeviceArray k_norm;
+  DeviceArray moe_norm;  ///< (1, hidden)
   std::unique_ptr<PackedMatrix> router;
-  std::vector<ExpertWeights>    experts;  ///< (experts); empty ones are held elsewhere
+  std::vector<ExpertWeights> experts;  ///< (experts); empty ones are held elsewhere
 };
 
 struct Weights {
-  DeviceArray                   embedding;   ///< (vocabulary, hidden)
-  DeviceArray                   final_norm;  ///< (1, hidden)
+  DeviceArray embedding;   ///< (vocabulary, hidden)
+  DeviceArray final_norm;  ///< (1, hidden)
   std::unique_ptr<PackedMatrix> head;
-  std::vector<LayerWeights>     layers;
+  std::vector<LayerWeights> layers;
 };
 
 /// Reads what this rank owns, packing each matrix as it is read. `embedding` is kept in `type`.

@@ -15,15 +15,15 @@ Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& 
 }
 
 std::vector<Completion> Worker::step(std::int64_t step) {
-  double       seconds = 0;
+  double seconds = 0;
   const Batch& batch = scheduler_.next();
-  const bool   prefill = batch.prompt_rows > 0;
-  auto         done = [&] {
+  const bool prefill = batch.prompt_rows > 0;
+  auto done = [&] {
     const Timed timed(seconds);
-    const auto  logits = transformer_.forward(batch, step, observer_ ? RoutingObserver([&](int layer, const Routing& r) {
-      observer_(batch, layer, r);
-    })
-                                                                      : RoutingObserver());
+    const auto logits = transformer_.forward(
+        batch, step,
+        observer_ ? RoutingObserver([&](int layer, const Routing& r) { observer_(batch, layer, r); })
+                  : RoutingObserver());
     return scheduler_.accept(logits);
   }();
   const std::int64_t decode = batch.rows() - batch.prompt_rows;

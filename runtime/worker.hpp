@@ -11,8 +11,8 @@ namespace coterie {
 
 struct WorkerOptions {
   SchedulerOptions scheduler;
-  std::int64_t     kv_blocks = 0;
-  DType            weights = DType::f32;
+  std::int64_t kv_blocks = 0;
+  DType weights = DType::f32;
 };
 
 class Worker {
@@ -22,9 +22,9 @@ class Worker {
   Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& plan, const Tokenizer* tokenizer,
          Device& device, Communicator& comm, const WorkerOptions& options);
 
-  [[nodiscard]] Scheduler&            scheduler() noexcept { return scheduler_; }
-  [[nodiscard]] const WorkMetrics&    metrics() const noexcept { return metrics_; }
-  [[nodiscard]] const KvPool&         kv() const noexcept { return kv_; }
+  [[nodiscard]] Scheduler& scheduler() noexcept { return scheduler_; }
+  [[nodiscard]] const WorkMetrics& metrics() const noexcept { return metrics_; }
+  [[nodiscard]] const KvPool& kv() const noexcept { return kv_; }
 
   /// Told of every routing decision, with the batch that it belongs to.
   using TraceObserver = std::function<void(const Batch& batch, int layer, const Routing& routing)>;
@@ -34,14 +34,14 @@ class Worker {
   [[nodiscard]] std::vector<Completion> step(std::int64_t step);
 
  private:
-  Ownership     ownership_;
-  Weights       weights_;
-  KvPool        kv_;
-  Scratch       scratch_;
-  WorkMetrics   metrics_;
-  RankContext   context_;
-  Transformer   transformer_;
-  Scheduler     scheduler_;
+  Ownership ownership_;
+  Weights weights_;
+  KvPool kv_;
+  Scratch scratch_;
+  WorkMetrics metrics_;
+  RankContext context_;
+  Transformer transformer_;
+  Scheduler scheduler_;
   TraceObserver observer_;
 };
 

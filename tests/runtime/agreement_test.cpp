@@ -32,7 +32,9 @@ TEST_F(AgreementTest, WhatDiffersIsNamedOnAllRanks) {
   EXPECT_NO_THROW(expect_same(*comm_, {{"model", "a"}, {"plan", "b"}}));
   if (comm_->ranks() == 1) return;
   const std::string mine = last() ? "other" : "b";
-  EXPECT_THAT(([&] { expect_same(*comm_, {{"model", "a"}, {"plan", mine}}); }),
+  EXPECT_THAT(([&] {
+                expect_same(*comm_, {{"model", "a"}, {"plan", mine}});
+              }),
               ThrowsMessage<AgreedError>(
                   AllOf(HasSubstr("plan"), HasSubstr("\"other\" on rank " + std::to_string(comm_->ranks() - 1)))));
 }
@@ -40,7 +42,7 @@ TEST_F(AgreementTest, WhatDiffersIsNamedOnAllRanks) {
 TEST_F(AgreementTest, SmallestAndGathered) {
   EXPECT_EQ(smallest(*comm_, 100 - comm_->rank()), 101 - comm_->ranks());
   const std::string mine(static_cast<std::size_t>(comm_->rank()), 'x');
-  const auto        all = gather_on_first(*comm_, std::as_bytes(std::span(mine)), {"test"});
+  const auto all = gather_on_first(*comm_, std::as_bytes(std::span(mine)), {"test"});
   if (comm_->rank() != 0) {
     EXPECT_TRUE(all.empty());
     return;

@@ -1,7 +1,8 @@
 // Model folders, right and wrong.
 #include "runtime/checkpoint.hpp"
-#include "runtime/family.hpp"
+
 #include "placement/input_error.hpp"
+#include "runtime/family.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -32,7 +33,7 @@ class ModelFolder : public testing::Test {
   }
   void change_config(const std::string& field, const json& value) {
     std::ifstream in(folder_ / "config.json");
-    json          config = json::parse(in);
+    json config = json::parse(in);
     if (value.is_discarded()) {
       config.erase(field);
     } else {
@@ -41,8 +42,8 @@ class ModelFolder : public testing::Test {
     std::ofstream(folder_ / "config.json") << config;
   }
   ModelSpec spec() const { return read_model_spec(folder_); }
-  void      check() const {
-    const ModelSpec  model = spec();
+  void check() const {
+    const ModelSpec model = spec();
     const Checkpoint checkpoint(folder_);
     model.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
   }
@@ -118,7 +119,8 @@ TEST_F(ModelFolder, MissingFilesAreNamed) {
 }
 
 TEST_F(ModelFolder, TruncatedFilesAreRefused) {
-  std::filesystem::resize_file(folder_ / "model.safetensors", std::filesystem::file_size(folder_ / "model.safetensors") - 1);
+  std::filesystem::resize_file(folder_ / "model.safetensors",
+                               std::filesystem::file_size(folder_ / "model.safetensors") - 1);
   EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("model.safetensors")));
   copy("mixtral");
   std::ofstream(folder_ / "config.json") << "{\"model_type\": \"mixtral\",";
@@ -133,7 +135,7 @@ TEST_F(ModelFolder, AnIndexThatLeavesTheFolderIsRefused) {
 
 TEST(Expand, F16AndBf16AreExact) {
   const std::uint16_t f16[] = {0x0000, 0x3c00, 0xc000, 0x0001, 0x7bff, 0x7c00};
-  float               out[6];
+  float out[6];
   expand(ElementType::f16, std::as_bytes(std::span(f16)), out);
   EXPECT_EQ(out[0], 0.0F);
   EXPECT_EQ(out[1], 1.0F);

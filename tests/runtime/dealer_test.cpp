@@ -16,8 +16,8 @@ Request request_of(int max_tokens) {
 
 TEST(Dealer, TheRankWithTheLeastWorkGetsTheNextRequest) {
   std::vector<int> lengths{100, 10, 10, 10, 10, 10};
-  std::size_t      next = 0;
-  Dealer           dealer(2, 8, [&]() -> std::optional<Request> {
+  std::size_t next = 0;
+  Dealer dealer(2, 8, [&]() -> std::optional<Request> {
     if (next == lengths.size()) return std::nullopt;
     return request_of(lengths[next++]);
   });
@@ -29,7 +29,7 @@ TEST(Dealer, TheRankWithTheLeastWorkGetsTheNextRequest) {
 
 TEST(Dealer, HoldsRequestsBackUntilARankHasRoom) {
   std::int64_t given = 0;
-  Dealer       dealer(2, 3, [&]() -> std::optional<Request> {
+  Dealer dealer(2, 3, [&]() -> std::optional<Request> {
     ++given;
     return request_of(5);
   });

@@ -10,9 +10,9 @@ namespace coterie {
 namespace {
 
 TEST(RowsByRank, ARowGoesOnceToEachRankOfItsExperts) {
-  const Routing          routing{3, {4, 1, 0, /**/ 2, 3, 5}, {0.5F, 0.3F, 0.2F, 0.6F, 0.3F, 0.1F}};
+  const Routing routing{3, {4, 1, 0, /**/ 2, 3, 5}, {0.5F, 0.3F, 0.2F, 0.6F, 0.3F, 0.1F}};
   const std::vector<int> destinations{0, 0, 1, 1, 2, 2};
-  const auto             rows = rows_by_rank(routing, destinations, 4);
+  const auto rows = rows_by_rank(routing, destinations, 4);
   ASSERT_EQ(rows.size(), 4U);
   EXPECT_EQ(rows[0].rows, (std::vector<std::int32_t>{0}));
   EXPECT_EQ(rows[1].rows, (std::vector<std::int32_t>{1}));
@@ -39,7 +39,7 @@ TEST(GroupByExpert, RefusesAnExpertThatIsNotThere) {
 
 TEST(GroupByExpert, AllRowsToOneExpert) {
   const std::vector<Route> routes(5, Route{3, 1.0F});
-  const GroupedRows        groups = group_by_expert(routes, 1, 8);
+  const GroupedRows groups = group_by_expert(routes, 1, 8);
   EXPECT_EQ(groups.experts, (std::vector<std::int32_t>{3}));
   EXPECT_EQ(groups.first, (std::vector<std::int64_t>{0, 5}));
   EXPECT_EQ(groups.arrived, (std::vector<std::int32_t>{0, 1, 2, 3, 4}));
@@ -49,10 +49,10 @@ TEST(Dispatch, EveryChoiceIsComputedOnceWhateverTheSkew) {
   for (std::uint32_t seed = 0; seed < 200; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     std::mt19937 random(seed);
-    const int    experts = 1 + static_cast<int>(random() % 20);
-    const int    top_k = 1 + static_cast<int>(random() % static_cast<unsigned>(experts));
-    const int    ranks = 1 + static_cast<int>(random() % 6);
-    const int    tokens = static_cast<int>(random() % 30);
+    const int experts = 1 + static_cast<int>(random() % 20);
+    const int top_k = 1 + static_cast<int>(random() % static_cast<unsigned>(experts));
+    const int ranks = 1 + static_cast<int>(random() % 6);
+    const int tokens = static_cast<int>(random() % 30);
 
     std::vector<int> destinations;
     for (int e = 0; e < experts; ++e) destinations.push_back(static_cast<int>(random() % static_cast<unsigned>(ranks)));
@@ -68,7 +68,7 @@ TEST(Dispatch, EveryChoiceIsComputedOnceWhateverTheSkew) {
     }
 
     std::map<std::pair<int, int>, int> computed;  // (token, expert) -> times
-    const auto                         rows = rows_by_rank(routing, destinations, ranks);
+    const auto rows = rows_by_rank(routing, destinations, ranks);
     for (int r = 0; r < ranks; ++r) {
       const GroupedRows groups = group_by_expert(rows[r].routes, top_k, experts);
       ASSERT_EQ(groups.offsets.size(), rows[r].rows.size() + 1);
@@ -84,7 +84,7 @@ TEST(Dispatch, EveryChoiceIsComputedOnceWhateverTheSkew) {
           const Contribution& contribution = groups.contributions[c];
           EXPECT_EQ(groups.arrived[contribution.row], static_cast<std::int32_t>(row));
           const auto group = std::upper_bound(groups.first.begin(), groups.first.end(), contribution.row) - 1;
-          const int  expert = groups.experts[group - groups.first.begin()];
+          const int expert = groups.experts[group - groups.first.begin()];
           EXPECT_EQ(contribution.weight, static_cast<float>(rows[r].rows[row] * 100 + expert));
         }
       }

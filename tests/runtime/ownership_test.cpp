@@ -12,9 +12,9 @@ using testing::HasSubstr;
 using testing::ThrowsMessage;
 
 TEST(Ownership, MoreRanksThanExperts) {
-  const Plan             plan = contiguous_plan("m", {0}, 2, 1, Topology{{4}});
+  const Plan plan = contiguous_plan("m", {0}, 2, 1, Topology{{4}});
   const std::vector<int> nodes(4, 0);
-  const Ownership        last(plan, 3, nodes);
+  const Ownership last(plan, 3, nodes);
   EXPECT_TRUE(last.held(0).empty());
   EXPECT_EQ(last.destinations(0), (std::vector<int>{0, 1}));
 }

@@ -29,7 +29,7 @@ class ReferenceTest : public testing::TestWithParam<const char*> {
   void expect_equal(const JobResult& result, std::size_t index) const {
     if (comm_.rank() != 0) return;
     const Reference::Prompt& expected = reference_.prompts[index];
-    const std::string        id = "p" + std::to_string(index);
+    const std::string id = "p" + std::to_string(index);
     ASSERT_TRUE(result.tokens.contains(id)) << id;
     EXPECT_EQ(result.tokens.at(id), expected.greedy) << id;
 
@@ -42,7 +42,7 @@ class ReferenceTest : public testing::TestWithParam<const char*> {
     const auto first = std::find(result.trace.sequence.begin(), result.trace.sequence.end(), index + 1);
     ASSERT_NE(first, result.trace.sequence.end()) << id;
     const std::size_t row = expected.experts.size() / expected.tokens.size();
-    const auto        at = static_cast<std::size_t>(first - result.trace.sequence.begin()) * row;
+    const auto at = static_cast<std::size_t>(first - result.trace.sequence.begin()) * row;
     EXPECT_TRUE(std::equal(expected.experts.begin(), expected.experts.end(), &result.trace.experts[at])) << id;
     for (std::size_t i = 0; i < expected.gates.size(); ++i) {
       ASSERT_NEAR(result.trace.weights[at + i], expected.gates[i], kGateTolerance) << id << " at " << i;
@@ -54,11 +54,13 @@ class ReferenceTest : public testing::TestWithParam<const char*> {
   }
 
   std::unique_ptr<Communicator> transport_ = make_mpi_communicator(test_session(), {});
-  CountingCommunicator          comm_{*transport_};
-  Reference                     reference_ = read_reference(model());
+  CountingCommunicator comm_{*transport_};
+  Reference reference_ = read_reference(model());
 };
 
-TEST_P(ReferenceTest, AllPromptsInOneBatch) { expect_all_equal(run_job(model(), requests(), {}, comm_)); }
+TEST_P(ReferenceTest, AllPromptsInOneBatch) {
+  expect_all_equal(run_job(model(), requests(), {}, comm_));
+}
 
 TEST_P(ReferenceTest, OneByOne) {
   JobOptions options;
@@ -91,8 +93,8 @@ TEST_P(ReferenceTest, WithRandomPlans) {
 
 TEST_P(ReferenceTest, TwoExchangesPerLayerAndStep) {
   const JobResult result = run_job(model(), requests(), {}, comm_);
-  const int       layers = static_cast<int>(read_model_spec(model()).layers.size());
-  std::int64_t    in_layers = 0;
+  const int layers = static_cast<int>(read_model_spec(model()).layers.size());
+  std::int64_t in_layers = 0;
   for (const auto& [key, traffic] : comm_.traffic()) {
     if (key.layer < 0) continue;
     EXPECT_EQ(key.kind, "exchange");
@@ -106,7 +108,7 @@ TEST_P(ReferenceTest, TwoExchangesPerLayerAndStep) {
 TEST_P(ReferenceTest, TheSameBitsWhateverTheBatchAndTheHome) {
   // Row invariance, end to end: batching, chunking and the order of the requests change nothing, to the last bit.
   const JobResult together = run_job(model(), requests(), {}, comm_);
-  JobOptions      chunked;
+  JobOptions chunked;
   chunked.scheduler.max_batch_tokens = 3;
   auto reversed = requests();
   std::reverse(reversed.begin(), reversed.end());
@@ -121,7 +123,8 @@ INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest,
                                          "trained/top2"),
                          [](const auto& test) {
                            std::string name = test.param;
-                           std::replace_if(name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
+                           std::replace_if(
+                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
                            return name;
                          });
 

@@ -42,7 +42,7 @@ class SchedulerTest : public testing::Test {
     return logits;
   }
 
-  ModelSpec               spec_ = tiny_spec();
+  ModelSpec spec_ = tiny_spec();
   std::unique_ptr<Device> device_ = make_cpu_device({});
   std::unique_ptr<KvPool> kv_;
 };
@@ -111,7 +111,7 @@ TEST_F(SchedulerTest, AFinishedSequenceIsReplacedInTheNextStep) {
 
 TEST_F(SchedulerTest, AnEchoedPromptGetsALogprobForEveryTokenButTheFirst) {
   Scheduler scheduler = make(8, {.max_batch_tokens = 2, .max_batch_size = 1});
-  Request   r = request(1, 5, 0);
+  Request r = request(1, 5, 0);
   r.echo = true;
   r.sampling.logprobs = 1;
   scheduler.add(r);

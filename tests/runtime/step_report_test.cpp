@@ -18,7 +18,7 @@ TEST(StepReport, TravelsWhole) {
   request.stop = {"end"};
   report.dealt.push_back({3, request});
 
-  const auto       bytes = report.to_bytes();
+  const auto bytes = report.to_bytes();
   const StepReport copy = StepReport::from_bytes(bytes);
   EXPECT_EQ(copy.stop, Stop::by_signal);
   EXPECT_TRUE(copy.exhausted);

@@ -14,7 +14,7 @@ namespace {
 template <class Stored, class T>
 std::vector<T> values(const SafetensorsFile& file, const std::string& name) {
   const TensorView& tensor = file.at(name);
-  std::vector<T>    out;
+  std::vector<T> out;
   for (std::size_t i = 0; i < tensor.bytes.size(); i += sizeof(Stored)) {
     Stored value;
     std::memcpy(&value, &tensor.bytes[i], sizeof value);
@@ -27,7 +27,7 @@ std::vector<T> values(const SafetensorsFile& file, const std::string& name) {
 
 Reference read_reference(const std::filesystem::path& model) {
   const SafetensorsFile file(model / "reference.safetensors");
-  Reference             reference;
+  Reference reference;
   for (int i = 0; file.contains("prompt_" + std::to_string(i)); ++i) {
     const std::string n = std::to_string(i);
     reference.prompts.push_back(
@@ -51,21 +51,21 @@ Request greedy_request(const Reference& reference, std::size_t index) {
 
 JobResult run_job(const std::filesystem::path& model, const std::vector<Request>& requests, const JobOptions& options,
                   CountingCommunicator& comm) {
-  const ModelSpec  spec = read_model_spec(model);
+  const ModelSpec spec = read_model_spec(model);
   const Checkpoint checkpoint(model);
-  const Topology   topology{{comm.ranks()}};
-  const Plan       plan = options.plan.value_or(
-      contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
-  const auto     device = make_cpu_device({DType::f32, options.threads});
-  Worker         worker(spec, checkpoint, plan, nullptr, *device, comm, {options.scheduler, options.kv_blocks, DType::f32});
-  TraceRecorder  trace(static_cast<int>(spec.layers.size()), spec.top_k());
+  const Topology topology{{comm.ranks()}};
+  const Plan plan =
+      options.plan.value_or(contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
+  const auto device = make_cpu_device({DType::f32, options.threads});
+  Worker worker(spec, checkpoint, plan, nullptr, *device, comm, {options.scheduler, options.kv_blocks, DType::f32});
+  TraceRecorder trace(static_cast<int>(spec.layers.size()), spec.top_k());
   LogitsRecorder logits;
   worker.observe_routing(
       [&](const Batch& batch, int layer, const Routing& routing) { trace.record(batch, layer, routing); });
   worker.scheduler().observe_prompt_logits(
       [&](const Request& r, std::int64_t position, std::span<const float> row) { logits.record(r, position, row); });
 
-  JobResult   result;
+  JobResult result;
   std::size_t next = 0;
   EngineHooks hooks;
   hooks.next_request = [&]() -> std::optional<Request> {
@@ -79,7 +79,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   };
   hooks.write = [&](const std::string& line) {
     std::istringstream in(line);
-    std::string        id;
+    std::string id;
     in >> id;
     result.order.push_back(id);
     auto& tokens = result.tokens[id];
@@ -94,12 +94,12 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
 }
 
 Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed) {
-  std::mt19937_64                    random(seed);
+  std::mt19937_64 random(seed);
   std::uniform_int_distribution<int> rank(0, ranks - 1);
-  std::bernoulli_distribution        replicated(0.2);
+  std::bernoulli_distribution replicated(0.2);
   Plan plan = contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), Topology{{ranks}});
   std::vector<std::vector<std::vector<int>>> held(plan.layers(), std::vector<std::vector<int>>(ranks));
-  std::size_t                                most = 1;
+  std::size_t most = 1;
   for (auto& layer : held) {
     for (int expert = 0; expert < plan.experts; ++expert) {
       const int owner = rank(random);
@@ -112,7 +112,8 @@ Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed) {
   plan.slots_per_rank = static_cast<int>(most);
   for (int l = 0; l < plan.layers(); ++l) {
     plan.physical_to_logical[l].assign(most * ranks, Plan::kEmptySlot);
-    for (int r = 0; r < ranks; ++r) std::copy(held[l][r].begin(), held[l][r].end(), &plan.physical_to_logical[l][r * most]);
+    for (int r = 0; r < ranks; ++r)
+      std::copy(held[l][r].begin(), held[l][r].end(), &plan.physical_to_logical[l][r * most]);
   }
   validate(plan, "random plan");
   return plan;

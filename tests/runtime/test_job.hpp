@@ -18,11 +18,11 @@ namespace coterie {
 /// `reference.safetensors` of a fixture: what another implementation computed.
 struct Reference {
   struct Prompt {
-    std::vector<std::int32_t>  tokens;
-    std::vector<float>         logits;   ///< (tokens, vocabulary)
+    std::vector<std::int32_t> tokens;
+    std::vector<float> logits;           ///< (tokens, vocabulary)
     std::vector<std::uint16_t> experts;  ///< (tokens, layers, top_k)
-    std::vector<float>         gates;    ///< the same
-    std::vector<std::int32_t>  greedy;
+    std::vector<float> gates;            ///< the same
+    std::vector<std::int32_t> greedy;
   };
   std::vector<Prompt> prompts;
 };
@@ -33,19 +33,19 @@ struct Reference {
 [[nodiscard]] Request greedy_request(const Reference& reference, std::size_t index);
 
 struct JobOptions {
-  SchedulerOptions    scheduler;
-  std::int64_t        kv_blocks = 256;
-  int                 threads = 1;
+  SchedulerOptions scheduler;
+  std::int64_t kv_blocks = 256;
+  int threads = 1;
   std::optional<Plan> plan;  ///< contiguous without
 };
 
 /// What is known on rank 0.
 struct JobResult {
   std::map<std::string, std::vector<std::int32_t>> tokens;  ///< generated, by custom_id
-  std::map<std::string, std::vector<float>>        logits;  ///< of the prompts, (tokens, vocabulary)
-  Trace                                            trace;
-  std::vector<std::string>                         order;  ///< custom_ids as they finished
-  std::int64_t                                     steps = 0;
+  std::map<std::string, std::vector<float>> logits;         ///< of the prompts, (tokens, vocabulary)
+  Trace trace;
+  std::vector<std::string> order;  ///< custom_ids as they finished
+  std::int64_t steps = 0;
 };
 
 /// Collective over the ranks of the test.

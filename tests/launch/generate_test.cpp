@@ -1,0 +1,229 @@
+// The program as a user meets it: `coterie generate`, its files, its messages and exit codes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+using nlohmann::json;
+using testing::HasSubstr;
+
+const std::filesystem::path kModel = std::filesystem::path(COTERIE_FIXTURES) / "models" / "trained" / "top1";
+
+struct Ended {
+  int code = 0;
+  std::string text;  ///< stdout and stderr
+};
+
+class GenerateTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = std::filesystem::path(testing::TempDir()) /
+              ("coterie_generate_" + std::string(testing::UnitTest::GetInstance()->current_test_info()->name()));
+    std::filesystem::remove_all(folder_);
+    std::filesystem::create_directories(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  void write(const std::string& name, const std::string& text) const { std::ofstream(folder_ / name) << text; }
+  std::string read(const std::string& name) const {
+    std::ostringstream out;
+    out << std::ifstream(folder_ / name).rdbuf();
+    return out.str();
+  }
+  std::vector<json> results() const {
+    std::vector<json> lines;
+    std::istringstream in(read("results.jsonl"));
+    for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
+    return lines;
+  }
+
+  static std::string line(const std::string& id, const json& prompt, json body = json::object()) {
+    body["prompt"] = prompt;
+    if (!body.contains("max_tokens")) body["max_tokens"] = 8;
+    if (!body.contains("temperature")) body["temperature"] = 0;
+    return json{{"custom_id", id}, {"method", "POST"}, {"url", "/v1/completions"}, {"body", body}}.dump() + "\n";
+  }
+
+  /// Runs `coterie generate` with these arguments, by itself: one rank.
+  Ended run(const std::string& arguments) const {
+    const std::string command =
+        std::string(COTERIE_PROGRAM) + " generate " + arguments + " > " + path("log") + " 2>&1 < /dev/null";
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read("log")};
+  }
+  Ended generate(const std::string& more = "") const {
+    return run("--model " + kModel.string() + " --input " + path("requests.jsonl") + " --output " +
+               path("results.jsonl") + " " + more);
+  }
+
+  std::filesystem::path folder_;
+};
+
+TEST_F(GenerateTest, AnswersTextAndTokenIds) {
+  write("requests.jsonl", line("text", "In the beginning") + line("ids", {1, 17, 99}, {{"return_token_ids", true}}));
+  const Ended ended = generate("--metrics " + path("metrics.json"));
+  ASSERT_EQ(ended.code, 0) << ended.text;
+  ASSERT_EQ(results().size(), 2U);
+  for (const json& result : results()) {
+    const json& body = result["response"]["body"];
+    EXPECT_EQ(result["response"]["status_code"], 200);
+    EXPECT_EQ(result["error"], nullptr);
+    EXPECT_EQ(body["usage"]["completion_tokens"], 8);
+    EXPECT_FALSE(body["choices"][0]["text"].get<std::string>().empty());
+  }
+  const json metrics = json::parse(read("metrics.json"));
+  EXPECT_EQ(metrics["requests"]["answered"], 2);
+  EXPECT_EQ(metrics["tokens"]["generated"], 16);
+  EXPECT_GT(metrics["ranks"][0]["peak_memory_bytes"], 0);
+}
+
+TEST_F(GenerateTest, WrongRequestsGetErrorRecordsAndTheOthersGoOn) {
+  write("requests.jsonl", line("good", "In the beginning") + "not json\n" + line("good", "again") +
+                              line("far", {1, 2048}) + line("long", "x", {{"max_tokens", 5000}}) + "\n" +
+                              line("beams", "x", {{"best_of", 4}}) + line("also good", {1, 2}));
+  const Ended ended = generate();
+  EXPECT_EQ(ended.code, 1) << ended.text;
+  std::map<std::int64_t, std::string> errors;
+  int answers = 0;
+  for (const json& result : results()) {
+    if (result["error"].is_null()) {
+      ++answers;
+    } else {
+      errors[result["error"]["line"]] = result["error"]["message"];
+    }
+  }
+  EXPECT_EQ(answers, 2);
+  ASSERT_EQ(errors.size(), 5U);
+  EXPECT_THAT(errors[3], HasSubstr("custom_id"));
+  EXPECT_THAT(errors[4], HasSubstr("2048"));
+  EXPECT_THAT(errors[5], HasSubstr("max_tokens"));
+  EXPECT_THAT(errors[7], HasSubstr("best_of"));
+
+  const std::string before = read("results.jsonl");
+  EXPECT_EQ(generate().code, 1);  // nothing is left to do, and nothing is written twice
+  EXPECT_EQ(read("results.jsonl"), before);
+}
+
+TEST_F(GenerateTest, GoesOnWhereATornFileEnds) {
+  std::string requests;
+  for (int i = 0; i < 6; ++i) requests += line("r" + std::to_string(i), "The king said " + std::to_string(i));
+  write("requests.jsonl", requests);
+  ASSERT_EQ(generate().code, 0);
+  const std::string whole = read("results.jsonl");
+  for (const std::size_t size :
+       {std::size_t{0}, std::size_t{1}, whole.size() / 3, whole.size() / 2, whole.size() - 1}) {
+    write("results.jsonl", whole.substr(0, size));
+    const Ended ended = generate();
+    ASSERT_EQ(ended.code, 0) << ended.text;
+    std::vector<std::string> ids;
+    std::map<std::string, std::string> texts;
+    for (const json& result : results()) {
+      ids.push_back(result["custom_id"]);
+      texts[result["custom_id"]] = result.dump();
+    }
+    EXPECT_EQ(ids.size(), 6U) << "cut at " << size;
+    EXPECT_EQ(texts.size(), 6U) << "cut at " << size;
+    std::istringstream in(whole);
+    for (std::string l; std::getline(in, l);) EXPECT_EQ(texts[json::parse(l)["custom_id"]], json::parse(l).dump());
+  }
+}
+
+TEST_F(GenerateTest, TheSameTextWhateverElseIsInTheBatch) {
+  const json sampled{{"temperature", 0.9}, {"top_p", 0.95}, {"top_k", 50}, {"max_tokens", 24}};
+  write("requests.jsonl", line("one", "In those days", sampled));
+  ASSERT_EQ(generate().code, 0);
+  const json alone = results().at(0);
+  std::string many;
+  for (int i = 0; i < 20; ++i)
+    many += line("other" + std::to_string(i), "SELECT * FROM t" + std::to_string(i), sampled);
+  write("requests.jsonl", many + line("one", "In those days", sampled) + many.substr(0, 0));
+  std::filesystem::remove(folder_ / "results.jsonl");
+  ASSERT_EQ(generate("--max-batch-tokens 7").code, 0);
+  for (const json& result : results()) {
+    if (result["custom_id"] == "one") {
+      EXPECT_EQ(result, alone);
+    }
+  }
+}
+
+TEST_F(GenerateTest, EndsAtStopStringsAndStopTokens) {
+  write("requests.jsonl", line("free", "In the beginning", {{"max_tokens", 32}, {"return_token_ids", true}}));
+  ASSERT_EQ(generate().code, 0);
+  const json choice = results().at(0)["response"]["body"]["choices"][0];
+  const std::string text = choice["text"];
+  const std::string stop = text.substr(text.size() / 2, 3);
+  const int token = choice["token_ids"][5];
+
+  write("requests.jsonl", line("string", "In the beginning", {{"max_tokens", 32}, {"stop", stop}}) +
+                              line("token", "In the beginning", {{"max_tokens", 32}, {"stop_token_ids", {token}}}));
+  std::filesystem::remove(folder_ / "results.jsonl");
+  ASSERT_EQ(generate().code, 0);
+  for (const json& result : results()) {
+    const json& stopped = result["response"]["body"]["choices"][0];
+    EXPECT_EQ(stopped["finish_reason"], "stop");
+    const std::string got = stopped["text"];
+    EXPECT_EQ(text.substr(0, got.size()), got);
+    if (result["custom_id"] == "string") {
+      EXPECT_EQ(got, text.substr(0, text.find(stop)));
+    }
+    if (result["custom_id"] == "token") {
+      EXPECT_EQ(stopped["stop_reason"], token);
+    }
+  }
+}
+
+TEST_F(GenerateTest, WrongInputEndsWithCode2AndNamesWhatIsWrong) {
+  write("requests.jsonl", line("x", {1, 2}));
+  write("notes.txt", "these are not results\n");
+  const std::string files = " --input " + path("requests.jsonl") + " --output " + path("results.jsonl") + " ";
+  const auto fails = [&](const std::string& arguments, const std::string& part) {
+    SCOPED_TRACE(arguments);
+    const Ended ended = run(arguments);
+    EXPECT_EQ(ended.code, 2);
+    EXPECT_THAT(ended.text, HasSubstr(part));
+  };
+  fails("", "--model");
+  fails("--modle x", "--modle");
+  fails("--model " + path("nowhere") + files, path("nowhere"));
+  fails("--model " + folder_.string() + files, "config.json");
+  const std::string model = "--model " + kModel.string();
+  fails(model + " --input " + path("missing.jsonl") + " --output " + path("results.jsonl"), "missing.jsonl");
+  fails(model + " --input " + path("requests.jsonl") + " --output " + path("no/results.jsonl"), "no/results.jsonl");
+  fails(model + " --input " + path("requests.jsonl") + " --output " + path("notes.txt"), "notes.txt");
+  fails(model + " --input " + path("requests.jsonl") + " --output /dev/full", "/dev/full");
+  fails(model + files + "--plan " + path("requests.jsonl"), "requests.jsonl");
+  fails(model + files + "--metrics " + path("no/m.json"), "no/m.json");
+  fails(model + files + "--kv-memory 1KiB", "--kv-memory");
+  fails(model + files + "--dtype f8", "--dtype");
+  EXPECT_EQ(read("notes.txt"), "these are not results\n");
+}
+
+TEST_F(GenerateTest, ARequestThatCanNeverFitGetsAnErrorRecord) {
+  write("requests.jsonl", line("small", {1, 2}) + line("large", {1, 2}, {{"max_tokens", 200}}));
+  const Ended ended = generate("--kv-memory 64KiB");
+  EXPECT_EQ(ended.code, 1) << ended.text;
+  ASSERT_EQ(results().size(), 2U);
+  EXPECT_THAT(results()[0]["error"]["message"].get<std::string>(), HasSubstr("--kv-memory"));
+  EXPECT_EQ(results()[1]["error"], nullptr);
+}
+
+TEST_F(GenerateTest, NoRequestsAreNoWork) {
+  write("requests.jsonl", "");
+  EXPECT_EQ(generate().code, 0);
+  EXPECT_TRUE(results().empty());
+}
+
+}  // namespace
+}  // namespace coterie
