@@ -155,11 +155,13 @@ const std::array<std::pair<const char*, Json>, 16>& neutral_values() {
 }
 
 void refuse_others(const Fields& fields) {
-  for (const auto& [name, value] : fields.left_over().items()) {
+  const auto& neutral = neutral_values();
+  for (const auto& parameter : fields.left_over().items()) {
+    const Json& value = parameter.value();
     if (value.is_null()) continue;
-    const auto& neutral = neutral_values();
-    const auto* known = std::find_if(neutral.begin(), neutral.end(), [&](const auto& n) { return n.first == name; });
-    const std::string field = fields.path(shown(name).c_str());
+    const auto* known =
+        std::find_if(neutral.begin(), neutral.end(), [&](const auto& n) { return n.first == parameter.key(); });
+    const std::string field = fields.path(shown(parameter.key()).c_str());
     if (known == neutral.end()) throw Wrong{"unsupported_parameter", field + ": this parameter is not supported"};
     if (value != known->second) {
       throw Wrong{"unsupported_parameter", field + ": found " + shown(value) + ", expected " + shown(known->second) +
