@@ -23,6 +23,7 @@ struct Command {
 };
 
 extern const Command kGenerate;
+extern const Command kInspect;
 
 /// All subcommands, in the order of `coterie --help`.
 [[nodiscard]] std::span<const Command> commands();

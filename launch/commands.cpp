@@ -5,7 +5,7 @@
 namespace coterie {
 
 std::span<const Command> commands() {
-  static const std::array all{kGenerate};
+  static const std::array all{kGenerate, kInspect};
   return all;
 }
 

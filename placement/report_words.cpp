@@ -1,28 +1,15 @@
+#include "placement/number_text.hpp"
 #include "placement/report_page.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
-#include <cstdio>
 
 namespace coterie {
 namespace {
 
-std::string fixed(double value, int digits) {
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "%.*f", digits, value);
-  return text.data();
-}
-
-std::string percent(double share, int digits = 1) {
-  return fixed(100 * share, digits) + "&nbsp;%";
-}
-
-/// "1,234,567"
-std::string counted(double value) {
-  std::string text = fixed(value, 0);
-  for (std::size_t at = text.size(); at > 3; at -= 3) text.insert(at - 3, 1, ',');
-  return text;
+/// For HTML: the sign never stands alone on a line.
+std::string html_percent(double value, int digits = 1) {
+  return fixed(100 * value, digits) + "&nbsp;%";
 }
 
 std::string tagged(const std::string& tag, const std::string& html, const std::string& css_class = "") {
@@ -32,7 +19,7 @@ std::string tagged(const std::string& tag, const std::string& html, const std::s
 
 /// The objective's value as people read it.
 std::string value_text(Objective objective, double value) {
-  return objective == Objective::affinity ? percent(value) : fixed(value, 3);
+  return objective == Objective::affinity ? html_percent(value) : fixed(value, 3);
 }
 
 std::string value_name(const Problem& problem) {
@@ -53,12 +40,12 @@ std::string headline(const ReportData& data, const ReportFacts& facts) {
   const std::string name = escape_html(data.before_name);
   switch (data.problem->objective) {
     case Objective::affinity:
-      return percent(after.stays) + " of the weight between layers stays on its rank, " + percent(before.stays) +
-             " with " + name;
+      return html_percent(after.stays) + " of the weight between layers stays on its rank, " +
+             html_percent(before.stays) + " with " + name;
     case Objective::traffic: {
       if (before.value <= 0) return "No rows travel between ranks";
       const double saved = 1 - after.value / before.value;
-      return percent(std::abs(saved), 0) + (saved >= 0 ? " less" : " more") + " traffic between ranks than with " +
+      return html_percent(std::abs(saved), 0) + (saved >= 0 ? " less" : " more") + " traffic between ranks than with " +
              name;
     }
     case Objective::load:
@@ -71,12 +58,12 @@ std::string headline(const ReportData& data, const ReportFacts& facts) {
 enum class Better { higher, lower };
 
 std::string card(const std::string& name, double before, double after, Better direction, bool share, int digits = 2) {
-  const auto text = [&](double v) { return share ? percent(v) : fixed(v, digits); };
+  const auto text = [&](double v) { return share ? html_percent(v) : fixed(v, digits); };
   std::string change;
   if (text(before) != text(after)) {
     const bool better = (after > before) == (direction == Better::higher);
     const std::string by = share         ? fixed(100 * std::abs(after - before), 1) + " points"
-                           : before != 0 ? percent(std::abs(after / before - 1), 0)
+                           : before != 0 ? html_percent(std::abs(after / before - 1), 0)
                                          : text(std::abs(after - before));
     change = " <span class=\"" + std::string(better ? "better" : "worse") + "\">" + (after > before ? "▲ " : "▼ ") +
              by + "</span>";
@@ -128,7 +115,7 @@ std::string gauge(const ReportData& data) {
            "\" fill=\"currentColor\" font-size=\"13\">" + what + "</text>";
   };
   const std::string name = escape_html(data.after_name) + " " + value_text(objective, c.value);
-  return "<svg role=\"img\" aria-label=\"" + percent(at / 100, 0) + " of the way from " +
+  return "<svg role=\"img\" aria-label=\"" + html_percent(at / 100, 0) + " of the way from " +
          escape_html(data.before_name) + " to the bound\">" +
          text(at, 13,
               at > 70   ? "end"
@@ -159,8 +146,8 @@ std::string certificate(const ReportData& data) {
     words = tagged("p", "<b>This plan is optimal.</b> No placement under these limits can be better: proven by " +
                             explained(c.bound_kind) + ".");
   } else {
-    words = tagged("p", "<b>At most " + percent(c.gap, c.gap < 0.1 ? 2 : 1) + " from the best possible.</b> " + name +
-                            (larger ? " cannot be above " : " cannot be below ") + bound +
+    words = tagged("p", "<b>At most " + html_percent(c.gap, c.gap < 0.1 ? 2 : 1) + " from the best possible.</b> " +
+                            name + (larger ? " cannot be above " : " cannot be below ") + bound +
                             " for any placement under these limits: proven by " + explained(c.bound_kind) + ".");
   }
   words += gauge(data);
@@ -199,7 +186,7 @@ std::string chips(const ReportData& data, const ReportFacts& facts) {
   if (!problem.traces.empty()) chip("coherence domain " + std::string(name_of(problem.domain)));
   chip(problem.balance ? "load limit " + fixed(*problem.balance, 2) : "no load limit");
   if (facts.after.replicas > 0) chip(std::to_string(facts.after.replicas) + " replicas");
-  chip(counted(problem.statistics.tokens) + " tokens");
+  chip(grouped(problem.statistics.tokens) + " tokens");
   return html;
 }
 
@@ -211,7 +198,7 @@ struct Column {
 std::vector<Column> columns(const Problem& problem) {
   std::vector<Column> all;
   if (problem.objective == Objective::affinity && problem.topology.nodes() > 1) {
-    all.push_back({"affinity kept, by price", [](const Figures& f) { return percent(f.affinity); }});
+    all.push_back({"affinity kept, by price", [](const Figures& f) { return html_percent(f.affinity); }});
   }
   if (!problem.traces.empty()) {
     if (problem.topology.nodes() > 1) {
@@ -223,7 +210,7 @@ std::vector<Column> columns(const Problem& problem) {
     }
   }
   if (!problem.statistics.affinity.empty()) {
-    all.push_back({"weight that stays", [](const Figures& f) { return percent(f.stays); }});
+    all.push_back({"weight that stays", [](const Figures& f) { return html_percent(f.stays); }});
   }
   all.push_back({"heaviest / mean, layers' mean", [](const Figures& f) { return fixed(f.load_mean, 2); }});
   all.push_back({"heaviest / mean, worst layer", [](const Figures& f) { return fixed(f.load_worst, 2); }});
@@ -270,7 +257,7 @@ std::string held_out(const ReportData& data) {
   }
   return table_section(
       "holdout", "On other data",
-      percent(h.share, 0) + " of the sequences (" + counted(h.tokens) +
+      html_percent(h.share, 0) + " of the sequences (" + grouped(h.tokens) +
           " tokens) were kept out of the fit. A plan that carries over has about the same figures on them.",
       head, body);
 }

@@ -1,0 +1,130 @@
+#include "launch/inspection.hpp"
+#include "launch/text_page.hpp"
+#include "placement/number_text.hpp"
+#include "runtime/checkpoint.hpp"
+#include "runtime/family.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace coterie {
+namespace {
+
+using nlohmann::json;
+
+constexpr double kFloat = 4;
+constexpr double kBrainFloat = 2;
+
+/// Mean number of distinct ranks among a token's choices when all sets of experts are as likely and dealt evenly.
+double distinct_ranks(int experts, int top_k, int ranks) {
+  double distinct = 0;
+  for (int r = 0; r < ranks; ++r) {
+    const int held = experts / ranks + (r < experts % ranks ? 1 : 0);
+    double missed = 1;  // chance that none of the choices is on the rank
+    for (int c = 0; c < top_k; ++c) missed *= std::max(0, experts - held - c) / static_cast<double>(experts - c);
+    distinct += 1 - missed;
+  }
+  return distinct;
+}
+
+/// What a coherence domain of all ranks costs and saves, per token and layer, in elements (design: the price of
+/// coherence).
+struct Coherence {
+  double freight = 0;  ///< K and V rows for the other ranks: c (R - 1)
+  double saved = 0;    ///< rows that need not go home: p d, with evenly spread routing
+};
+
+Coherence coherence_of(const ModelSpec& spec, int ranks) {
+  const auto layers = static_cast<double>(spec.layers.size());
+  const double context = static_cast<double>(spec.kv_elements_per_token()) / layers;
+  const double distinct = distinct_ranks(spec.experts(), spec.top_k(), ranks);
+  const double remote = distinct - distinct / ranks;  // home is as likely among them as any rank
+  return {context * (ranks - 1), remote * static_cast<double>(spec.hidden)};
+}
+
+/// Weights that the fullest rank holds when experts are dealt evenly.
+double parameters_of_rank(const ModelSpec& spec, int ranks) {
+  const int experts = spec.experts();
+  const int held = (experts + ranks - 1) / ranks;
+  return static_cast<double>(spec.dense_parameters()) +
+         static_cast<double>(spec.expert_parameters()) * held / static_cast<double>(experts);
+}
+
+bool has_weights(const std::filesystem::path& directory) {
+  return exists(directory / "model.safetensors") || exists(directory / "model.safetensors.index.json");
+}
+
+std::vector<int> rank_counts(const ModelSpec& spec, int asked) {
+  if (asked > 0) return {asked};
+  std::vector<int> counts;
+  for (int ranks = 1; ranks <= spec.experts(); ranks *= 2) counts.push_back(ranks);
+  return counts;
+}
+
+}  // namespace
+
+Inspection inspect_model(const InspectOptions& options) {
+  const ModelSpec spec = read_model_spec(options.subject);
+  const bool weights = has_weights(options.subject);
+  if (weights) {
+    const Checkpoint checkpoint(options.subject);
+    spec.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
+  }
+  const auto parameters = static_cast<double>(spec.parameters());
+  const auto active = static_cast<double>(spec.active_parameters());
+  const auto in_experts = static_cast<double>(spec.expert_parameters());
+  const auto kv = static_cast<double>(spec.kv_elements_per_token());
+  const MoeSpec& moe = spec.layers.front().moe;
+
+  Inspection found;
+  TextPage page;
+  page.fact("model", options.subject.string());
+  page.fact("family", spec.family + ": " + std::to_string(spec.layers.size()) + " layers, hidden size " +
+                          grouped(static_cast<double>(spec.hidden)) + ", vocabulary " +
+                          grouped(static_cast<double>(spec.vocabulary)));
+  page.fact("experts", "top " + std::to_string(spec.top_k()) + " of " + std::to_string(spec.experts()) +
+                           " at each layer, intermediate size " + grouped(static_cast<double>(moe.intermediate)));
+  page.fact("parameters", metric(parameters) + " in all, " + metric(active) + " that a token meets; " +
+                              percent(in_experts / parameters) + " are experts");
+  page.fact("context", grouped(kv) + " elements of K and V a token: " + bytes_text(kv * kFloat) + " as f32, " +
+                           bytes_text(kv * kBrainFloat) + " as bf16");
+  page.fact("checkpoint", weights ? "every weight is there, of the right shape and type" : "no weights in this folder");
+  found.json = {{"kind", "model"},
+                {"directory", options.subject.string()},
+                {"family", spec.family},
+                {"layers", spec.layers.size()},
+                {"hidden", spec.hidden},
+                {"vocabulary", spec.vocabulary},
+                {"experts", spec.experts()},
+                {"top_k", spec.top_k()},
+                {"intermediate", moe.intermediate},
+                {"parameters", spec.parameters()},
+                {"active_parameters", spec.active_parameters()},
+                {"expert_parameters", spec.expert_parameters()},
+                {"kv_elements_per_token", spec.kv_elements_per_token()},
+                {"checkpoint", weights},
+                {"by_ranks", json::array()}};
+
+  std::vector<std::vector<std::string>> rows;
+  for (const int ranks : rank_counts(spec, options.ranks)) {
+    const double held = parameters_of_rank(spec, ranks);
+    const Coherence coherence = coherence_of(spec, ranks);
+    found.json["by_ranks"].push_back({{"ranks", ranks},
+                                      {"weight_bytes_f32", held * kFloat},
+                                      {"weight_bytes_bf16", held * kBrainFloat},
+                                      {"coherent_kv_bytes_per_token_f32", kv * kFloat * ranks},
+                                      {"freight_elements_per_token_layer", coherence.freight},
+                                      {"saved_elements_per_token_layer", coherence.saved}});
+    rows.push_back({std::to_string(ranks), bytes_text(held * kFloat), bytes_text(held * kBrainFloat),
+                    bytes_text(kv * kFloat * ranks), grouped(coherence.freight), grouped(coherence.saved)});
+  }
+  page.table({"ranks", "weights f32", "bf16", "KV a token", "freight", "saved"}, rows);
+  page.note(
+      "Weights: of the fullest rank, experts dealt evenly. KV a token: f32, over all ranks, when all of them hold the "
+      "context (coherence domain world). Freight: K and V elements that each token and layer then sends to the other "
+      "ranks, hidden behind compute; saved: elements of rows that need not go home, for evenly spread routing.");
+  found.text = page.text();
+  return found;
+}
+
+}  // namespace coterie

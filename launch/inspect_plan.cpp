@@ -1,0 +1,243 @@
+#include "launch/inspection.hpp"
+#include "launch/text_page.hpp"
+#include "placement/digest.hpp"
+#include "placement/input_error.hpp"
+#include "placement/number_text.hpp"
+#include "placement/plan_facts.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+
+namespace coterie {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kMostRanksOnPage = 9;  ///< ranks whose traffic fits 80 columns
+
+/// The traces that a plan is looked at with, weighted as the plan's sources say.
+struct PlanTraces {
+  std::vector<std::unique_ptr<Trace>> held;
+  std::vector<WeightedTrace> weighted;
+  std::vector<std::string> strangers;  ///< files that are none of the plan's sources
+};
+
+PlanTraces read_traces(const Plan& plan, const std::vector<std::filesystem::path>& paths) {
+  PlanTraces traces;
+  for (const auto& path : paths) {
+    const Trace& trace = *traces.held.emplace_back(std::make_unique<Trace>(read_trace(path)));
+    if (trace.num_experts != plan.experts) {
+      throw bad_field(path.string(), "num_experts", std::to_string(trace.num_experts),
+                      std::to_string(plan.experts) + ", as the plan has");
+    }
+    if (trace.layer_ids != plan.layer_ids) {
+      throw bad_field(path.string(), "layer_ids", ranges_text(trace.layer_ids),
+                      ranges_text(plan.layer_ids) + ", as the plan has");
+    }
+    const std::string digest = sha256_of_file(path);
+    const auto source =
+        std::find_if(plan.sources.begin(), plan.sources.end(), [&](const PlanSource& s) { return s.digest == digest; });
+    if (source == plan.sources.end()) {
+      traces.strangers.push_back(path.string());
+      traces.weighted.push_back({&trace, 1, 0, -1});
+    } else {
+      traces.weighted.push_back({&trace, source->weight, source->first, source->count});
+    }
+  }
+  return traces;
+}
+
+/// What the plan's figures are counted by: its certificate's rules, or the options'.
+Problem problem_of(const Plan& plan, const InspectOptions& options, const PlanTraces& traces) {
+  const Certificate rules = plan.certificate.value_or(Certificate{});
+  Problem problem;
+  if (plan.certificate) {
+    problem.objective = objective_of(rules.objective);
+    if (!rules.domain.empty()) problem.domain = domain_of(rules.domain);
+  }
+  problem.objective = options.objective.value_or(problem.objective);
+  problem.domain = options.domain.value_or(problem.domain);
+  problem.topology = plan.topology;
+  problem.prices = {rules.price_inside_node, rules.price_between_nodes};
+  problem.balance = rules.balance > 0 ? std::optional(rules.balance) : std::nullopt;
+  problem.slots_per_rank = plan.slots_per_rank;
+  problem.equal_counts = false;
+  problem.top = rules.top;
+  problem.traces = traces.weighted;
+  CountOptions by;
+  by.by_gate = problem.objective == Objective::affinity && (rules.by_gate || !plan.certificate);
+  by.top = rules.top;
+  problem.statistics = count(problem.traces, by);
+  return problem;
+}
+
+std::string value_text(const std::string& objective, double value) {
+  return objective == "affinity" ? percent(value, 2) : fixed(value, 4);
+}
+
+std::string topology_text(const Plan& plan) {
+  std::string text = std::to_string(plan.ranks()) + (plan.ranks() == 1 ? " rank" : " ranks");
+  if (plan.topology.nodes() > 1) {
+    text += " in " + std::to_string(plan.topology.nodes()) + " nodes (";
+    for (int n = 0; n < plan.topology.nodes(); ++n) {
+      text += (n > 0 ? " + " : "") + std::to_string(plan.topology.ranks_per_node[n]);
+    }
+    text += ")";
+  }
+  return text + ", " + std::to_string(plan.slots_per_rank) + " slots each";
+}
+
+void tell_shape(const Plan& plan, TextPage& page, json& out) {
+  int replicas = 0;
+  for (const auto& layer : owners_of(plan)) {
+    for (const auto& ranks : layer) replicas += static_cast<int>(ranks.size()) - 1;
+  }
+  page.fact("model", plan.model + ": " + std::to_string(plan.layers()) + " MoE layers (" + ranges_text(plan.layer_ids) +
+                         "), top " + std::to_string(plan.top_k) + " of " + std::to_string(plan.experts) + " experts");
+  page.fact("topology",
+            topology_text(plan) + "; " + (replicas == 0 ? "no" : grouped(replicas)) + " replicas over all layers");
+  out.update({{"model", plan.model},
+              {"layers", plan.layers()},
+              {"layer_ids", plan.layer_ids},
+              {"experts", plan.experts},
+              {"top_k", plan.top_k},
+              {"ranks", plan.ranks()},
+              {"ranks_per_node", plan.topology.ranks_per_node},
+              {"slots_per_rank", plan.slots_per_rank},
+              {"replicas", replicas}});
+}
+
+void tell_certificate(const Plan& plan, TextPage& page, json& out) {
+  if (!plan.certificate) {
+    page.fact("certificate", "none");
+    out["certificate"] = nullptr;
+    return;
+  }
+  const Certificate& c = *plan.certificate;
+  std::string text = "objective " + c.objective + ": " + value_text(c.objective, c.value) + ", contiguous " +
+                     value_text(c.objective, c.baseline);
+  if (c.bound_kind.empty()) {
+    text += "; no bound";
+  } else {
+    text += "; bound " + value_text(c.objective, c.bound) + " (" + c.bound_kind + "), gap " + percent(c.gap, 2);
+  }
+  page.fact("certificate", text);
+  page.fact("", "by " + c.solver + " in " + fixed(c.seconds, 1) + " s, seed " + std::to_string(c.seed) + ", " +
+                    (c.balance > 0 ? "load limit " + fixed(c.balance, 2) : "no load limit"));
+  out["certificate"] = {{"objective", c.objective}, {"value", c.value},     {"baseline", c.baseline},
+                        {"bound", c.bound},         {"gap", c.gap},         {"bound_kind", c.bound_kind},
+                        {"solver", c.solver},       {"seconds", c.seconds}, {"seed", c.seed}};
+}
+
+json figures_json(const Figures& f) {
+  return {
+      {"value", f.value}, {"affinity", f.affinity},         {"stays", f.stays},         {"priced", f.priced},
+      {"rows", f.rows},   {"rows_between", f.rows_between}, {"load_mean", f.load_mean}, {"load_worst", f.load_worst}};
+}
+
+json matrix_json(const std::vector<double>& values, std::size_t width) {
+  json rows = json::array();
+  for (auto at = values.begin(); at != values.end(); at += static_cast<std::ptrdiff_t>(width)) {
+    rows.push_back(std::vector<double>(at, at + static_cast<std::ptrdiff_t>(width)));
+  }
+  return rows;
+}
+
+void tell_traffic(const PlanFacts& facts, int ranks, TextPage& page) {
+  if (ranks > kMostRanksOnPage) {
+    const auto most = std::max_element(facts.traffic.begin(), facts.traffic.end()) - facts.traffic.begin();
+    page.note("Busiest pair of ranks: " + std::to_string(most / ranks) + " to " + std::to_string(most % ranks) +
+              " with " + fixed(1000 * facts.traffic[most], 1) +
+              " rows per 1,000 tokens and layer (all pairs: --json).");
+    return;
+  }
+  page.note("Rows from rank to rank per 1,000 tokens and layer:");
+  std::vector<std::string> head{"from \\ to"};
+  std::vector<std::vector<std::string>> rows;
+  for (int a = 0; a < ranks; ++a) {
+    head.push_back(std::to_string(a));
+    auto& row = rows.emplace_back(1, std::to_string(a));
+    for (int b = 0; b < ranks; ++b) row.push_back(a == b ? "-" : fixed(1000 * facts.traffic[a * ranks + b], 1));
+  }
+  page.table(head, rows);
+}
+
+void tell_layers(const Plan& plan, const PlanFacts& facts, TextPage& page) {
+  const int ranks = plan.ranks();
+  std::vector<std::vector<std::string>> rows;
+  for (int l = 0; l < plan.layers(); ++l) {
+    const auto load = facts.load.begin() + static_cast<std::ptrdiff_t>(l) * ranks;
+    const auto held = facts.held.begin() + static_cast<std::ptrdiff_t>(l) * ranks;
+    const auto heaviest = std::max_element(load, load + ranks);
+    rows.push_back({std::to_string(plan.layer_ids[l]), l + 1 < plan.layers() ? percent(facts.stays[l]) : "",
+                    fixed(*heaviest, 2), std::to_string(heaviest - load),
+                    fixed(*std::min_element(load, load + ranks), 2),
+                    std::to_string(*std::min_element(held, held + ranks)) + "-" +
+                        std::to_string(*std::max_element(held, held + ranks))});
+  }
+  page.table({"layer", "stays", "max/mean", "at rank", "min/mean", "experts"}, rows);
+}
+
+void tell_figures(const Plan& plan, const Problem& problem, TextPage& page, json& out) {
+  const PlanFacts facts = facts_of(problem, owners_of(plan));
+  const Figures base = measure(problem, contiguous_assignment(problem));
+  const Figures& f = facts.figures;
+  page.fact("on traces", grouped(problem.statistics.tokens) + " tokens (weighted), coherence domain " +
+                             std::string(name_of(problem.domain)) + "; contiguous in brackets");
+  page.fact("traffic", fixed(f.rows, 3) + " rows leave a rank per token and layer (" + fixed(base.rows, 3) + ")" +
+                           (plan.topology.nodes() > 1 ? ", " + fixed(f.rows_between, 3) + " of them between nodes (" +
+                                                            fixed(base.rows_between, 3) + ")"
+                                                      : "") +
+                           "; priced " + fixed(f.priced, 3) + " (" + fixed(base.priced, 3) + ")");
+  page.fact("locality",
+            percent(f.stays) + " of the weight to the next layer stays on its rank (" + percent(base.stays) + ")");
+  page.fact("load", "heaviest rank over mean " + fixed(f.load_mean, 2) + " (" + fixed(base.load_mean, 2) +
+                        "), in the worst layer " + fixed(f.load_worst, 2) + " (" + fixed(base.load_worst, 2) + ")");
+  const auto ranks = static_cast<std::size_t>(plan.ranks());
+  out["objective"] = name_of(problem.objective);
+  out["domain"] = name_of(problem.domain);
+  out["tokens"] = problem.statistics.tokens;
+  out["figures"] = figures_json(f);
+  out["contiguous"] = figures_json(base);
+  out["stays_by_layer"] = facts.stays;
+  out["load"] = matrix_json(facts.load, ranks);
+  json held = json::array();
+  for (std::size_t i = 0; i < facts.held.size(); ++i) {
+    if (i % ranks == 0) held.push_back(json::array());
+    held.back().push_back(facts.held[i]);
+  }
+  out["experts_held"] = std::move(held);
+  out["rows_between_ranks"] = matrix_json(facts.traffic, ranks);
+  tell_layers(plan, facts, page);
+  tell_traffic(facts, plan.ranks(), page);
+}
+
+}  // namespace
+
+Inspection inspect_plan(const InspectOptions& options) {
+  const Plan plan = read_plan(options.subject);
+  Inspection found;
+  found.json = {{"kind", "plan"}, {"file", options.subject.string()}};
+  TextPage page;
+  page.fact("plan", options.subject.string());
+  tell_shape(plan, page, found.json);
+  tell_certificate(plan, page, found.json);
+  found.json["sources"] = json::array();
+  for (const PlanSource& source : plan.sources) {
+    page.fact("source", source.file + " " + source.digest);
+    found.json["sources"].push_back({{"file", source.file}, {"digest", source.digest}, {"weight", source.weight}});
+  }
+  if (!options.traces.empty()) {
+    const PlanTraces traces = read_traces(plan, options.traces);
+    for (const std::string& stranger : traces.strangers) {
+      if (!plan.sources.empty()) page.fact("note", stranger + " is none of the plan's sources");
+    }
+    found.json["strangers"] = traces.strangers;
+    tell_figures(plan, problem_of(plan, options, traces), page, found.json);
+  }
+  found.text = page.text();
+  return found;
+}
+
+}  // namespace coterie

@@ -1,0 +1,26 @@
+// Facts as text for a terminal of 80 columns: labelled lines and tables.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+class TextPage {
+ public:
+  /// A label, and text that is wrapped behind it.
+  void fact(const std::string& label, const std::string& text);
+  /// A table with its columns right-aligned, an empty line before it.
+  void table(const std::vector<std::string>& head, const std::vector<std::vector<std::string>>& rows);
+  /// Text of its own, wrapped, an empty line before it.
+  void note(const std::string& text);
+
+  [[nodiscard]] const std::string& text() const noexcept { return text_; }
+
+ private:
+  void wrapped(std::string line, std::size_t indent, const std::string& text);
+
+  std::string text_;
+};
+
+}  // namespace coterie
