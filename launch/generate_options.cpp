@@ -174,7 +174,7 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
 
 std::string generate_help() {
   std::ostringstream out;
-  out << "usage: [mpirun -n P] coterie generate --model DIR --input FILE --output FILE [options]\n\n" << all_options();
+  out << "usage: [mpirun -n P] coterie generate --model DIR --input FILE --output FILE [options]\n" << all_options();
   return out.str();
 }
 

@@ -37,7 +37,8 @@ double number(float logprob) {
 std::string token_name(const Tokenizer* tokenizer, std::int32_t id) {
   if (tokenizer != nullptr) {
     const Tokenizer::Piece& piece = tokenizer->piece(id);
-    if (piece.kind == Tokenizer::PieceKind::byte) {
+    const bool ascii = !piece.text.empty() && static_cast<unsigned char>(piece.text.front()) < 0x80;
+    if (piece.kind == Tokenizer::PieceKind::byte && !ascii) {
       std::array<char, 16> text{};
       std::snprintf(text.data(), text.size(), "bytes:\\x%02x", static_cast<unsigned char>(piece.text.front()));
       return text.data();
@@ -72,9 +73,9 @@ class LogprobsWriter {
     }
     chosen_.push_back(number(logprobs->chosen));
     Json top = Json::object();
-    for (const auto& [id, logprob] : logprobs->top) top[token_name(tokenizer_, id)] = number(logprob);
-    const std::string& own = tokens_.back().get_ref<const std::string&>();
-    if (!logprobs->top.empty() && !top.contains(own)) top[own] = number(logprobs->chosen);
+    // Where two tokens have one name (a byte and a piece of the same character), the likelier one has it.
+    for (const auto& [id, logprob] : logprobs->top) top.emplace(token_name(tokenizer_, id), number(logprob));
+    if (!logprobs->top.empty()) top.emplace(tokens_.back().get<std::string>(), number(logprobs->chosen));
     top_.push_back(std::move(top));
   }
 

@@ -15,7 +15,7 @@ namespace coterie {
 /// `prompt_token_ids` are there when asked for, and always without a tokenizer; the text is empty then.
 ///
 /// `logprobs` has `tokens`, `token_logprobs`, `top_logprobs` and `text_offset` (characters from the start of `text`),
-/// those of the prompt first when it is echoed. A piece of a character is named "bytes:\xe2", an id without text
+/// those of the prompt first when it is echoed. A byte of a longer character is named "bytes:\xe2", an id without text
 /// "token_id:7".
 [[nodiscard]] std::string completion_line(const Completion& completion, const Tokenizer* tokenizer,
                                           std::string_view model);

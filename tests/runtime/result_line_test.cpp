@@ -90,6 +90,18 @@ TEST(ResultLine, LogprobsGoByToken) {
   EXPECT_EQ(l.at("text_offset"), Json({0, 2})) << "characters, not bytes";
 }
 
+TEST(ResultLine, AByteThatIsACharacterIsNamedByIt) {
+  const auto tokenizer = FakeTokenizer::bytes_and({"A"});
+  Completion c = completion();
+  c.request.prompt = {0};
+  c.request.sampling.logprobs = 2;
+  c.tokens = {FakeTokenizer::byte('\n')};
+  c.logprobs = {{-1, {{FakeTokenizer::text(0), -0.5F}, {FakeTokenizer::byte('A'), -0.75F}}}};
+  const Json l = choice(c, &tokenizer).at("logprobs");
+  EXPECT_EQ(l.at("tokens"), Json::array({"\n"}));
+  EXPECT_EQ(l.at("top_logprobs").at(0), Json({{"A", -0.5}, {"\n", -1.0}})) << "of one name the likelier counts";
+}
+
 TEST(ResultLine, EchoedLogprobsBeginWithNull) {
   Completion c = completion();
   c.request.echo = true;
