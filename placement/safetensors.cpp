@@ -2,16 +2,11 @@
 
 #include "placement/input_error.hpp"
 #include "placement/json_view.hpp"
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include "placement/mapped_file.hpp"
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstring>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -78,55 +73,26 @@ std::string to_string(const Shape& shape) {
 }
 
 struct SafetensorsFile::Mapping {
-  std::filesystem::path path;
-  std::byte* base = nullptr;
-  std::size_t size = 0;  // bytes
+  MappedFile file;
   std::map<std::string, std::string> metadata;
   std::map<std::string, TensorView> tensors;
 
-  explicit Mapping(std::filesystem::path file) : path(std::move(file)) {
-    map();
-    try {
-      read_header();
-    } catch (...) {
-      ::munmap(base, size);
-      throw;
-    }
-  }
-  ~Mapping() { ::munmap(base, size); }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
+  explicit Mapping(std::filesystem::path path) : file(std::move(path)) { read_header(); }
 
-  [[nodiscard]] InputError error(const std::string& what) const { return InputError(path.string() + ": " + what); }
-  [[nodiscard]] InputError system_error() const { return error(std::string("cannot open: ") + std::strerror(errno)); }
-
-  void map() {
-    const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (descriptor < 0) throw system_error();
-    struct stat info {};
-    const bool regular = ::fstat(descriptor, &info) == 0 && S_ISREG(info.st_mode);
-    size = regular ? static_cast<std::size_t>(info.st_size) : 0;
-    void* const memory = size < 8 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0);
-    const int reason = errno;
-    ::close(descriptor);
-    if (!regular) throw error("found no regular file, expected a safetensors file");
-    if (size < 8) throw bad_field(path.string(), "size", std::to_string(size) + " bytes", "at least 8");
-    errno = reason;
-    if (memory == MAP_FAILED) throw system_error();
-    base = static_cast<std::byte*>(memory);
-  }
+  [[nodiscard]] std::string where() const { return file.path().string(); }
 
   void read_header() {
-    const std::uint64_t length = little_endian(std::span<const std::byte, 8>(base, 8));
-    if (length > kLongestHeader || length > size - 8)
-      throw bad_field(path.string(), "header length", std::to_string(length) + " bytes",
-                      "at most " + std::to_string(std::min<std::uint64_t>(size - 8, kLongestHeader)) + " (file of " +
-                          std::to_string(size) + " bytes); truncated or not a safetensors file");
-    const std::string_view text(reinterpret_cast<const char*>(base) + 8, length);
-    const std::string where = path.string();
-    const nlohmann::json header = parse_json(text, where + ": header");
-    if (!header.is_object()) throw bad_field(where, "header", header.type_name(), "a JSON object");
-    const std::span<const std::byte> data(base + 8 + length, size - 8 - length);
+    const auto bytes = file.bytes();
+    if (bytes.size() < 8) throw bad_field(where(), "size", std::to_string(bytes.size()) + " bytes", "at least 8");
+    const std::uint64_t length = little_endian(bytes.first<8>());
+    if (length > kLongestHeader || length > bytes.size() - 8)
+      throw bad_field(where(), "header length", std::to_string(length) + " bytes",
+                      "at most " + std::to_string(std::min<std::uint64_t>(bytes.size() - 8, kLongestHeader)) +
+                          " (file of " + std::to_string(bytes.size()) + " bytes); truncated or not a safetensors file");
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + 8, length);
+    const nlohmann::json header = parse_json(text, where() + ": header");
+    if (!header.is_object()) throw bad_field(where(), "header", header.type_name(), "a JSON object");
+    const auto data = bytes.subspan(8 + length);
     for (const auto& [name, value] : header.items()) {
       if (name == "__metadata__") {
         read_metadata(value);
@@ -138,16 +104,16 @@ struct SafetensorsFile::Mapping {
   }
 
   void read_metadata(const nlohmann::json& value) {
-    if (!value.is_object()) throw bad_field(path.string(), "__metadata__", value.type_name(), "an object of strings");
+    if (!value.is_object()) throw bad_field(where(), "__metadata__", value.type_name(), "an object of strings");
     for (const auto& [key, text] : value.items()) {
-      if (!text.is_string()) throw bad_field(path.string(), "__metadata__." + key, text.type_name(), "a string");
+      if (!text.is_string()) throw bad_field(where(), "__metadata__." + key, text.type_name(), "a string");
       metadata.emplace(key, text.get<std::string>());
     }
   }
 
   TensorView read_tensor(const std::string& name, const nlohmann::json& value, std::span<const std::byte> data) const {
-    const std::string where = path.string() + ": tensor " + name;
-    const JsonView view(value, where);
+    const std::string here = where() + ": tensor " + name;
+    const JsonView view(value, here);
     const JsonView dtype = view["dtype"];
     const auto known = std::find_if(kElementNames.begin(), kElementNames.end(),
                                     [&](const ElementName& e) { return e.name == dtype.text(); });
@@ -158,7 +124,7 @@ struct SafetensorsFile::Mapping {
     constexpr auto kMost = std::numeric_limits<std::int64_t>::max();
     for (std::size_t i = 0; i < shape.size(); ++i) tensor.shape.push_back(shape[i].integer(0, kMost));
     const auto needed = bytes_of(tensor.type, tensor.shape);
-    if (!needed) throw bad_field(where, "shape", to_string(tensor.shape), "fewer than 2^63 bytes");
+    if (!needed) throw bad_field(here, "shape", to_string(tensor.shape), "fewer than 2^63 bytes");
 
     const auto offsets = view["data_offsets"];
     if (offsets.size() != 2) throw offsets.error("two offsets");
@@ -167,7 +133,7 @@ struct SafetensorsFile::Mapping {
     const std::int64_t end = offsets[1].integer(begin, length);
     if (end - begin != *needed)
       throw bad_field(
-          where, "data_offsets", std::to_string(end - begin) + " bytes",
+          here, "data_offsets", std::to_string(end - begin) + " bytes",
           std::to_string(*needed) + " bytes for " + std::string(known->name) + " " + to_string(tensor.shape));
     tensor.bytes = data.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin));
     return tensor;
@@ -183,13 +149,13 @@ struct SafetensorsFile::Mapping {
     const std::byte* next = data.data();
     for (const auto& [name, bytes] : order) {
       if (bytes.data() != next)
-        throw bad_field(path.string() + ": tensor " + *name, "data_offsets",
+        throw bad_field(where() + ": tensor " + *name, "data_offsets",
                         "start " + std::to_string(bytes.data() - data.data()),
                         std::to_string(next - data.data()) + ", where the array before it ends (no overlap, no hole)");
       next += bytes.size();
     }
     if (next != data.data() + data.size())
-      throw bad_field(path.string(), "size of the data", std::to_string(data.size()) + " bytes",
+      throw bad_field(where(), "size of the data", std::to_string(data.size()) + " bytes",
                       std::to_string(next - data.data()) + ", where the last array ends");
   }
 };
@@ -200,7 +166,7 @@ SafetensorsFile::SafetensorsFile(SafetensorsFile&&) noexcept = default;
 SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&&) noexcept = default;
 
 const std::filesystem::path& SafetensorsFile::path() const noexcept {
-  return mapping_->path;
+  return mapping_->file.path();
 }
 const std::map<std::string, std::string>& SafetensorsFile::metadata() const noexcept {
   return mapping_->metadata;
@@ -219,10 +185,7 @@ const TensorView& SafetensorsFile::at(const std::string& name) const {
 }
 
 void SafetensorsFile::release(std::span<const std::byte> bytes) const noexcept {
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(bytes.data()) / page * page;
-  const auto end = reinterpret_cast<std::uintptr_t>(bytes.data() + bytes.size());
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  mapping_->file.release(bytes);
 }
 
 }  // namespace coterie

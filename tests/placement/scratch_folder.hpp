@@ -35,7 +35,9 @@ class ScratchFolder {
   std::filesystem::path path_;
 };
 
+/// A new file each time: some file systems wait for the disk when an old one is truncated and written again.
 inline void write_bytes(const std::filesystem::path& path, std::string_view bytes) {
+  std::filesystem::remove(path);
   std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
 }
 
