@@ -24,9 +24,7 @@ class CountingCommunicator final : public Communicator {
     std::string kind;        ///< "exchange" or "all_gather"
     std::string collective;  ///< Place::collective
     int layer = -1;
-    friend bool operator<(const Key& a, const Key& b) {
-      return std::tie(a.kind, a.collective, a.layer) < std::tie(b.kind, b.collective, b.layer);
-    }
+    friend auto operator<=>(const Key&, const Key&) = default;
   };
 
   /// `inner` must outlive this object.

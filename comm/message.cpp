@@ -16,12 +16,6 @@ constexpr std::uint64_t padded(std::uint64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
 }
 
-MessageHeader read_header(const std::byte* memory) noexcept {
-  MessageHeader header;
-  std::memcpy(&header, memory, sizeof header);
-  return header;
-}
-
 }  // namespace
 
 std::uint64_t wire_bytes(const SectionSizes& sizes) noexcept {
@@ -31,10 +25,12 @@ std::uint64_t wire_bytes(const SectionSizes& sizes) noexcept {
 }
 
 MessageHeader header_of(std::span<const std::byte> wire) {
-  if (wire.size() < sizeof(MessageHeader)) {
+  MessageHeader header;
+  if (wire.size() < sizeof header) {
     throw CommError("a message of " + std::to_string(wire.size()) + " bytes is shorter than its header");
   }
-  return read_header(wire.data());
+  std::memcpy(&header, wire.data(), sizeof header);
+  return header;
 }
 
 Message::Message(const SectionSizes& sizes, std::uint64_t flags) : memory_(take(wire_bytes(sizes))) {
@@ -58,7 +54,7 @@ Message Message::for_receiving(std::uint64_t bytes) {
 
 std::span<const std::byte> Message::section(Section s) const noexcept {
   if (!memory_) return {};
-  const MessageHeader header = read_header(memory_.get());
+  const MessageHeader header = header_of(wire());
   std::uint64_t first = padded(sizeof header);
   for (std::size_t i = 0; i < static_cast<std::size_t>(s); ++i) first += padded(header.sizes[i]);
   return {memory_.get() + first, header.sizes[static_cast<std::size_t>(s)]};
@@ -70,7 +66,7 @@ std::span<std::byte> Message::section(Section s) noexcept {
 }
 
 std::uint64_t Message::flags() const noexcept {
-  return memory_ ? read_header(memory_.get()).flags : 0;
+  return memory_ ? header_of(wire()).flags : 0;
 }
 
 void Message::mark(const Stamp& stamp) noexcept {

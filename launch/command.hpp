@@ -24,6 +24,7 @@ struct Command {
 
 extern const Command kGenerate;
 extern const Command kInspect;
+extern const Command kConvert;
 
 /// All subcommands, in the order of `coterie --help`.
 [[nodiscard]] std::span<const Command> commands();

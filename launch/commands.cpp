@@ -5,7 +5,7 @@
 namespace coterie {
 
 std::span<const Command> commands() {
-  static const std::array all{kGenerate, kInspect};
+  static const std::array all{kGenerate, kInspect, kConvert};
   return all;
 }
 
