@@ -22,6 +22,7 @@ struct InspectOptions {
   bool json = false;
 };
 
+// NOLINTNEXTLINE(bugprone-exception-escape): the JSON library's move asserts
 struct Inspection {
   std::string text;     ///< for people, 80 columns
   nlohmann::json json;  ///< the same and more, for scripts

@@ -128,8 +128,8 @@ struct Node {
 /// Replicates `experts` and packs the copies onto the node's ranks, whose slots are appended to `layer`.
 void fill_node(const Node& node, std::span<const double> load, const std::vector<int>& experts,
                std::vector<int>& layer) {
-  std::vector<double> loads;
-  for (const int e : experts) loads.push_back(load[e]);
+  std::vector<double> loads(experts.size());
+  for (std::size_t i = 0; i < experts.size(); ++i) loads[i] = load[experts[i]];
   const auto copies = count_copies(loads, node.replicas, node.ranks);
   std::vector<double> per_copy(loads.size());
   for (std::size_t i = 0; i < loads.size(); ++i) per_copy[i] = loads[i] / copies[i];
@@ -188,10 +188,8 @@ std::vector<int> eplb_layer(std::span<const double> load, const EplbShape& shape
     return layer;
   }
   const int group_size = experts / shape.groups;
-  std::vector<double> group_loads;
-  for (int g = 0; g < shape.groups; ++g) {
-    group_loads.push_back(std::accumulate(load.begin() + g * group_size, load.begin() + (g + 1) * group_size, 0.0));
-  }
+  std::vector<double> group_loads(shape.groups, 0.0);
+  for (int e = 0; e < experts; ++e) group_loads[e / group_size] += load[e];
   const auto groups_of_node = pack_evenly(group_loads, shape.topology.nodes());
   for (int n = 0; n < shape.topology.nodes(); ++n) {
     std::vector<int> members;

@@ -10,7 +10,11 @@ class RoundRobinSolver final : public Solver {
   Solution solve(const Problem& problem, const SolveOptions&) const override {
     const auto start = std::chrono::steady_clock::now();
     std::vector<int> row(problem.experts());
-    for (int e = 0; e < problem.experts(); ++e) row[e] = e % problem.ranks();
+    int rank = 0;
+    for (int& r : row) {
+      r = rank++;
+      if (rank == problem.ranks()) rank = 0;
+    }
     return finished(problem, Assignment(problem.layers(), row), name(), start);
   }
 };

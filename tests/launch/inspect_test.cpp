@@ -27,8 +27,8 @@ struct Printed {
 };
 
 Printed inspect(const std::vector<std::string>& arguments) {
-  std::vector<const char*> words;
-  for (const std::string& a : arguments) words.push_back(a.c_str());
+  std::vector<const char*> words(arguments.size());
+  std::transform(arguments.begin(), arguments.end(), words.begin(), [](const auto& a) { return a.c_str(); });
   testing::internal::CaptureStdout();
   try {
     const int code = kInspect.run(words);
@@ -189,7 +189,7 @@ TEST(Inspect, TellsAModelAndWhatItNeeds) {
   EXPECT_EQ(found["experts"], 16);
   EXPECT_EQ(found["expert_parameters"], 8 * 16 * 3 * 128 * 128);
   EXPECT_EQ(found["active_parameters"].get<std::int64_t>(),
-            found["parameters"].get<std::int64_t>() - 8 * 14 * 3 * 128 * 128);
+            found["parameters"].get<std::int64_t>() - std::int64_t{8} * 14 * 3 * 128 * 128);
   ASSERT_EQ(found["by_ranks"].size(), 1U);
   const json& three = found["by_ranks"][0];
   // The fullest of three ranks has 6 of 16 experts.

@@ -176,13 +176,13 @@ TEST(Eplb, GivesEveryExpertAnOwnerAndNoRankTheSameExpertTwice) {
   std::mt19937_64 random(23);
   for (int round = 0; round < 200; ++round) {
     const int experts = 1 + static_cast<int>(random() % 20);
-    const Topology topology = kTopologies[random() % kTopologies.size()];
+    const Topology& topology = kTopologies[random() % kTopologies.size()];
     const int ranks = topology.ranks();
     const int replicas = static_cast<int>(random() % (experts * (ranks - 1) + 1));
     const EplbShape shape{topology, (experts + replicas + ranks - 1) / ranks, replicas,
                           1 + static_cast<int>(random() % 4)};
-    std::vector<double> load;
-    for (int e = 0; e < experts; ++e) load.push_back(static_cast<double>(random() % 100));
+    std::vector<double> load(experts);
+    for (double& rows : load) rows = static_cast<double>(random() % 100);
     Plan plan;
     plan.experts = experts;
     plan.top_k = 1;

@@ -64,17 +64,17 @@ TEST(PlanFacts, MovesCountEveryTokenOnceAtEveryStep) {
   auto [trace, problem] = random_problem({.layers = 5}, {{2, 2}}, 13);
   problem.domain = Domain::node;
   const PlanFacts facts = facts_of(problem, random_owners(problem, 3, 9));
-  const int groups = static_cast<int>(facts.groups.names.size());
+  const auto groups = static_cast<std::ptrdiff_t>(facts.groups.names.size());
   ASSERT_EQ(groups, 4);
-  ASSERT_EQ(facts.moves.size(), 4U * groups * groups);
+  ASSERT_EQ(static_cast<std::ptrdiff_t>(facts.moves.size()), 4 * groups * groups);
   for (int step = 0; step < 4; ++step) {
     const auto begin = facts.moves.begin() + step * groups * groups;
     EXPECT_NEAR(std::accumulate(begin, begin + groups * groups, 0.0), 1.0, 1e-9);
     if (step == 3) continue;
-    for (int g = 0; g < groups; ++g) {  // whoever arrives at g leaves from g
+    for (std::ptrdiff_t g = 0; g < groups; ++g) {  // whoever arrives at g leaves from g
       double arrive = 0;
       double leave = 0;
-      for (int h = 0; h < groups; ++h) {
+      for (std::ptrdiff_t h = 0; h < groups; ++h) {
         arrive += *(begin + h * groups + g);
         leave += *(begin + (groups + g) * groups + h);
       }

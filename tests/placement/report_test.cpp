@@ -49,7 +49,7 @@ std::string unbalanced(const std::string& page) {
   std::vector<std::string> open;
   for (std::size_t at = page.find('<'); at != std::string::npos; at = page.find('<', at + 1)) {
     const std::size_t end = page.find('>', at);
-    const std::string near = page.substr(at, 60);
+    std::string near = page.substr(at, 60);
     if (page[at + 1] == '!') continue;
     if (end == std::string::npos) return near;
     const bool closing = page[at + 1] == '/';
