@@ -44,11 +44,12 @@ function hitColumns({ root, area }, count, step, tipOf, picked, pick) {
     if (pick) {
       hit.addEventListener("click", () => pick(i));
       hit.addEventListener("keydown", (event) => {
-        if (event.key === "ArrowLeft") pick(i - 1);
-        else if (event.key === "ArrowRight") pick(i + 1);
-        else return;
+        const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+        if (!step) return;
         event.preventDefault();
-        root.parentElement?.querySelector("[tabindex='0']")?.focus();
+        const holder = root.parentElement;  // picking draws the chart anew
+        pick(i + step);
+        holder.querySelector("[tabindex='0']")?.focus();
       });
     }
     root.append(hit);
