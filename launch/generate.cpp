@@ -97,7 +97,10 @@ std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DT
   }
   const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
   const std::int64_t ranks = *std::max_element(topology.ranks_per_node.begin(), topology.ranks_per_node.end());
-  const std::int64_t wanted = options.max_batch_size * KvPool::blocks_for(spec.max_positions);
+  const std::int64_t ranks_together = options.coherence == Coherence::rank   ? 1
+                                      : options.coherence == Coherence::node ? ranks
+                                                                             : topology.ranks();
+  const std::int64_t wanted = ranks_together * options.max_batch_size * KvPool::blocks_for(spec.max_positions);
   return std::max<std::int64_t>(1, std::min(wanted, memory / 4 / ranks / block));
 }
 
@@ -121,8 +124,8 @@ struct Files {
 
 void observe(Worker& worker, const GenerateOptions& options, TraceRecorder& trace, LogitsRecorder& logits) {
   if (!options.trace_out.empty()) {
-    worker.observe_routing(
-        [&](const Batch& batch, int layer, const Routing& routing) { trace.record(batch, layer, routing); });
+    worker.observe_routing([&](const Batch& batch, std::span<const std::int32_t> rows, int layer,
+                               const Routing& routing) { trace.record(batch, rows, layer, routing); });
   }
   if (!options.logits_out.empty()) {
     worker.scheduler().observe_prompt_logits(
@@ -151,6 +154,10 @@ void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptio
   metrics["job"] = {{"ranks_per_node", nodes},
                     {"weights", options.dtype == DType::f32 ? "f32" : "bf16"},
                     {"threads", options.threads},
+                    {"coherence", options.coherence == Coherence::rank   ? "rank"
+                                  : options.coherence == Coherence::node ? "node"
+                                                                         : "world"},
+                    {"dense", options.replicate ? "replicate" : "follow"},
                     {"max_batch_tokens", options.max_batch_tokens},
                     {"max_batch_size", options.max_batch_size}};
   metrics["requests"] = {
@@ -196,10 +203,13 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   });
 
   const WorkerOptions worker_options{
-      {options.max_batch_tokens, static_cast<int>(options.max_batch_size)}, blocks, options.dtype};
+      {options.max_batch_tokens, static_cast<int>(options.max_batch_size), options.replicate},
+      blocks,
+      options.dtype,
+      options.coherence};
   Worker worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
   in.checkpoint.reset();
-  TraceRecorder trace(static_cast<int>(in.spec.layers.size()), in.spec.top_k());
+  TraceRecorder trace(comm.rank(), in.spec.top_k());
   LogitsRecorder logits;
   observe(worker, options, trace, logits);
   const double load_seconds = loading.seconds();

@@ -30,7 +30,8 @@ po::options_description all_options() {
   const GenerateOptions defaults;
   constexpr unsigned kWidth = 110, kTextWidth = 76;
   po::options_description files("Files", kWidth, kTextWidth), model("Model", kWidth, kTextWidth),
-      batch("Batch (of each rank)", kWidth, kTextWidth), job("Job", kWidth, kTextWidth), all;
+      coherence("Context coherence", kWidth, kTextWidth), batch("Batch (of each rank)", kWidth, kTextWidth),
+      job("Job", kWidth, kTextWidth), all;
   files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer.model)")(
       "input", text("FILE"), "requests, OpenAI batch lines")(
       "output", text("FILE"), "results; where it is there already, the job does what it lacks")(
@@ -45,10 +46,13 @@ po::options_description all_options() {
                       "tokens of a step; longer prompts go through in chunks")(
       "max-batch-size", text("N", std::to_string(defaults.max_batch_size)), "sequences at once")(
       "kv-memory", text("SIZE", "auto"), "keys and values, such as 512MiB; sequences that don't fit wait");
+  coherence.add_options()("coherence", text("DOMAIN", "rank"),
+                          "how far a token may go on from its experts: rank, node or world")(
+      "dense", text("FORM", "follow"), "dense work: follow the token, or replicate on the domain");
   job.add_options()("timeout", text("SECONDS", "300"), "longest wait for other ranks")(
       "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
                                                                                                        "this text");
-  all.add(files).add(model).add(batch).add(job);
+  all.add(files).add(model).add(coherence).add(batch).add(job);
   return all;
 }
 
@@ -163,6 +167,16 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   o.threads = static_cast<int>(given.number<std::int64_t>("threads", 1, 1024, "a whole number from 1 to 1024"));
   o.seed = given.number<std::uint64_t>("seed", 0, std::numeric_limits<std::uint64_t>::max(),
                                        "a whole number from 0, of 64 bits");
+  const std::string coherence = given.text("coherence"), dense = given.text("dense");
+  if (coherence != "rank" && coherence != "node" && coherence != "world") {
+    throw bad_option("coherence", coherence, "rank, node or world");
+  }
+  o.coherence = coherence == "rank" ? Coherence::rank : coherence == "node" ? Coherence::node : Coherence::world;
+  if (dense != "follow" && dense != "replicate") throw bad_option("dense", dense, "follow or replicate");
+  o.replicate = dense == "replicate";
+  if (o.replicate && o.coherence == Coherence::rank) {
+    throw bad_option("dense", dense, "follow with --coherence rank: there is no other rank to compute it on");
+  }
   o.max_batch_tokens = given.count("max-batch-tokens");
   o.max_batch_size = given.count("max-batch-size");
   if (given.text("kv-memory") != "auto") o.kv_memory = given.bytes("kv-memory");

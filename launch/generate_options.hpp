@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/tensor.hpp"
+#include "runtime/domains.hpp"
 
 #include <chrono>
 #include <cstdint>
@@ -18,6 +19,9 @@ struct GenerateOptions {
 
   DType dtype = DType::f32;  ///< how weights are kept
   int threads = 1;           ///< of a rank
+
+  Coherence coherence = Coherence::rank;
+  bool replicate = false;  ///< decode rows are computed on every rank of the domain, but for the experts
 
   std::int64_t max_batch_tokens = 2048;    ///< rows of a step on a rank, of prompts and continuations together
   std::int64_t max_batch_size = 256;       ///< sequences of a rank at once

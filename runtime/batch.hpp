@@ -1,23 +1,55 @@
-// What one rank computes in one step.
+// What a coherence domain computes in one step: the same value on all its ranks.
 #pragma once
 
 #include "kernels/device.hpp"
 
+#include <algorithm>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace coterie {
 
-/// Rows of sequences at home on this rank: chunks of prompts and decode rows, one after the other.
-struct Batch {
-  std::vector<std::int32_t> tokens;     ///< (rows)
-  std::vector<std::int64_t> positions;  ///< (rows)
-  std::vector<SequenceRows> sequences;  ///< cover the rows; their blocks belong to the scheduler
-  std::vector<std::int64_t> requests;   ///< (sequences): the input line of each sequence's request
-  std::vector<std::int32_t> sampled;    ///< rows whose logits are wanted, ascending
-  std::int64_t prompt_rows = 0;
+/// Rows of one sequence in a step: a chunk of its prompt, or its one decode row.
+struct BatchSequence {
+  std::int64_t request = 0;  ///< line of the input file
+  int home = 0;              ///< the rank that answers the request, and reads its prompt
+  int start = 0;             ///< the rank where the rows begin the step
+  bool prompt = false;
+  bool replicated = false;  ///< every rank of the domain does the dense work
+  std::int32_t first_row = 0;
+  std::int32_t rows = 0;
+  std::int64_t first_position = 0;
+  std::span<const std::int32_t> blocks;  ///< of the KV cache, the same on all ranks of the domain
+};
 
-  [[nodiscard]] std::int64_t rows() const noexcept { return static_cast<std::int64_t>(tokens.size()); }
+/// Rows are numbered through the sequences; a row keeps its number on whatever rank it is.
+struct Batch {
+  std::vector<BatchSequence> sequences;
+  std::vector<std::int32_t> tokens;    ///< (rows)
+  std::vector<std::int32_t> sequence;  ///< (rows)
+  std::vector<char> sampled;           ///< (rows): whether the row's logits are wanted
+
+  [[nodiscard]] std::int32_t rows() const noexcept { return static_cast<std::int32_t>(tokens.size()); }
+  [[nodiscard]] const BatchSequence& of(std::int32_t row) const { return sequences[sequence[row]]; }
+  /// Whether all ranks of the job have all rows: with one domain, when every sequence is replicated.
+  [[nodiscard]] bool replicated_everywhere(int domains) const {
+    return domains == 1 && !sequences.empty() &&
+           std::all_of(sequences.begin(), sequences.end(), [](const BatchSequence& s) { return s.replicated; });
+  }
+  [[nodiscard]] std::int64_t position(std::int32_t row) const {
+    return of(row).first_position + (row - of(row).first_row);
+  }
+};
+
+/// Rows (ascending) as a device takes them: neighbours of one sequence together.
+[[nodiscard]] std::vector<SequenceRows> sequence_rows(const Batch& batch, std::span<const std::int32_t> rows);
+[[nodiscard]] std::vector<std::int64_t> positions_of(const Batch& batch, std::span<const std::int32_t> rows);
+
+/// The rows of a step that are on this rank.
+struct Resident {
+  std::vector<std::int32_t> rows;  ///< ascending
+  Tensor x;                        ///< (rows, hidden): the residual stream
 };
 
 }  // namespace coterie

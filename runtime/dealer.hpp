@@ -1,6 +1,7 @@
-// Deals requests to the ranks by expected work. Used on rank 0; pure.
+// Deals requests to the coherence domains by expected work. Used on rank 0; pure.
 #pragma once
 
+#include "runtime/domains.hpp"
 #include "runtime/request.hpp"
 
 #include <cstdint>
@@ -14,31 +15,32 @@ namespace coterie {
 /// Tokens that a request will put through the model if nothing ends it early.
 [[nodiscard]] std::int64_t expected_work(const Request& request);
 
-/// A rank gets the next request when it has the least work before it of all ranks that have room; a rank has room for
-/// twice the sequences it can run, so that a finished one is replaced at once.
+/// A domain gets the next request when it has the least work before it, for its number of ranks, of all domains that
+/// have room; there is room for twice the sequences that can run, so that a finished one is replaced at once.
 class Dealer {
  public:
   /// `next` gives the requests in their order, and nothing at the end.
-  Dealer(int ranks, int max_batch_size, std::function<std::optional<Request>()> next);
+  Dealer(const Domains& domains, int max_batch_size, std::function<std::optional<Request>()> next);
 
   struct Dealt {
-    int rank = 0;
+    int domain = 0;
     Request request;
   };
   /// Whatever there is room for now.
   [[nodiscard]] std::vector<Dealt> deal();
-  /// A rank has answered requests that took this much expected work together.
-  void finished(int rank, std::int64_t requests, std::int64_t work);
+  /// A domain has answered requests that took this much expected work together.
+  void finished(int domain, std::int64_t requests, std::int64_t work);
   /// There are no more requests to deal.
   [[nodiscard]] bool exhausted() const noexcept { return exhausted_; }
 
  private:
   struct Load {
+    std::int64_t ranks = 1;
+    std::int64_t room = 0;  ///< requests
     std::int64_t requests = 0;
     std::int64_t work = 0;
   };
   std::function<std::optional<Request>()> next_;
-  std::int64_t room_;
   std::vector<Load> loads_;
   bool exhausted_ = false;
 };

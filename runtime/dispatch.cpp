@@ -6,23 +6,70 @@
 
 namespace coterie {
 
-std::vector<RowsFor> rows_by_rank(const Routing& routing, std::span<const int> destinations, int ranks) {
-  std::vector<RowsFor> out(ranks);
-  const auto k = static_cast<std::size_t>(routing.top_k);
-  const std::size_t tokens = routing.experts.size() / k;
-  for (std::size_t t = 0; t < tokens; ++t) {
-    for (std::size_t j = 0; j < k; ++j) {
-      const Route route{routing.experts[t * k + j], routing.weights[t * k + j]};
-      RowsFor& to = out[destinations[route.expert]];
-      if (to.rows.empty() || to.rows.back() != static_cast<std::int32_t>(t)) {
-        to.rows.push_back(static_cast<std::int32_t>(t));
-        to.routes.resize(to.rows.size() * k);
-      }
-      const auto row = to.routes.end() - routing.top_k;
-      *std::find_if(row, to.routes.end(), [](const Route& r) { return r.expert == Route::kNone; }) = route;
+namespace {
+
+/// Adds a choice of the row with this index to what a rank gets.
+void add(RowsFor& to, std::int32_t index, const RowTag& tag, const Route& route, int top_k) {
+  if (to.rows.empty() || to.rows.back() != index) {
+    to.rows.push_back(index);
+    to.tags.push_back(tag);
+    to.routes.resize(to.routes.size() + static_cast<std::size_t>(top_k));
+  }
+  if (route.expert == Route::kNone) return;
+  *std::find_if(to.routes.end() - top_k, to.routes.end(), [](const Route& r) { return r.expert == Route::kNone; }) =
+      route;
+}
+
+}  // namespace
+
+int landing_rank(std::span<const Share> shares, const Domains& domains, int home) {
+  const Share* best = nullptr;
+  for (const Share& share : shares) {
+    if (!domains.together(share.rank, home)) continue;
+    if (best == nullptr || share.weight > best->weight || (share.weight == best->weight && share.rank < best->rank)) {
+      best = &share;
     }
   }
-  return out;
+  return best == nullptr ? home : best->rank;
+}
+
+RowPlan plan_rows(const Batch& batch, std::span<const std::int32_t> rows, const Routing& routing, int layer,
+                  const Ownership& ownership, const Domains& domains) {
+  RowPlan plan;
+  plan.to.resize(static_cast<std::size_t>(ownership.ranks()));
+  const int self = domains.self();
+  const int k = routing.top_k;
+  std::vector<Share> shares;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto index = static_cast<std::int32_t>(i);
+    const BatchSequence& sequence = batch.of(rows[i]);
+    // Ranks that hold copies of a row must agree on who computes what: they all take home's view of the replicas.
+    const auto destinations = ownership.destinations(layer, sequence.replicated ? sequence.home : self);
+    const auto routes = [&](int j) { return Route{routing.experts[i * k + j], routing.weights[i * k + j]}; };
+
+    shares.clear();
+    for (int j = 0; j < k; ++j) {
+      const int rank = destinations[routes(j).expert];
+      const auto found = std::find_if(shares.begin(), shares.end(), [&](const Share& s) { return s.rank == rank; });
+      found == shares.end() ? shares.push_back({rank, routes(j).weight}) : void(found->weight += routes(j).weight);
+    }
+    const int landing = sequence.replicated ? RowTag::kEverywhere
+                        : sequence.prompt   ? sequence.home
+                                            : landing_rank(shares, domains, sequence.home);
+    for (int j = 0; j < k; ++j) {
+      const int rank = destinations[routes(j).expert];
+      const bool sends =
+          !sequence.replicated || rank == self || (self == sequence.home && !domains.together(rank, self));
+      if (sends) add(plan.to[rank], index, {rows[i], landing}, routes(j), k);
+      plan.partial_sums = plan.partial_sums || rank != landing;
+    }
+    if (sequence.replicated || landing == self) {
+      plan.stay.push_back(index);
+    } else {
+      add(plan.to[landing], index, {rows[i], landing}, {}, k);
+    }
+  }
+  return plan;
 }
 
 GroupedRows group_by_expert(std::span<const Route> routes, int top_k, int experts) {

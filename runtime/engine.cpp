@@ -1,6 +1,7 @@
 #include "runtime/engine.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace coterie {
 
@@ -8,7 +9,7 @@ Engine::Engine(Worker& worker, Communicator& comm, int max_batch_size, EngineHoo
     : worker_(worker),
       comm_(comm),
       hooks_(std::move(hooks)),
-      dealer_(comm.ranks(), max_batch_size, hooks_.next_request) {}
+      dealer_(worker.domains(), max_batch_size, hooks_.next_request) {}
 
 Stop Engine::run() {
   for (std::int64_t step = 0;; ++step) {
@@ -16,14 +17,19 @@ Stop Engine::run() {
     Stop stop = Stop::none;
     bool exhausted = false;
     for (int rank = 0; rank < comm_.ranks(); ++rank) {
-      StepReport theirs = StepReport::from_bytes(gathered[rank]);
+      const StepReport theirs = StepReport::from_bytes(gathered[rank]);
       stop = std::max(stop, theirs.stop);
       exhausted = exhausted || theirs.exhausted;
-      take(rank, std::move(theirs));
+      take(rank, theirs);
+    }
+    for (const Completion& done : worker_.scheduler().finished()) {
+      worker_.metrics().generated += static_cast<std::int64_t>(done.tokens.size());
+      finished_work_ += expected_work(done.request);
+      results_.push_back(hooks_.render(done));
     }
     if (stop != Stop::none || (exhausted && outstanding_ == 0)) return stop;
     if (hooks_.progress && comm_.rank() == 0) hooks_.progress(answered_, rows_);
-    done_ = worker_.step(step);
+    samples_ = worker_.step(step);
   }
 }
 
@@ -31,13 +37,10 @@ StepReport Engine::report() {
   StepReport report;
   if (hooks_.stop != nullptr && hooks_.stop->load()) report.stop = Stop::by_signal;
   const std::int64_t rows = worker_.metrics().prompt_rows + worker_.metrics().decode_rows;
-  report.rows = rows - reported_rows_;
-  reported_rows_ = rows;
-  for (const Completion& done : done_) {
-    report.finished_work += expected_work(done.request);
-    report.results.push_back(hooks_.render(done));
-  }
-  done_.clear();
+  report.rows = rows - std::exchange(reported_rows_, rows);
+  report.finished_work = std::exchange(finished_work_, 0);
+  report.samples = std::exchange(samples_, {});
+  report.results = std::exchange(results_, {});
   if (comm_.rank() == 0) {
     guarded([&] { report.dealt = dealer_.deal(); });
     report.exhausted = dealer_.exhausted();
@@ -46,16 +49,20 @@ StepReport Engine::report() {
   return report;
 }
 
-void Engine::take(int from, StepReport report) {
+void Engine::take(int from, const StepReport& report) {
+  const Domains& domains = worker_.domains();
   const auto answered = static_cast<std::int64_t>(report.results.size());
   outstanding_ += static_cast<std::int64_t>(report.dealt.size()) - answered;
   answered_ += answered;
   rows_ += report.rows;
-  for (Dealer::Dealt& dealt : report.dealt) {
-    if (dealt.rank == comm_.rank()) worker_.scheduler().add(std::move(dealt.request));
+  for (const Dealer::Dealt& dealt : report.dealt) {
+    if (dealt.domain == domains.of(comm_.rank())) worker_.scheduler().add(dealt.request);
+  }
+  if (domains.together(from, comm_.rank())) {
+    for (const RowSample& sample : report.samples) worker_.scheduler().accept(from, sample);
   }
   if (comm_.rank() != 0) return;
-  dealer_.finished(from, answered, report.finished_work);
+  dealer_.finished(domains.of(from), answered, report.finished_work);
   guarded([&] {
     for (const std::string& line : report.results) hooks_.write(line);
   });

@@ -42,7 +42,7 @@ class Engine {
 
  private:
   [[nodiscard]] StepReport report();
-  void take(int from, StepReport report);
+  void take(int from, const StepReport& report);
   /// Runs `body` unless something failed before; keeps what it throws.
   void guarded(const std::function<void()>& body);
 
@@ -50,7 +50,9 @@ class Engine {
   Communicator& comm_;
   EngineHooks hooks_;
   Dealer dealer_;
-  std::vector<Completion> done_;  ///< of the last step
+  std::vector<RowSample> samples_;    ///< of the last step
+  std::vector<std::string> results_;  ///< not yet reported
+  std::int64_t finished_work_ = 0;    ///< of those
   std::int64_t reported_rows_ = 0;
   std::int64_t rows_ = 0;         ///< through the model so far, on all ranks
   std::int64_t answered_ = 0;     ///< requests so far, on all ranks

@@ -27,6 +27,8 @@ json rank_json(const WorkMetrics& m) {
           {"prefill_seconds", m.prefill_seconds},
           {"decode_seconds", m.decode_seconds},
           {"seconds", phases_json(m.phases)},
+          {"dense_rows", m.dense_rows},
+          {"moved_rows", m.moved_rows},
           {"expert_rows_per_layer", m.expert_rows},
           {"kv_bytes", m.kv_bytes},
           {"kv_peak_bytes", m.kv_peak_bytes},

@@ -11,7 +11,8 @@
 
 namespace coterie {
 
-/// Of one rank. A step in which any row of this rank belongs to a prompt counts as prefill, the others as decode.
+/// Of one rank, sequences by their home. A step in which the domain reads any prompt counts as prefill, the others as
+/// decode.
 struct WorkMetrics {
   std::int64_t steps = 0;
   std::int64_t prompt_rows = 0;       ///< prompt tokens that went through the model
@@ -21,6 +22,8 @@ struct WorkMetrics {
   double decode_seconds = 0;
   std::int64_t generated = 0;  ///< tokens of the requests that are done
   PhaseSeconds phases;
+  std::int64_t dense_rows = 0;            ///< rows through attention and router on this rank, summed over the layers
+  std::int64_t moved_rows = 0;            ///< of those, the ones that went on on another rank
   std::vector<std::int64_t> expert_rows;  ///< (layers): rows that this rank's experts computed, one per (token, expert)
   std::int64_t kv_bytes = 0;              ///< memory of the KV cache
   std::int64_t kv_peak_bytes = 0;         ///< the most of it that was in use

@@ -1,46 +1,138 @@
 #include "runtime/moe_layer.hpp"
 
+#include <algorithm>
 #include <cstring>
+#include <numeric>
 
 namespace coterie {
+namespace {
 
-void MoeLayer::forward(const Tensor& x, std::int64_t step, const RoutingObserver& observe) {
-  context_.scratch.reset();
-  std::vector<RowsFor> rows;
-  {
-    const Timed timed(context_.metrics.phases.router);
-    const Tensor normed = context_.scratch.take(x.rows, x.cols);
-    context_.device.rms_norm(x, weights_.moe_norm.view, rms_epsilon_, normed);
-    const Routing routing = context_.device.route(normed, *weights_.router, spec_.router);
-    if (observe) observe(index_, routing);
-    rows = rows_by_rank(routing, context_.ownership.destinations(index_), context_.comm.ranks());
-  }
-  const Inbox arrived = [&] {
-    const Timed timed(context_.metrics.phases.exchange);
-    return context_.comm.exchange(pack(x, rows), {"dispatch", index_, step});
-  }();
-  Outbox partial = compute(arrived);
-  const Timed timed(context_.metrics.phases.exchange);
-  add(context_.comm.exchange(std::move(partial), {"combine", index_, step}), rows, x);
+constexpr std::uint64_t kPartialSumsFollow = 1;  ///< a message's flag: its sender's rows need the second exchange
+
+SectionSizes sizes_of(std::initializer_list<std::pair<Section, std::uint64_t>> sections) {
+  SectionSizes sizes{};
+  for (const auto& [section, bytes] : sections) sizes[static_cast<std::size_t>(section)] = bytes;
+  return sizes;
 }
 
-Outbox MoeLayer::pack(const Tensor& x, const std::vector<RowsFor>& rows) const {
-  const std::size_t row_bytes = static_cast<std::size_t>(x.cols) * size_of(x.type);
-  Outbox out(rows.size());
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    if (rows[r].rows.empty()) continue;
-    SectionSizes sizes{};
-    sizes[static_cast<std::size_t>(Section::rows)] = rows[r].rows.size() * row_bytes;
-    sizes[static_cast<std::size_t>(Section::routes)] = rows[r].routes.size() * sizeof(Route);
-    out[r] = Message(sizes);
-    context_.device.gather(x, rows[r].rows, as_rows(out[r].section(Section::rows)));
-    const auto routes = out[r].section(Section::routes);
-    std::memcpy(routes.data(), rows[r].routes.data(), routes.size());
+/// Arrived rows whose partial sums one rank wants.
+struct Wanted {
+  std::vector<std::int32_t> arrived;
+  std::vector<std::int32_t> rows;  ///< of the batch
+};
+
+/// Sums each wanted row's share of the experts' outputs into `sums`.
+void sum(Device& device, const GroupedRows& groups, const Tensor& outputs, const Wanted& wanted, const Tensor& sums) {
+  std::vector<std::int64_t> offsets{0};
+  std::vector<Contribution> contributions;
+  for (const std::int32_t row : wanted.arrived) {
+    contributions.insert(contributions.end(), groups.contributions.begin() + groups.offsets[row],
+                         groups.contributions.begin() + groups.offsets[row + 1]);
+    offsets.push_back(static_cast<std::int64_t>(contributions.size()));
+  }
+  device.combine(outputs, offsets, contributions, sums);
+}
+
+bool any_partial_sums(const Inbox& arrived) {
+  return std::any_of(arrived.begin(), arrived.end(),
+                     [](const Message& m) { return (m.flags() & kPartialSumsFollow) != 0; });
+}
+
+}  // namespace
+
+Resident MoeLayer::forward(const Batch& batch, Resident at, const Freight& freight, std::int64_t step, Scratch& next,
+                           const RoutingObserver& observe) {
+  const RowPlan plan = [&] {
+    const Timed timed(context_.metrics.phases.router);
+    const Tensor normed = context_.scratch.take(at.x.rows, at.x.cols);
+    context_.device.rms_norm(at.x, weights_.moe_norm.view, rms_epsilon_, normed);
+    const Routing routing = context_.device.route(normed, *weights_.router, spec_.router);
+    if (observe) observe(batch, at.rows, index_, routing);
+    context_.metrics.dense_rows += at.x.rows;
+    return plan_rows(batch, at.rows, routing, index_, context_.ownership, context_.domains);
+  }();
+  // Where every rank has every row there is nothing to dispatch.
+  const bool dispatches = !batch.replicated_everywhere(context_.domains.count());
+  Inbox arrived = [&] {
+    const Timed timed(context_.metrics.phases.exchange);
+    Outbox out = pack(batch, at, plan, freight);
+    return dispatches ? context_.comm.exchange(std::move(out), {"dispatch", index_, step}) : std::move(out);
+  }();
+  context_.metrics.moved_rows += at.x.rows - static_cast<std::int64_t>(plan.stay.size());
+  Computed computed = compute(arrived);
+
+  const Timed timed(context_.metrics.phases.exchange);
+  store(batch, arrived, freight);
+  Inbox sums;
+  if (!context_.domains.coherent() || !dispatches || any_partial_sums(arrived)) {
+    sums = context_.comm.exchange(std::move(computed.outbox), {"combine", index_, step});
+  }
+  const Resident here = gather(at, plan, arrived, next);
+  for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
+    if (rank == context_.comm.rank()) {
+      add(computed.here, here);
+    } else if (!sums.empty()) {
+      const LabelledRows partial(sums[rank].section(Section::partial_sums), here.x.cols, here.x.type);
+      add({partial.labels(), partial.rows}, here);
+    }
+  }
+  return here;
+}
+
+Outbox MoeLayer::pack(const Batch& batch, const Resident& at, const RowPlan& plan, const Freight& freight) const {
+  const DType type = context_.device.activation_type();
+  const int self = context_.comm.rank();
+  const auto flags = plan.partial_sums ? kPartialSumsFollow : std::uint64_t{0};
+
+  std::vector<std::int32_t> carried;  // rows whose K and V the rest of the domain lacks
+  if (context_.domains.coherent()) {
+    for (std::size_t i = 0; i < at.rows.size(); ++i) {
+      if (!batch.of(at.rows[i]).replicated) carried.push_back(static_cast<std::int32_t>(i));
+    }
+  }
+  std::vector<std::int32_t> carried_rows;
+  for (const std::int32_t i : carried) carried_rows.push_back(at.rows[i]);
+  const std::int64_t kv = freight.k.cols;
+  const std::uint64_t freight_bytes = LabelledRows::bytes(static_cast<std::int64_t>(carried.size()), 2 * kv, type);
+
+  Outbox out(plan.to.size());
+  for (int rank = 0; rank < static_cast<int>(plan.to.size()); ++rank) {
+    const RowsFor& to = plan.to[rank];
+    const bool takes_freight = rank != self && context_.domains.together(rank, self) && !carried.empty();
+    if (to.rows.empty() && !takes_freight && flags == 0) continue;
+    const std::uint64_t tag_bytes = to.tags.size() * sizeof(RowTag);
+    out[rank] = Message(sizes_of({{Section::rows, to.rows.size() * at.x.cols * size_of(type)},
+                                  {Section::routes, tag_bytes + to.routes.size() * sizeof(Route)},
+                                  {Section::freight, takes_freight ? freight_bytes : 0}}),
+                        flags);
+    if (!to.rows.empty()) {
+      context_.device.gather(at.x, to.rows, as_rows(out[rank].section(Section::rows)));
+      const auto records = out[rank].section(Section::routes);
+      std::memcpy(records.data(), to.tags.data(), tag_bytes);
+      std::memcpy(records.data() + tag_bytes, to.routes.data(), records.size() - tag_bytes);
+    }
+    if (takes_freight) {
+      const LabelledRows section(out[rank].section(Section::freight), 2 * kv, type);
+      section.set_labels(carried_rows);
+      context_.device.gather(freight.k, carried, section.rows.col_range(0, kv));
+      context_.device.gather(freight.v, carried, section.rows.col_range(kv, kv));
+    }
   }
   return out;
 }
 
-Outbox MoeLayer::compute(const Inbox& arrived) {
+void MoeLayer::store(const Batch& batch, Inbox& arrived, const Freight& freight) const {
+  for (Message& message : arrived) {
+    const auto section = message.section(Section::freight);
+    if (section.empty()) continue;
+    const LabelledRows came(section, 2 * freight.k.cols, context_.device.activation_type());
+    context_.device.write_kv(came.rows.col_range(0, freight.k.cols),
+                             came.rows.col_range(freight.k.cols, freight.k.cols), sequence_rows(batch, came.labels()),
+                             freight.cache);
+  }
+}
+
+MoeLayer::Computed MoeLayer::compute(Inbox& arrived) {
   const Timed timed(context_.metrics.phases.experts);
   const GroupedRows groups =
       group_by_expert(routes_of(arrived), spec_.router.top_k, static_cast<int>(spec_.experts.size()));
@@ -51,44 +143,126 @@ Outbox MoeLayer::compute(const Inbox& arrived) {
   const Tensor inputs = context_.scratch.take(pairs, hidden);
   const Tensor outputs = context_.scratch.take(pairs, hidden);
 
-  std::int64_t first = 0;
-  for (const Message& message : arrived) {
-    const Tensor from = as_rows(message.section(Section::rows));
-    context_.device.rms_norm(from, weights_.moe_norm.view, rms_epsilon_, normed.row_range(first, from.rows));
-    first += from.rows;
+  std::vector<Wanted> wanted(arrived.size());
+  std::int32_t first = 0;
+  for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
+    const Tensor x = as_rows(arrived[from].section(Section::rows));
+    context_.device.rms_norm(x, weights_.moe_norm.view, rms_epsilon_, normed.row_range(first, x.rows));
+    for (const RowTag& tag : tags_of(arrived[from])) {
+      const auto want = [&](int rank) {
+        wanted[rank].arrived.push_back(first);
+        wanted[rank].rows.push_back(tag.row);
+      };
+      const bool has_experts = groups.offsets[first + 1] > groups.offsets[first];
+      if (has_experts && tag.landing == RowTag::kEverywhere) {
+        for (const int rank : context_.domains.ranks(context_.domains.of(from))) want(rank);
+      } else if (has_experts) {
+        want(tag.landing);
+      }
+      ++first;
+    }
   }
   context_.device.gather(normed, groups.arrived, inputs);
   context_.device.experts(inputs, calls(groups), outputs);
   context_.metrics.expert_rows[index_] += pairs;
 
-  Outbox out(arrived.size());
-  first = 0;
-  for (std::size_t r = 0; r < arrived.size(); ++r) {
-    const auto from = arrived[r].section(Section::rows);
-    if (from.empty()) continue;
-    SectionSizes sizes{};
-    sizes[static_cast<std::size_t>(Section::partial_sums)] = from.size();
-    out[r] = Message(sizes);
-    const Tensor sums = as_rows(out[r].section(Section::partial_sums));
-    context_.device.combine(outputs, std::span(groups.offsets).subspan(first, sums.rows + 1), groups.contributions,
-                            sums);
-    first += sums.rows;
+  Computed out;
+  out.outbox.resize(arrived.size());
+  for (int rank = 0; rank < static_cast<int>(arrived.size()); ++rank) {
+    const auto n = static_cast<std::int64_t>(wanted[rank].rows.size());
+    if (rank == context_.comm.rank()) {
+      out.here = {wanted[rank].rows, context_.scratch.take(n, hidden)};
+      sum(context_.device, groups, outputs, wanted[rank], out.here.sums);
+    } else if (n > 0) {
+      const DType type = context_.device.activation_type();
+      out.outbox[rank] = Message(sizes_of({{Section::partial_sums, LabelledRows::bytes(n, hidden, type)}}));
+      const LabelledRows section(out.outbox[rank].section(Section::partial_sums), hidden, type);
+      section.set_labels(wanted[rank].rows);
+      sum(context_.device, groups, outputs, wanted[rank], section.rows);
+    }
   }
   return out;
+}
+
+Resident MoeLayer::gather(const Resident& at, const RowPlan& plan, Inbox& arrived, Scratch& next) const {
+  struct Source {
+    std::int32_t row = 0;
+    std::int32_t index = 0;  ///< among `all`
+  };
+  std::vector<Source> sources;
+  std::vector<std::pair<Tensor, std::vector<std::int32_t>>> pieces;
+  const auto take = [&](const Tensor& from, std::int32_t index, std::int32_t row) {
+    if (pieces.empty() || pieces.back().first.data != from.data) pieces.push_back({from, {}});
+    pieces.back().second.push_back(index);
+    sources.push_back({row, static_cast<std::int32_t>(sources.size())});
+  };
+  for (const std::int32_t i : plan.stay) take(at.x, i, at.rows[i]);
+  for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
+    if (from == context_.comm.rank()) continue;
+    const Tensor x = as_rows(arrived[from].section(Section::rows));
+    const auto tags = tags_of(arrived[from]);
+    for (std::size_t i = 0; i < tags.size(); ++i) {
+      if (tags[i].landing == context_.comm.rank()) take(x, static_cast<std::int32_t>(i), tags[i].row);
+    }
+  }
+  if (sources.size() == plan.stay.size() && plan.stay.size() == at.rows.size()) return at;  // nothing moved
+
+  const Tensor all = context_.scratch.take(static_cast<std::int64_t>(sources.size()), at.x.cols);
+  std::int64_t first = 0;
+  for (const auto& [from, indices] : pieces) {
+    context_.device.gather(from, indices, all.row_range(first, static_cast<std::int64_t>(indices.size())));
+    first += static_cast<std::int64_t>(indices.size());
+  }
+  std::sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.row < b.row; });
+  Resident here;
+  std::vector<std::int32_t> order;
+  for (const Source& source : sources) {
+    here.rows.push_back(source.row);
+    order.push_back(source.index);
+  }
+  here.x = next.take(all.rows, all.cols);
+  context_.device.gather(all, order, here.x);
+  return here;
+}
+
+void MoeLayer::add(const Partial& partial, const Resident& to) const {
+  if (partial.rows.empty()) return;
+  std::vector<std::int64_t> offsets(to.rows.size() + 1, 0);
+  std::vector<Contribution> contributions(partial.rows.size());
+  std::vector<std::size_t> place(partial.rows.size());
+  for (std::size_t i = 0; i < partial.rows.size(); ++i) {
+    const auto found = std::lower_bound(to.rows.begin(), to.rows.end(), partial.rows[i]);
+    if (found == to.rows.end() || *found != partial.rows[i]) {
+      throw CommError("layer " + std::to_string(index_) + ": a partial sum arrived for row " +
+                      std::to_string(partial.rows[i]) + ", which is not on this rank");
+    }
+    place[i] = static_cast<std::size_t>(found - to.rows.begin());
+    ++offsets[place[i] + 1];
+  }
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  std::vector<std::int64_t> next(offsets.begin(), offsets.end() - 1);
+  for (std::size_t i = 0; i < partial.rows.size(); ++i) {
+    contributions[next[place[i]]++] = {static_cast<std::int32_t>(i), 1.0F};
+  }
+  context_.device.combine(partial.sums, offsets, contributions, to.x, true);
+}
+
+std::vector<RowTag> MoeLayer::tags_of(const Message& message) const {
+  const auto records = message.section(Section::routes);
+  const std::size_t record = sizeof(RowTag) + static_cast<std::size_t>(spec_.router.top_k) * sizeof(Route);
+  std::vector<RowTag> tags(records.size() / record);
+  if (!tags.empty()) std::memcpy(tags.data(), records.data(), tags.size() * sizeof(RowTag));
+  return tags;
 }
 
 std::vector<Route> MoeLayer::routes_of(const Inbox& arrived) const {
   std::vector<Route> routes;
   for (const Message& message : arrived) {
-    const auto section = message.section(Section::routes);
-    const auto rows = as_rows(message.section(Section::rows)).rows;
-    if (section.size() != static_cast<std::size_t>(rows * spec_.router.top_k) * sizeof(Route)) {
-      throw CommError("layer " + std::to_string(index_) + ": " + std::to_string(rows) + " rows arrived with " +
-                      std::to_string(section.size()) + " bytes of routes");
-    }
+    const std::size_t tag_bytes = tags_of(message).size() * sizeof(RowTag);
+    const auto records = message.section(Section::routes).subspan(tag_bytes);
     const std::size_t before = routes.size();
-    routes.resize(before + section.size() / sizeof(Route));
-    if (!section.empty()) std::memcpy(&routes[before], section.data(), section.size());
+    routes.resize(before + records.size() / sizeof(Route));
+    if (!records.empty()) std::memcpy(&routes[before], records.data(), records.size());
   }
   return routes;
 }
@@ -106,30 +280,11 @@ std::vector<ExpertRows> MoeLayer::calls(const GroupedRows& groups) const {
   return out;
 }
 
-void MoeLayer::add(const Inbox& sums, const std::vector<RowsFor>& rows, const Tensor& x) const {
-  for (std::size_t r = 0; r < sums.size(); ++r) {
-    const Tensor partial = as_rows(sums[r].section(Section::partial_sums));
-    if (partial.rows != static_cast<std::int64_t>(rows[r].rows.size())) {
-      throw CommError("layer " + std::to_string(index_) + ": rank " + std::to_string(r) + " returned " +
-                      std::to_string(partial.rows) + " partial sums, expected " + std::to_string(rows[r].rows.size()));
-    }
-    if (partial.rows == 0) continue;
-    std::vector<std::int64_t> offsets(x.rows + 1, 0);
-    std::vector<Contribution> contributions;
-    for (std::size_t i = 0; i < rows[r].rows.size(); ++i) {
-      offsets[rows[r].rows[i] + 1] = 1;
-      contributions.push_back({static_cast<std::int32_t>(i), 1.0F});
-    }
-    for (std::int64_t t = 0; t < x.rows; ++t) offsets[t + 1] += offsets[t];
-    context_.device.combine(partial, offsets, contributions, x, true);
-  }
-}
-
-Tensor MoeLayer::as_rows(std::span<const std::byte> section) const {
+Tensor MoeLayer::as_rows(std::span<std::byte> section) const {
   const std::int64_t hidden = weights_.moe_norm.view.cols;
   const DType type = context_.device.activation_type();
   const auto rows = static_cast<std::int64_t>(section.size()) / (hidden * static_cast<std::int64_t>(size_of(type)));
-  return {const_cast<std::byte*>(section.data()), type, rows, hidden, hidden};
+  return {section.data(), type, rows, hidden, hidden};
 }
 
 }  // namespace coterie

@@ -26,12 +26,15 @@ std::string list(const std::vector<int>& values) {
 }  // namespace
 
 Ownership::Ownership(const Plan& plan, int rank, std::span<const int> node_of_rank)
-    : held_(plan.layers()), destinations_(plan.layers()) {
+    : ranks_(plan.ranks()), experts_(static_cast<std::size_t>(plan.experts)), held_(plan.layers()) {
   for (int layer = 0; layer < plan.layers(); ++layer) {
+    std::vector<std::vector<int>> owners;
     for (int expert = 0; expert < plan.experts; ++expert) {
-      const std::vector<int> owners = plan.owners(layer, expert);
-      if (std::binary_search(owners.begin(), owners.end(), rank)) held_[layer].push_back(expert);
-      destinations_[layer].push_back(destination(owners, rank, node_of_rank));
+      owners.push_back(plan.owners(layer, expert));
+      if (std::binary_search(owners.back().begin(), owners.back().end(), rank)) held_[layer].push_back(expert);
+    }
+    for (int from = 0; from < ranks_; ++from) {
+      for (const std::vector<int>& of : owners) destinations_.push_back(destination(of, from, node_of_rank));
     }
   }
 }

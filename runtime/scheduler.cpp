@@ -14,10 +14,16 @@ std::int32_t Scheduler::Sequence::token(std::int64_t position) const {
 }
 
 Scheduler::Scheduler(KvPool& kv, const Tokenizer* tokenizer, std::vector<std::int32_t> end_tokens,
-                     SchedulerOptions options)
-    : kv_(kv), tokenizer_(tokenizer), end_tokens_(std::move(end_tokens)), options_(options) {
+                     const Domains& domains, SchedulerOptions options)
+    : kv_(kv),
+      tokenizer_(tokenizer),
+      end_tokens_(std::move(end_tokens)),
+      domains_(domains),
+      options_(options),
+      at_home_(static_cast<std::size_t>(domains.peers().back()) + 1, 0) {
   options_.max_batch_size =
       static_cast<int>(std::min<std::int64_t>(options_.max_batch_size, options_.max_batch_tokens));
+  options_.replicate = options.replicate && domains.peers().size() > 1;
 }
 
 std::int64_t Scheduler::kv_tokens(const Request& request) {
@@ -25,13 +31,22 @@ std::int64_t Scheduler::kv_tokens(const Request& request) {
   return static_cast<std::int64_t>(request.prompt.size()) + std::max(0, request.max_tokens - 1);
 }
 
+int Scheduler::emptiest_rank() const {
+  const auto peers = domains_.peers();
+  return *std::min_element(peers.begin(), peers.end(), [&](int a, int b) { return at_home_[a] < at_home_[b]; });
+}
+
 void Scheduler::admit() {
-  while (!waiting_.empty() && static_cast<int>(running_.size()) < options_.max_batch_size) {
+  while (!waiting_.empty()) {
+    const int home = emptiest_rank();
+    if (at_home_[home] >= options_.max_batch_size) return;
     auto blocks = kv_.take(kv_tokens(waiting_.front()));
     if (!blocks) return;
     const std::uint64_t key = request_key(waiting_.front().custom_id);
-    running_.push_back({Continuation(std::move(waiting_.front()), tokenizer_, end_tokens_), std::move(*blocks), key});
+    running_.push_back(
+        {Continuation(std::move(waiting_.front()), tokenizer_, end_tokens_), std::move(*blocks), key, home, home});
     waiting_.pop_front();
+    ++at_home_[home];
   }
 }
 
@@ -39,13 +54,17 @@ const Batch& Scheduler::next() {
   admit();
   batch_ = {};
   in_batch_.clear();
+  std::vector<std::int64_t> room(at_home_.size(), options_.max_batch_tokens);
   for (Sequence& s : running_) {
-    if (s.computed >= s.prompt_size()) add_rows(s, 1);
+    if (s.computed < s.prompt_size()) continue;
+    add_rows(s, 1);
+    --room[s.home];
   }
   for (Sequence& s : running_) {
-    const std::int64_t left = s.prompt_size() - s.computed;
-    const std::int64_t rows = std::min(left, options_.max_batch_tokens - batch_.rows());
-    if (left > 0 && rows > 0) add_rows(s, rows);
+    const std::int64_t rows = std::min(s.prompt_size() - s.computed, room[s.home]);
+    if (rows <= 0) continue;
+    add_rows(s, rows);
+    room[s.home] -= rows;
   }
   return batch_;
 }
@@ -56,56 +75,55 @@ bool Scheduler::wants_prompt_logits(const Sequence& sequence) const {
 }
 
 void Scheduler::add_rows(Sequence& s, std::int64_t rows) {
-  const auto first_row = batch_.rows();
-  batch_.sequences.push_back({first_row, rows, s.computed, s.blocks});
-  batch_.requests.push_back(s.continuation.request().line);
-  batch_.prompt_rows += s.computed < s.prompt_size() ? rows : 0;
+  const bool prompt = s.computed < s.prompt_size();
   const bool all = wants_prompt_logits(s);
+  const auto index = static_cast<std::int32_t>(batch_.sequences.size());
+  batch_.sequences.push_back({s.continuation.request().line, s.home, s.at, prompt, options_.replicate && !prompt,
+                              batch_.rows(), static_cast<std::int32_t>(rows), s.computed, s.blocks});
   for (std::int64_t p = s.computed; p < s.computed + rows; ++p) {
-    if (all || p + 1 >= s.prompt_size()) batch_.sampled.push_back(static_cast<std::int32_t>(batch_.rows()));
     batch_.tokens.push_back(s.token(p));
-    batch_.positions.push_back(p);
+    batch_.sequence.push_back(index);
+    batch_.sampled.push_back(all || p + 1 >= s.prompt_size() ? 1 : 0);
   }
   in_batch_.push_back(&s);
 }
 
-std::vector<Completion> Scheduler::accept(std::span<const float> logits) {
-  const std::size_t vocabulary = batch_.sampled.empty() ? 0 : logits.size() / batch_.sampled.size();
-  std::size_t next_sampled = 0;
-  for (std::size_t i = 0; i < in_batch_.size(); ++i) {
-    Sequence& s = *in_batch_[i];
-    const std::int64_t end_row = batch_.sequences[i].first_row + batch_.sequences[i].rows;
-    for (; next_sampled < batch_.sampled.size() && batch_.sampled[next_sampled] < end_row; ++next_sampled) {
-      take_logits(s, batch_.positions[batch_.sampled[next_sampled]],
-                  logits.subspan(next_sampled * vocabulary, vocabulary));
-    }
-    s.computed += batch_.sequences[i].rows;
-  }
-
-  std::vector<Completion> done;
-  for (auto s = running_.begin(); s != running_.end();) {
-    if (s->continuation.finished() && s->computed >= s->prompt_size()) {
-      kv_.give_back(s->blocks);
-      done.push_back(s->continuation.finish());
-      s = running_.erase(s);
-    } else {
-      ++s;
-    }
-  }
-  return done;
-}
-
-void Scheduler::take_logits(Sequence& s, std::int64_t position, std::span<const float> logits) {
+std::optional<Sampled> Scheduler::sample(std::int32_t row, std::span<const float> logits) {
+  Sequence& s = *in_batch_[batch_.sequence[row]];
   const Request& request = s.continuation.request();
+  const std::int64_t position = batch_.position(row);
   if (position < s.prompt_size()) {
     if (observer_) observer_(request, position, logits);
     if (request.echo && request.sampling.logprobs >= 0 && position + 1 < s.prompt_size()) {
       s.continuation.add_prompt_logprobs(logprobs_of(logits, request.prompt[position + 1], request.sampling.logprobs));
     }
   }
-  if (position + 1 >= s.prompt_size() && !s.continuation.finished()) {
-    s.continuation.add(sample(logits, request.sampling, s.key, position + 1));
+  if (position + 1 < s.prompt_size() || s.continuation.finished()) return std::nullopt;
+  return coterie::sample(logits, request.sampling, s.key, position + 1);
+}
+
+void Scheduler::accept(int rank, const RowSample& sample) {
+  Sequence& s = *in_batch_[batch_.sequence[sample.row]];
+  s.continuation.add(sample.sampled);
+  s.at = rank;
+}
+
+std::vector<Completion> Scheduler::finished() {
+  for (std::size_t i = 0; i < in_batch_.size(); ++i) in_batch_[i]->computed += batch_.sequences[i].rows;
+  batch_ = {};
+  in_batch_.clear();
+  std::vector<Completion> done;
+  for (auto s = running_.begin(); s != running_.end();) {
+    if (!s->continuation.finished() || s->computed < s->prompt_size()) {
+      ++s;
+      continue;
+    }
+    kv_.give_back(s->blocks);
+    --at_home_[s->home];
+    if (s->home == domains_.self()) done.push_back(s->continuation.finish());
+    s = running_.erase(s);
   }
+  return done;
 }
 
 }  // namespace coterie

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "runtime/dealer.hpp"
+#include "runtime/scheduler.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -19,8 +20,9 @@ struct StepReport {
   bool exhausted = false;            ///< rank 0: no requests are left to deal
   std::int64_t rows = 0;             ///< that went through the model in the last step
   std::int64_t finished_work = 0;    ///< expected work of the requests answered since the last report
+  std::vector<RowSample> samples;    ///< the last step's, of rows that ended it on this rank
   std::vector<std::string> results;  ///< their lines of the results file
-  std::vector<Dealer::Dealt> dealt;  ///< rank 0: requests for the ranks
+  std::vector<Dealer::Dealt> dealt;  ///< rank 0: requests for the domains
 
   [[nodiscard]] std::vector<std::byte> to_bytes() const;
   /// Throws std::runtime_error when the bytes end too early.

@@ -4,38 +4,49 @@ namespace coterie {
 
 Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& plan, const Tokenizer* tokenizer,
                Device& device, Communicator& comm, const WorkerOptions& options)
-    : ownership_(plan, comm.rank(), comm.node_of_rank()),
+    : domains_(options.coherence, comm.rank(), comm.node_of_rank()),
+      ownership_(plan, comm.rank(), comm.node_of_rank()),
       weights_(load_weights(spec, checkpoint, ownership_, device, options.weights)),
       kv_(spec, device, options.kv_blocks),
       scratch_(device),
-      context_{device, comm, ownership_, scratch_, metrics_},
+      context_{device, comm, ownership_, domains_, scratch_, metrics_},
       transformer_(spec, weights_, kv_, context_),
-      scheduler_(kv_, tokenizer, spec.end_tokens, options.scheduler) {
+      scheduler_(kv_, tokenizer, spec.end_tokens, domains_, options.scheduler) {
   metrics_.expert_rows.resize(spec.layers.size());
 }
 
-std::vector<Completion> Worker::step(std::int64_t step) {
+std::vector<RowSample> Worker::step(std::int64_t step) {
+  std::vector<RowSample> samples;
   double seconds = 0;
   const Batch& batch = scheduler_.next();
-  const bool prefill = batch.prompt_rows > 0;
-  auto done = [&] {
+  {
     const Timed timed(seconds);
-    const auto logits = transformer_.forward(
-        batch, step,
-        observer_ ? RoutingObserver([&](int layer, const Routing& r) { observer_(batch, layer, r); })
-                  : RoutingObserver());
-    return scheduler_.accept(logits);
-  }();
-  const std::int64_t decode = batch.rows() - batch.prompt_rows;
+    const Logits logits = transformer_.forward(batch, step, observer_);
+    const auto vocabulary = logits.rows.empty() ? 0 : logits.values.size() / logits.rows.size();
+    for (std::size_t i = 0; i < logits.rows.size(); ++i) {
+      auto sampled = scheduler_.sample(logits.rows[i], logits.values.subspan(i * vocabulary, vocabulary));
+      if (sampled) samples.push_back({logits.rows[i], std::move(*sampled)});
+    }
+  }
+  count(batch, seconds);
+  return samples;
+}
+
+void Worker::count(const Batch& batch, double seconds) {
+  std::int64_t prompt_rows = 0;
+  std::int64_t decode_rows = 0;
+  bool prefill = false;
+  for (const BatchSequence& s : batch.sequences) {
+    prefill = prefill || s.prompt;
+    if (s.home == domains_.self()) (s.prompt ? prompt_rows : decode_rows) += s.rows;
+  }
   ++metrics_.steps;
-  metrics_.prompt_rows += batch.prompt_rows;
-  metrics_.decode_rows += decode;
-  metrics_.pure_decode_rows += prefill ? 0 : decode;
+  metrics_.prompt_rows += prompt_rows;
+  metrics_.decode_rows += decode_rows;
+  metrics_.pure_decode_rows += prefill ? 0 : decode_rows;
   (prefill ? metrics_.prefill_seconds : metrics_.decode_seconds) += seconds;
-  for (const Completion& c : done) metrics_.generated += static_cast<std::int64_t>(c.tokens.size());
   metrics_.kv_bytes = kv_.bytes();
   metrics_.kv_peak_bytes = kv_.peak_bytes();
-  return done;
 }
 
 }  // namespace coterie

@@ -13,6 +13,7 @@ struct WorkerOptions {
   SchedulerOptions scheduler;
   std::int64_t kv_blocks = 0;
   DType weights = DType::f32;
+  Coherence coherence = Coherence::rank;
 };
 
 class Worker {
@@ -23,17 +24,21 @@ class Worker {
          Device& device, Communicator& comm, const WorkerOptions& options);
 
   [[nodiscard]] Scheduler& scheduler() noexcept { return scheduler_; }
-  [[nodiscard]] const WorkMetrics& metrics() const noexcept { return metrics_; }
+  [[nodiscard]] WorkMetrics& metrics() noexcept { return metrics_; }
   [[nodiscard]] const KvPool& kv() const noexcept { return kv_; }
 
-  /// Told of every routing decision, with the batch that it belongs to.
-  using TraceObserver = std::function<void(const Batch& batch, int layer, const Routing& routing)>;
-  void observe_routing(TraceObserver observer) { observer_ = std::move(observer); }
+  [[nodiscard]] const Domains& domains() const noexcept { return domains_; }
 
-  /// One step of all sequences on this rank: schedule, forward, sample. Collective, also for an idle rank.
-  [[nodiscard]] std::vector<Completion> step(std::int64_t step);
+  void observe_routing(RoutingObserver observer) { observer_ = std::move(observer); }
+
+  /// One step of the domain's sequences: schedule, forward, sample. Collective, also for an idle rank. Returns the
+  /// tokens of the rows that ended the step on this rank; all ranks of the domain then take them all in.
+  [[nodiscard]] std::vector<RowSample> step(std::int64_t step);
 
  private:
+  void count(const Batch& batch, double seconds);
+
+  Domains domains_;
   Ownership ownership_;
   Weights weights_;
   KvPool kv_;
@@ -42,7 +47,7 @@ class Worker {
   RankContext context_;
   Transformer transformer_;
   Scheduler scheduler_;
-  TraceObserver observer_;
+  RoutingObserver observer_;
 };
 
 }  // namespace coterie

@@ -3,26 +3,110 @@
 #include <gtest/gtest.h>
 
 #include <map>
+#include <numeric>
 #include <random>
 #include <stdexcept>
 
 namespace coterie {
 namespace {
 
-TEST(RowsByRank, ARowGoesOnceToEachRankOfItsExperts) {
+/// One decode row for each home.
+Batch decode_rows(const std::vector<int>& homes) {
+  Batch batch;
+  for (std::size_t i = 0; i < homes.size(); ++i) {
+    const auto row = static_cast<std::int32_t>(i);
+    batch.sequences.push_back({.request = row + 1, .home = homes[i], .start = homes[i], .first_row = row, .rows = 1, .blocks = {}});
+    batch.tokens.push_back(0);
+    batch.sequence.push_back(row);
+    batch.sampled.push_back(1);
+  }
+  return batch;
+}
+
+std::vector<std::int32_t> all_rows(const Batch& batch) {
+  std::vector<std::int32_t> rows(batch.tokens.size());
+  std::iota(rows.begin(), rows.end(), 0);
+  return rows;
+}
+
+/// Expert e of the one layer on rank owner[e].
+Ownership owned_by(const std::vector<int>& owner, int ranks) {
+  Plan plan = contiguous_plan("m", {0}, static_cast<int>(owner.size()), 1, Topology{{ranks}});
+  plan.slots_per_rank = plan.experts;
+  plan.physical_to_logical.assign(1,
+                                  std::vector<int>(static_cast<std::size_t>(ranks) * owner.size(), Plan::kEmptySlot));
+  for (std::size_t e = 0; e < owner.size(); ++e)
+    plan.physical_to_logical[0][owner[e] * owner.size() + e] = static_cast<int>(e);
+  return Ownership(plan, 0, std::vector<int>(ranks, 0));
+}
+
+TEST(LandingRank, TheLargestShareInTheDomain) {
+  const Domains nodes(Coherence::node, 0, std::vector<int>{0, 0, 1, 1});
+  EXPECT_EQ(landing_rank(std::vector<Share>{{0, 0.3F}, {1, 0.7F}}, nodes, 0), 1);
+  EXPECT_EQ(landing_rank(std::vector<Share>{{0, 0.3F}, {3, 0.7F}}, nodes, 0), 0);  // 3 is outside
+  EXPECT_EQ(landing_rank(std::vector<Share>{{2, 0.5F}, {3, 0.5F}}, nodes, 1), 1);  // none is inside: home
+  EXPECT_EQ(landing_rank(std::vector<Share>{{1, 0.5F}, {0, 0.5F}}, nodes, 1), 0);  // a tie: the lower rank
+  const Domains ranks(Coherence::rank, 0, std::vector<int>{0, 0});
+  EXPECT_EQ(landing_rank(std::vector<Share>{{1, 1.0F}}, ranks, 0), 0);  // plain expert parallelism: always home
+}
+
+TEST(PlanRows, ARowGoesOnceToEachRankOfItsExperts) {
   const Routing routing{3, {4, 1, 0, /**/ 2, 3, 5}, {0.5F, 0.3F, 0.2F, 0.6F, 0.3F, 0.1F}};
-  const std::vector<int> destinations{0, 0, 1, 1, 2, 2};
-  const auto rows = rows_by_rank(routing, destinations, 4);
-  ASSERT_EQ(rows.size(), 4U);
-  EXPECT_EQ(rows[0].rows, (std::vector<std::int32_t>{0}));
-  EXPECT_EQ(rows[1].rows, (std::vector<std::int32_t>{1}));
-  EXPECT_EQ(rows[2].rows, (std::vector<std::int32_t>{0, 1}));
-  EXPECT_TRUE(rows[3].rows.empty());
-  ASSERT_EQ(rows[0].routes.size(), 3U);
-  EXPECT_EQ(rows[0].routes[0].expert, 1);  // by falling weight
-  EXPECT_EQ(rows[0].routes[1].expert, 0);
-  EXPECT_EQ(rows[0].routes[2].expert, Route::kNone);
-  EXPECT_FLOAT_EQ(rows[2].routes[3].weight, 0.1F);
+  const Batch batch = decode_rows({0, 0});
+  const Domains plain(Coherence::rank, 0, std::vector<int>(4, 0));
+  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 0, 1, 1, 2, 2}, 4), plain);
+  ASSERT_EQ(plan.to.size(), 4U);
+  EXPECT_EQ(plan.to[0].rows, (std::vector<std::int32_t>{0}));
+  EXPECT_EQ(plan.to[1].rows, (std::vector<std::int32_t>{1}));
+  EXPECT_EQ(plan.to[2].rows, (std::vector<std::int32_t>{0, 1}));
+  EXPECT_TRUE(plan.to[3].rows.empty());
+  ASSERT_EQ(plan.to[0].routes.size(), 3U);
+  EXPECT_EQ(plan.to[0].routes[0].expert, 1);  // by falling weight
+  EXPECT_EQ(plan.to[0].routes[1].expert, 0);
+  EXPECT_EQ(plan.to[0].routes[2].expert, Route::kNone);
+  EXPECT_FLOAT_EQ(plan.to[2].routes[3].weight, 0.1F);
+  EXPECT_EQ(plan.stay, (std::vector<std::int32_t>{0, 1}));
+  EXPECT_TRUE(plan.partial_sums);
+}
+
+TEST(PlanRows, ATokenGoesOnWhereItsExpertIs) {
+  const Routing routing{1, {2, 0}, {1.0F, 1.0F}};
+  const Batch batch = decode_rows({0, 0});
+  const Domains world(Coherence::world, 0, std::vector<int>(3, 0));
+  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 1, 2}, 3), world);
+  EXPECT_EQ(plan.stay, (std::vector<std::int32_t>{1}));
+  EXPECT_EQ(plan.to[2].tags.at(0).landing, 2);
+  EXPECT_FALSE(plan.partial_sums);
+}
+
+TEST(PlanRows, OutsideTheDomainARowComesBackToARankInside) {
+  const Routing routing{1, {3}, {1.0F}};
+  Batch batch = decode_rows({1});
+  const Domains nodes(Coherence::node, 0, std::vector<int>{0, 0, 1, 1});
+  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 1, 2, 3}, 4), nodes);
+  EXPECT_EQ(plan.to[3].tags.at(0).landing, 1);
+  ASSERT_EQ(plan.to[1].rows.size(), 1U);  // home gets the row itself, without experts
+  EXPECT_EQ(plan.to[1].routes.at(0).expert, Route::kNone);
+  EXPECT_TRUE(plan.stay.empty());
+  EXPECT_TRUE(plan.partial_sums);
+
+  batch.sequences[0].prompt = true;  // prompts come home wherever their experts are
+  const Domains world(Coherence::world, 0, std::vector<int>(4, 0));
+  EXPECT_EQ(plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 1, 2, 3}, 4), world).to[3].tags.at(0).landing,
+            1);
+}
+
+TEST(PlanRows, AReplicatedRowIsDispatchedNowhereInsideItsDomain) {
+  const Routing routing{2, {0, 1}, {0.6F, 0.4F}};
+  Batch batch = decode_rows({1});
+  batch.sequences[0].replicated = true;
+  const Domains world(Coherence::world, 0, std::vector<int>(3, 0));
+  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 1, 2}, 3), world);
+  EXPECT_EQ(plan.to[0].tags.at(0).landing, RowTag::kEverywhere);
+  EXPECT_EQ(plan.to[0].routes.at(0).expert, 0);
+  EXPECT_EQ(plan.to[0].routes.at(1).expert, Route::kNone);
+  EXPECT_TRUE(plan.to[1].rows.empty());
+  EXPECT_EQ(plan.stay, (std::vector<std::int32_t>{0}));
 }
 
 TEST(GroupByExpert, NoRows) {
@@ -68,7 +152,9 @@ TEST(Dispatch, EveryChoiceIsComputedOnceWhateverTheSkew) {
     }
 
     std::map<std::pair<int, int>, int> computed;  // (token, expert) -> times
-    const auto rows = rows_by_rank(routing, destinations, ranks);
+    const Batch batch = decode_rows(std::vector<int>(tokens, 0));
+    const Domains domains(seed % 2 == 0 ? Coherence::rank : Coherence::world, 0, std::vector<int>(ranks, 0));
+    const auto rows = plan_rows(batch, all_rows(batch), routing, 0, owned_by(destinations, ranks), domains).to;
     for (int r = 0; r < ranks; ++r) {
       const GroupedRows groups = group_by_expert(rows[r].routes, top_k, experts);
       ASSERT_EQ(groups.offsets.size(), rows[r].rows.size() + 1);

@@ -16,7 +16,7 @@ TEST(Ownership, MoreRanksThanExperts) {
   const std::vector<int> nodes(4, 0);
   const Ownership last(plan, 3, nodes);
   EXPECT_TRUE(last.held(0).empty());
-  EXPECT_EQ(last.destinations(0), (std::vector<int>{0, 1}));
+  EXPECT_EQ(std::vector(last.destinations(0, 3).begin(), last.destinations(0, 3).end()), (std::vector<int>{0, 1}));
 }
 
 TEST(Ownership, AReplicaNearbyIsPreferred) {
@@ -25,11 +25,11 @@ TEST(Ownership, AReplicaNearbyIsPreferred) {
   plan.physical_to_logical = {{0, 3, 1, -1, 2, 3, 3, -1}};  // expert 3 on ranks 0, 2 and 3
   validate(plan, "test");
   const std::vector<int> nodes{0, 0, 1, 1};
-  EXPECT_EQ(Ownership(plan, 0, nodes).destinations(0)[3], 0);
-  EXPECT_EQ(Ownership(plan, 1, nodes).destinations(0)[3], 0);
-  EXPECT_EQ(Ownership(plan, 2, nodes).destinations(0)[3], 2);
-  EXPECT_EQ(Ownership(plan, 3, nodes).destinations(0)[3], 3);
-  EXPECT_EQ(Ownership(plan, 3, nodes).destinations(0)[0], 0);
+  EXPECT_EQ(Ownership(plan, 0, nodes).destinations(0, 0)[3], 0);
+  EXPECT_EQ(Ownership(plan, 0, nodes).destinations(0, 1)[3], 0);
+  EXPECT_EQ(Ownership(plan, 0, nodes).destinations(0, 2)[3], 2);
+  EXPECT_EQ(Ownership(plan, 0, nodes).destinations(0, 3)[3], 3);
+  EXPECT_EQ(Ownership(plan, 0, nodes).destinations(0, 3)[0], 0);
 }
 
 TEST(CheckPlan, NamesWhatDoesNotFit) {

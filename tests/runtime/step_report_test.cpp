@@ -26,7 +26,7 @@ TEST(StepReport, TravelsWhole) {
   EXPECT_EQ(copy.finished_work, 99);
   EXPECT_EQ(copy.results, report.results);
   ASSERT_EQ(copy.dealt.size(), 1U);
-  EXPECT_EQ(copy.dealt[0].rank, 3);
+  EXPECT_EQ(copy.dealt[0].domain, 3);
   EXPECT_EQ(copy.dealt[0].request.prompt, request.prompt);
   EXPECT_EQ(copy.dealt[0].request.stop, request.stop);
 

@@ -57,11 +57,12 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   const Plan plan =
       options.plan.value_or(contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
   const auto device = make_cpu_device({DType::f32, options.threads});
-  Worker worker(spec, checkpoint, plan, nullptr, *device, comm, {options.scheduler, options.kv_blocks, DType::f32});
-  TraceRecorder trace(static_cast<int>(spec.layers.size()), spec.top_k());
+  Worker worker(spec, checkpoint, plan, nullptr, *device, comm,
+                {options.scheduler, options.kv_blocks, DType::f32, options.coherence});
+  TraceRecorder trace(comm.rank(), spec.top_k());
   LogitsRecorder logits;
-  worker.observe_routing(
-      [&](const Batch& batch, int layer, const Routing& routing) { trace.record(batch, layer, routing); });
+  worker.observe_routing([&](const Batch& batch, std::span<const std::int32_t> rows, int layer,
+                             const Routing& routing) { trace.record(batch, rows, layer, routing); });
   worker.scheduler().observe_prompt_logits(
       [&](const Request& r, std::int64_t position, std::span<const float> row) { logits.record(r, position, row); });
 
@@ -93,10 +94,10 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   return result;
 }
 
-Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed) {
+Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed, double replicated_share) {
   std::mt19937_64 random(seed);
   std::uniform_int_distribution<int> rank(0, ranks - 1);
-  std::bernoulli_distribution replicated(0.2);
+  std::bernoulli_distribution replicated(replicated_share);
   Plan plan = contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), Topology{{ranks}});
   std::vector<std::vector<std::vector<int>>> held(plan.layers(), std::vector<std::vector<int>>(ranks));
   std::size_t most = 1;

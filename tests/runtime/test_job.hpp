@@ -33,6 +33,7 @@ struct Reference {
 [[nodiscard]] Request greedy_request(const Reference& reference, std::size_t index);
 
 struct JobOptions {
+  Coherence coherence = Coherence::rank;
   SchedulerOptions scheduler;
   std::int64_t kv_blocks = 256;
   int threads = 1;
@@ -52,7 +53,7 @@ struct JobResult {
 [[nodiscard]] JobResult run_job(const std::filesystem::path& model, const std::vector<Request>& requests,
                                 const JobOptions& options, CountingCommunicator& comm);
 
-/// Every expert on a random rank, some of them on several; ranks may be left without any.
-[[nodiscard]] Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed);
+/// Every expert on a random rank, this share of them on two; ranks may be left without any.
+[[nodiscard]] Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed, double replicated = 0.2);
 
 }  // namespace coterie

@@ -1,0 +1,44 @@
+// A section of a message that holds rows and says whose they are: [labels, padded to 64 bytes][rows].
+#pragma once
+
+#include "kernels/tensor.hpp"
+
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+namespace coterie {
+
+/// A view; the message owns the bytes.
+struct LabelledRows {
+  std::span<std::byte> labels_bytes;
+  Tensor rows;
+
+  [[nodiscard]] static std::uint64_t bytes(std::int64_t rows, std::int64_t width, DType type) {
+    return label_bytes(rows) + static_cast<std::uint64_t>(rows * width) * size_of(type);
+  }
+  /// `section` has the size that bytes() says for some number of rows.
+  LabelledRows(std::span<std::byte> section, std::int64_t width, DType type) {
+    const std::uint64_t row = static_cast<std::uint64_t>(width) * size_of(type);
+    auto n = static_cast<std::int64_t>(section.size() / (row + sizeof(std::int32_t)));
+    while (bytes(n, width, type) > section.size()) --n;
+    labels_bytes = section.first(static_cast<std::size_t>(n) * sizeof(std::int32_t));
+    rows = {section.data() + label_bytes(n), type, n, width, width};
+  }
+  void set_labels(std::span<const std::int32_t> labels) const {
+    std::memcpy(labels_bytes.data(), labels.data(), labels_bytes.size());
+  }
+  [[nodiscard]] std::vector<std::int32_t> labels() const {
+    std::vector<std::int32_t> out(labels_bytes.size() / sizeof(std::int32_t));
+    if (!out.empty()) std::memcpy(out.data(), labels_bytes.data(), labels_bytes.size());
+    return out;
+  }
+
+ private:
+  static std::uint64_t label_bytes(std::int64_t rows) {
+    return (static_cast<std::uint64_t>(rows) * sizeof(std::int32_t) + 63) / 64 * 64;
+  }
+};
+
+}  // namespace coterie
