@@ -24,7 +24,9 @@ class CountingCommunicator final : public Communicator {
     std::string kind;        ///< "exchange" or "all_gather"
     std::string collective;  ///< Place::collective
     int layer = -1;
-    friend auto operator<=>(const Key&, const Key&) = default;
+    friend bool operator<(const Key& a, const Key& b) {
+      return std::tie(a.kind, a.collective, a.layer) < std::tie(b.kind, b.collective, b.layer);
+    }
   };
 
   /// `inner` must outlive this object.

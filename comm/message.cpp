@@ -16,6 +16,12 @@ constexpr std::uint64_t padded(std::uint64_t bytes) {
   return (bytes + kAlign - 1) / kAlign * kAlign;
 }
 
+MessageHeader read_header(const std::byte* memory) noexcept {
+  MessageHeader header;
+  std::memcpy(&header, memory, sizeof header);
+  return header;
+}
+
 }  // namespace
 
 std::uint64_t wire_bytes(const SectionSizes& sizes) noexcept {
@@ -25,12 +31,10 @@ std::uint64_t wire_bytes(const SectionSizes& sizes) noexcept {
 }
 
 MessageHeader header_of(std::span<const std::byte> wire) {
-  MessageHeader header;
-  if (wire.size() < sizeof header) {
+  if (wire.size() < sizeof(MessageHeader)) {
     throw CommError("a message of " + std::to_string(wire.size()) + " bytes is shorter than its header");
   }
-  std::memcpy(&header, wire.data(), sizeof header);
-  return header;
+  return read_header(wire.data());
 }
 
 Message::Message(const SectionSizes& sizes, std::uint64_t flags) : memory_(take(wire_bytes(sizes))) {
@@ -54,7 +58,7 @@ Message Message::for_receiving(std::uint64_t bytes) {
 
 std::span<const std::byte> Message::section(Section s) const noexcept {
   if (!memory_) return {};
-  const MessageHeader header = header_of(wire());
+  const MessageHeader header = read_header(memory_.get());
   std::uint64_t first = padded(sizeof header);
   for (std::size_t i = 0; i < static_cast<std::size_t>(s); ++i) first += padded(header.sizes[i]);
   return {memory_.get() + first, header.sizes[static_cast<std::size_t>(s)]};
@@ -66,7 +70,7 @@ std::span<std::byte> Message::section(Section s) noexcept {
 }
 
 std::uint64_t Message::flags() const noexcept {
-  return memory_ ? header_of(wire()).flags : 0;
+  return memory_ ? read_header(memory_.get()).flags : 0;
 }
 
 void Message::mark(const Stamp& stamp) noexcept {

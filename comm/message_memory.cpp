@@ -17,8 +17,8 @@ constexpr std::uint64_t kMostIdle = 512 << 20;  // bytes kept while no message u
 
 /// The size of the block for a message: few sizes, so that blocks fit again, and at most a quarter larger.
 std::uint64_t block_of(std::uint64_t bytes) {
+  const std::uint64_t step = bytes < kSmall ? kAlign : std::max(kAlign, std::bit_floor(bytes) / 4);
   bytes = std::max(bytes, kAlign);
-  const std::uint64_t step = bytes < kSmall ? kAlign : std::bit_floor(bytes) / 4;
   return (bytes + step - 1) / step * step;
 }
 

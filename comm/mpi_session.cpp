@@ -31,8 +31,8 @@ std::vector<int> find_nodes(MPI_Comm comm, int rank, int ranks) {
   for (const int r : lowest_of_rank) number.emplace(r, 0);
   int next = 0;
   for (auto& [r, n] : number) n = next++;
-  std::vector<int> node_of_rank;
-  for (const int r : lowest_of_rank) node_of_rank.push_back(number[r]);
+  std::vector<int> node_of_rank(lowest_of_rank);
+  for (int& n : node_of_rank) n = number[n];
   return node_of_rank;
 }
 

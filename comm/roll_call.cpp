@@ -50,9 +50,8 @@ std::string time_out_text(std::chrono::duration<double> limit, const Stamp& here
 }
 
 Notice::Notice(Subject the_subject, int the_communicator, const std::string& the_text)
-    : subject(the_subject),
-      communicator(the_communicator),
-      length(static_cast<int>(std::min(the_text.size(), text.size()))) {
+    : subject(the_subject), communicator(the_communicator) {
+  length = static_cast<int>(std::min(the_text.size(), text.size()));
   std::memcpy(text.data(), the_text.data(), static_cast<std::size_t>(length));
 }
 

@@ -61,9 +61,9 @@ SectionSizes random_sizes(int from, int to, int round) {
 
 TEST_P(CommunicatorConformance, AllGatherReturnsEveryRanksBytesByRank) {
   // Uneven sizes; rank 0 has none.
-  const auto all = comm_->all_gather(bytes_of(rank_, 0, 0, 100 * rank_), {"counts", 2, 5});
+  const auto all = comm_->all_gather(bytes_of(rank_, 0, 0, 100 * std::size_t(rank_)), {"counts", 2, 5});
   ASSERT_EQ(all.size(), static_cast<std::size_t>(ranks_));
-  for (int r = 0; r < ranks_; ++r) EXPECT_EQ(all[r], bytes_of(r, 0, 0, 100 * r)) << "rank " << r;
+  for (int r = 0; r < ranks_; ++r) EXPECT_EQ(all[r], bytes_of(r, 0, 0, 100 * std::size_t(r))) << "rank " << r;
 }
 
 TEST_P(CommunicatorConformance, ExchangeBringsEverySectionToItsReceiver) {
