@@ -66,26 +66,50 @@ COTERIE_INLINE float from_bf16(std::uint16_t value) {
   return std::bit_cast<float>(std::uint32_t{value} << 16);
 }
 
-/// e^x within 2 units in the last place; 0 below -87.3, infinity above 88.7, NaN for NaN. Vectorises in plain loops.
-COTERIE_INLINE float fast_exp(float x) {
-  const float clamped = x < -87.33654F ? -87.33654F : x > 88.72283F ? 88.72283F : x;
-  const float shifted = clamped * 1.44269504F + 12582912.0F;  // rounds: the integer is in the low bits
-  const float n = shifted - 12582912.0F;
-  const float r = (clamped - n * 0.693359375F) + n * 2.12194440e-4F;
-  float p = 1.9875691500e-4F;
+template <class To, class From>
+COTERIE_INLINE void same_bits(To& to, const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  std::memcpy(&to, &from, sizeof to);
+}
+
+/// x = e^x within 2 units in the last place; 0 below -87.3, infinity above 88.7, NaN for NaN. F: float, or a register
+/// of them, and I integers of the same size.
+template <class F, class I>
+COTERIE_INLINE void exponential(F& x) {
+  const F least = F{} - 87.33654F;
+  const F most = F{} + 88.72283F;
+  F y = x < least ? least : x;
+  y = y > most ? most : y;
+  const F shifted = y * 1.44269504F + 12582912.0F;  // rounds: the integer is in the low bits
+  const F n = shifted - 12582912.0F;
+  const F r = (y - n * 0.693359375F) + n * 2.12194440e-4F;
+  F p = F{} + 1.9875691500e-4F;
   p = p * r + 1.3981999507e-3F;
   p = p * r + 8.3334519073e-3F;
   p = p * r + 4.1665795894e-2F;
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
-  p = p * r * r + r + 1.0F;
+  p = p * (r * r) + r + 1.0F;
   // 2^n in two factors, since n may be 128.
-  const auto exponent = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) - 0x4b400000U);
-  const auto half = exponent >> 1;
-  const float low = std::bit_cast<float>((half + 127) << 23);
-  const float high = std::bit_cast<float>((exponent - half + 127) << 23);
-  const float y = p * low * high;
-  return x < -87.33654F ? 0.0F : x > 88.72283F ? __builtin_inff() : y;
+  I exponent;
+  same_bits(exponent, shifted);
+  exponent -= 0x4b400000;
+  const I half = exponent >> 1;
+  const I low = (half + 127) << 23;
+  const I high = (exponent - half + 127) << 23;
+  F low_factor;
+  F high_factor;
+  same_bits(low_factor, low);
+  same_bits(high_factor, high);
+  y = p * low_factor * high_factor;
+  y = x < least ? F{} : y;
+  x = x > most ? F{} + __builtin_inff() : y;
+}
+
+/// The same for plain loops, which the compiler turns into registers.
+COTERIE_INLINE float fast_exp(float x) {
+  exponential<float, std::int32_t>(x);
+  return x;
 }
 
 }  // namespace coterie

@@ -74,6 +74,7 @@ struct KvCache {
   std::byte* k = nullptr;        ///< (blocks, block_tokens * kv_heads * head_dim)
   std::byte* v = nullptr;        ///< the same
   int        block_tokens = 16;  ///< fastest as a multiple of 16
+  int        head_dim = 0;       ///< a device may keep a head's numbers of a block together; 0: unknown, slower
 };
 
 struct AttentionShape {

@@ -68,8 +68,8 @@ TEST_P(DeviceTest, LinearOfARowDoesNotDependOnTheRowsBesideIt) {
     const Array whole = blank(rows, outputs);
     device->linear(x.tensor, *matrix, whole.tensor);
     const Numbers expected = on_host(whole);
-    for (int i = 0; i < 40; ++i) {
-      const std::int64_t count = i < 20 ? i + 1 : uniform(1, rows);
+    for (int i = 0; i < 25; ++i) {
+      const std::int64_t count = i < 15 ? i + 1 : uniform(1, rows);
       const std::int64_t first = uniform(0, rows - count);
       const Array part = blank(count, outputs);
       device->linear(x.tensor.row_range(first, count), *matrix, part.tensor);
@@ -90,14 +90,26 @@ TEST_P(DeviceTest, ThreadsChangeNoBit) {
   const std::int64_t rows = 131;
   const std::int64_t inputs = 1500;
   const std::int64_t outputs = 200;
-  const Numbers weight = normal(outputs * inputs);
   const Array x = on_device(normal(rows * inputs), rows, inputs);
   const Array one = blank(rows, outputs);
   const Array two = blank(rows, outputs);
-  const auto matrix = packed(weight, outputs, inputs);
+  const auto matrix = packed(normal(outputs * inputs), outputs, inputs);
   device->linear(x.tensor, *matrix, one.tensor);
   other->linear(x.tensor, *matrix, two.tensor);
   expect_same(on_host(one), on_host(two), "linear");
+
+  // Few experts: threads share each. Many: each is one thread's.
+  const ExpertWeights expert{packed(normal(400 * inputs, 0.1F), 400, inputs),
+                             packed(normal(inputs * 200), inputs, 200)};
+  for (const std::int64_t each : {131, 10}) {
+    std::vector<ExpertRows> groups;
+    for (std::int64_t r = 0; r < rows; r += each) groups.push_back({&expert, r, std::min(each, rows - r)});
+    const Array first = blank(rows, inputs);
+    const Array second = blank(rows, inputs);
+    device->experts(x.tensor, groups, first.tensor);
+    other->experts(x.tensor, groups, second.tensor);
+    expect_same(on_host(first), on_host(second), "experts of " + std::to_string(each) + " rows");
+  }
 }
 
 TEST_P(DeviceTest, LinearShowsNotANumber) {
