@@ -23,6 +23,7 @@ struct Command {
 };
 
 extern const Command kGenerate;
+extern const Command kPlan;
 extern const Command kInspect;
 extern const Command kConvert;
 

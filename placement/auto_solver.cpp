@@ -5,18 +5,13 @@
 namespace coterie {
 namespace {
 
-// Of the time, for the search; the rest is for proving how good it is.
-constexpr double kSearchShare = 0.5;
-
 class AutoSolver final : public Solver {
  public:
   [[nodiscard]] std::string_view name() const noexcept override { return "auto"; }
 
   [[nodiscard]] Solution solve(const Problem& problem, const SolveOptions& options) const override {
     if (why_dp_does_not_fit(problem).empty()) return make_dp_solver()->solve(problem, options);
-    SolveOptions search = options;
-    search.time_limit = kSearchShare * options.time_limit;
-    return make_sweep_solver()->solve(problem, search);
+    return make_sweep_solver()->solve(problem, options);
   }
 };
 

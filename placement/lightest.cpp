@@ -130,6 +130,23 @@ std::vector<int> lightest_layer(std::span<const double> load, int ranks, int few
   return best.state();
 }
 
+LightestLayer lightest_of_worst_layer(const Problem& problem, std::uint64_t seed) {
+  LightestLayer worst;
+  for (int l = 0; l < problem.layers(); ++l) {
+    const auto load = problem.statistics.load_at(l);
+    const double mean = std::accumulate(load.begin(), load.end(), 0.0) / problem.ranks();
+    if (mean <= 0) continue;
+    SplitMix random(seed + static_cast<unsigned>(l));
+    // Lighter than what the limit asks for, or than the worst layer so far, need not be known.
+    const double enough = mean * std::max(worst.over_mean, problem.balance.value_or(1));
+    const std::vector<int> state =
+        lightest_layer(load, problem.ranks(), problem.fewest(), problem.most(), kKicks, enough, random);
+    const double over_mean = heaviest_rank(load, state, problem.ranks()) / mean;
+    if (over_mean > worst.over_mean) worst = {l, over_mean};
+  }
+  return worst;
+}
+
 Assignment feasible_assignment(const Problem& problem, std::uint64_t seed) {
   if (std::string broken = check_feasible(problem); !broken.empty()) throw InputError(broken);
   Assignment assignment = contiguous_assignment(problem);

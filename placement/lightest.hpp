@@ -18,6 +18,13 @@ namespace coterie {
 [[nodiscard]] std::vector<int> lightest_layer(std::span<const double> load, int ranks, int fewest, int most, int kicks,
                                               double enough, SplitMix& random);
 
+/// The layer that is hardest to balance, and how light its heaviest rank was found to get.
+struct LightestLayer {
+  int layer = 0;
+  double over_mean = 1;
+};
+[[nodiscard]] LightestLayer lightest_of_worst_layer(const Problem& problem, std::uint64_t seed);
+
 /// A placement that keeps the problem's limits, fixed layers as they are given. Throws InputError "infeasible: …" when
 /// there is none, or none was found.
 [[nodiscard]] Assignment feasible_assignment(const Problem& problem, std::uint64_t seed);

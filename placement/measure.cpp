@@ -311,6 +311,7 @@ PairOfLayers affinity_from(int layer, const Problem& problem, const Owners& owne
 }
 
 void measure_affinity(const Problem& problem, const Owners& owners, Figures& figures) {
+  if (problem.statistics.affinity.empty() && problem.layers() > 1) return;  // counts of load know no pairs
   const std::vector<double> price = link_prices(problem.topology, problem.prices);
   const double dearest = *std::max_element(price.begin(), price.end());
   if (problem.statistics.affinity.empty() && problem.layers() > 1) return;  // loads are all that is known

@@ -21,17 +21,27 @@ TokenSample::TokenSample(const Problem& problem, std::int64_t count) {
     gated = gated && !part.trace->weights.empty();
   }
 
-  // (trace, token) of every token of the sample.
+  // (trace, token) of every token of the sample: even steps through the weight of all parts, one after another.
   std::vector<std::pair<const Trace*, std::int64_t>> chosen;
+  const double step = count >= all ? 0 : mass / static_cast<double>(count);
+  double next = step / 2;
+  double passed = 0;
   for (const WeightedTrace& part : problem.traces) {
-    const double share = part.weight * static_cast<double>(length(part)) / mass;
-    const std::int64_t here =
-        count >= all ? length(part)
-                     : std::min(length(part), static_cast<std::int64_t>(share * static_cast<double>(count)) + 1);
-    for (std::int64_t i = 0; i < here; ++i) {
-      chosen.emplace_back(part.trace, part.first + i * length(part) / here);
-      weight.push_back(static_cast<float>(part.weight * static_cast<double>(length(part)) / static_cast<double>(here)));
+    const std::int64_t rows = length(part);
+    if (step == 0) {
+      for (std::int64_t t = 0; t < rows; ++t) {
+        chosen.emplace_back(part.trace, part.first + t);
+        weight.push_back(static_cast<float>(part.weight));
+      }
+      continue;
     }
+    const double end = passed + part.weight * static_cast<double>(rows);
+    for (; next < end; next += step) {
+      const auto t = static_cast<std::int64_t>((next - passed) / part.weight);
+      chosen.emplace_back(part.trace, part.first + std::min(t, rows - 1));
+      weight.push_back(static_cast<float>(step));
+    }
+    passed = end;
   }
   tokens = static_cast<int>(chosen.size());
 
@@ -50,7 +60,9 @@ TokenSample::TokenSample(const Problem& problem, std::int64_t count) {
         if (expert == Trace::kNoExpert) continue;
         experts[to + filled] = expert;
         if (gated) gates[to + filled] = trace->weights[from + c];
-        uses[static_cast<std::size_t>(l) * none + expert].push_back({t, filled++});
+        ++filled;
+        std::vector<std::int32_t>& tokens_of = uses[static_cast<std::size_t>(l) * none + expert];
+        if (tokens_of.empty() || tokens_of.back() != t) tokens_of.push_back(t);
       }
     }
   }

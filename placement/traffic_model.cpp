@@ -129,11 +129,11 @@ void TrafficModel::for_changed(const Exchange& x, Each&& each) const {
   ranks[x.expert] = x.to;
   if (x.other >= 0) ranks[x.other] = from;
   const std::size_t first = static_cast<std::size_t>(x.layer) * experts_;
-  for (const TokenSample::Use& use : sample_->uses[first + x.expert]) each(use.token);
+  for (const int token : sample_->uses[first + x.expert]) each(token);
   if (x.other >= 0)
-    for (const TokenSample::Use& use : sample_->uses[first + x.other]) {
-      const std::uint16_t* expert = &sample_->experts[at(x.layer, use.token) * sample_->width];
-      if (std::find(expert, expert + sample_->width, x.expert) == expert + sample_->width) each(use.token);
+    for (const int token : sample_->uses[first + x.other]) {
+      const std::uint16_t* expert = &sample_->experts[at(x.layer, token) * sample_->width];
+      if (std::find(expert, expert + sample_->width, x.expert) == expert + sample_->width) each(token);
     }
   if (x.other >= 0) ranks[x.other] = x.to;
   ranks[x.expert] = from;

@@ -14,17 +14,12 @@ namespace coterie {
 /// Tokens of a problem's traces, by layer; shared by the models of a search. A token that skips a layer counts from
 /// there on as if it started at home, which spares the search a chain of consequences.
 struct TokenSample {
-  struct Use {
-    std::int32_t token;
-    std::int32_t choice;
-  };
-
   int tokens = 0;
   int width = 0;                       ///< choices of a token
   std::vector<float> weight;           ///< (tokens): sums to the problem's number of tokens
   std::vector<std::uint16_t> experts;  ///< (layers, tokens, width); a choice that is missing: number of experts
   std::vector<float> gates;            ///< of the same shape, or empty
-  std::vector<std::vector<Use>> uses;  ///< (layers * experts)
+  std::vector<std::vector<std::int32_t>> uses;  ///< (layers * experts): tokens that chose the expert, ascending
 
   /// `count` tokens spread evenly over all traces by weight; all of them when there are no more.
   TokenSample(const Problem& problem, std::int64_t count);

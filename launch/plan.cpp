@@ -1,0 +1,193 @@
+// `coterie plan`: traces and a topology in, a plan with its certificate and report out.
+#include "launch/command.hpp"
+#include "launch/plan_inputs.hpp"
+#include "launch/plan_options.hpp"
+#include "launch/plan_summary.hpp"
+#include "launch/search_progress.hpp"
+#include "placement/input_error.hpp"
+#include "placement/report.hpp"
+#include "placement/solver.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <iostream>
+
+namespace coterie {
+namespace {
+
+std::atomic<bool> g_stop = false;
+
+/// The first signal lets the search end with the best so far; the second ends the process as usual.
+void stop_at_signals() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { g_stop = true; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
+}
+
+// Shares of the time. What one step leaves, the next ones have.
+constexpr double kSearch = 0.5;  // with a bound to prove afterwards
+constexpr double kWithoutLimit = 0.1;
+
+class Planner {
+ public:
+  explicit Planner(const PlanOptions& options)
+      : options_(options), in_(read_plan_inputs(options)), progress_(std::cerr) {}
+
+  int run() {
+    solve();
+    compare();
+    certify();
+    write();
+    progress_.clear();
+    std::cout << plan_summary(in_, data_);
+    if (!g_stop) return kDone;
+    std::cerr << "coterie: stopped by a signal; the plan is the best that was found until then\n";
+    return kStopped;
+  }
+
+ private:
+  [[nodiscard]] double elapsed() const {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  [[nodiscard]] SolveOptions solve_options(double time_limit) {
+    return {.time_limit = time_limit,
+            .gap = options_.gap,
+            .seed = options_.seed,
+            .threads = options_.threads,
+            .stop = &g_stop,
+            .start = std::nullopt,
+            .progress = [this](std::string_view line) { progress_.line(line); }};
+  }
+
+  void solve() {
+    const double share = options_.bound ? kSearch : 1 - kWithoutLimit;
+    solution_ = make_solver(options_.solver)->solve(in_.problem, solve_options(share * options_.time_limit));
+    owners_ = solution_.owners.empty() ? owners_of(solution_.assignment) : solution_.owners;
+    if (solution_.bound) data_.bounds.push_back(*solution_.bound);
+    data_.model = in_.model;
+    data_.layer_ids = in_.layer_ids;
+    data_.top_k = in_.top_k;
+    data_.problem = &in_.problem;
+    data_.before = owners_of(contiguous_assignment(in_.problem));
+    data_.after = owners_;
+    data_.sources = in_.sources;
+    data_.warnings = in_.warnings;
+    add_compared("contiguous", data_.before, 0, limits_note(data_.before));
+    add_compared(solution_.solver, owners_, solution_.seconds, "");
+    data_.compared.back().chosen = true;
+    if (in_.left_out) leave_out();
+  }
+
+  void add_compared(const std::string& name, const Owners& owners, double seconds, const std::string& note) {
+    data_.compared.push_back({.name = name, .figures = measure(in_.problem, owners), .seconds = seconds, .note = note});
+  }
+
+  [[nodiscard]] std::string limits_note(const Owners& owners) const {
+    return check_limits(in_.problem, owners).empty() ? "" : "breaks the limits";
+  }
+
+  /// What the load limit costs, and what others reach.
+  void compare() {
+    const bool searches = options_.solver == "auto" || options_.solver == "sweep";
+    const double limit = in_.problem.balance.value_or(0);
+    if (limit > 0 && searches && in_.problem.objective != Objective::load && !g_stop) {
+      Problem free = in_.problem;
+      free.balance.reset();
+      SolveOptions options = solve_options(kWithoutLimit * options_.time_limit);
+      if (solution_.owners.empty()) options.start = solution_.assignment;
+      const Solution other = make_sweep_solver()->solve(free, options);
+      add_compared("no load limit", other.owners.empty() ? owners_of(other.assignment) : other.owners, other.seconds,
+                   "");
+    }
+    if (!options_.compare) return;
+    for (const char* name : {"round-robin", "random", "balanced", "bipartition", "eplb"}) {
+      if (g_stop) return;
+      Problem problem = in_.problem;
+      problem.balance.reset();  // they know none; whether they keep it is a note
+      const Solution other = make_solver(name)->solve(problem, solve_options(kWithoutLimit * options_.time_limit));
+      const Owners owners = other.owners.empty() ? owners_of(other.assignment) : other.owners;
+      add_compared(name, owners, other.seconds, limits_note(owners));
+    }
+  }
+
+  void leave_out() {
+    Holdout& held = data_.holdout.emplace();
+    held.share = options_.holdout;
+    held.tokens = in_.left_out->statistics.tokens;
+    held.fitted = measure(in_.problem, owners_);
+    held.left_out = measure(*in_.left_out, owners_);
+    held.baseline_left_out = measure(*in_.left_out, data_.before);
+    if (const std::string why = why_fit_does_not_carry(in_, held); !why.empty()) data_.warnings.push_back(why);
+  }
+
+  void certify() {
+    const Problem& problem = in_.problem;
+    Certificate& c = data_.certificate;
+    c.objective = name_of(problem.objective);
+    c.domain = name_of(problem.domain);
+    c.price_inside_node = problem.prices.inside_node;
+    c.price_between_nodes = problem.prices.between_nodes;
+    c.balance = problem.balance.value_or(0);
+    c.top = problem.top;
+    c.by_gate = in_.by_gate;
+    c.holdout = options_.holdout;
+    c.value = solution_.value;
+    c.baseline = data_.compared.front().figures.value;
+    c.solver = solution_.solver;
+    c.seed = options_.seed;
+    c.seconds = elapsed();
+    if (data_.bounds.empty()) return;
+    const Bound* best = &data_.bounds.front();
+    for (const Bound& bound : data_.bounds)
+      if (better(problem.objective, best->value, bound.value)) best = &bound;
+    c.bound = best->value;
+    c.bound_kind = best->kind;
+    c.gap = c.value != 0 ? std::abs(c.bound - c.value) / c.value : std::abs(c.bound);
+  }
+
+  void write() const {
+    if (!options_.output.empty()) {
+      Plan plan;
+      plan.model = in_.model;
+      plan.layer_ids = in_.layer_ids;
+      plan.experts = in_.problem.experts();
+      plan.top_k = in_.top_k;
+      plan.topology = in_.problem.topology;
+      plan.slots_per_rank = in_.problem.slots();
+      plan.physical_to_logical = slots_of(in_.problem, owners_);
+      plan.certificate = data_.certificate;
+      plan.sources = in_.sources;
+      write_plan(options_.output, plan);
+    }
+    if (!options_.report.empty()) write_report(options_.report, data_);
+  }
+
+  const PlanOptions& options_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  PlanInputs in_;
+  SearchProgress progress_;
+  Solution solution_;
+  Owners owners_;
+  ReportData data_;
+};
+
+int run_plan(std::span<const char* const> arguments) {
+  const auto options = parse_plan_options(arguments);
+  if (!options) {
+    std::cout << plan_help();
+    return kDone;
+  }
+  stop_at_signals();
+  return Planner(*options).run();
+}
+
+}  // namespace
+
+const Command kPlan{"plan", "decide which expert lives on which rank, from traces; with a proof of how good it is",
+                    run_plan};
+
+}  // namespace coterie
