@@ -77,10 +77,4 @@ void Message::mark(const Stamp& stamp) noexcept {
   std::memcpy(memory_.get() + offsetof(MessageHeader, stamp), &stamp, sizeof stamp);
 }
 
-void Message::check() const {
-  if (size() != wire_bytes(header_of(wire()).sizes)) {
-    throw CommError("a message of " + std::to_string(size()) + " bytes contradicts its own header");
-  }
-}
-
 }  // namespace coterie

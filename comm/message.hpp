@@ -43,7 +43,7 @@ class Message {
   Message() = default;
   /// Room for sections of these sizes, contents not initialised.
   explicit Message(const SectionSizes& sizes, std::uint64_t flags = 0);
-  /// A buffer of `bytes` to receive into; call `check` when it is filled.
+  /// A buffer of `bytes` to receive into.
   [[nodiscard]] static Message for_receiving(std::uint64_t bytes);
 
   [[nodiscard]] std::span<std::byte> section(Section s) noexcept;
@@ -54,8 +54,6 @@ class Message {
   [[nodiscard]] std::span<const std::byte> wire() const noexcept { return {memory_.get(), size()}; }
   /// Writes the stamp into the header. The message has memory.
   void mark(const Stamp& stamp) noexcept;
-  /// Throws CommError when the received bytes contradict their header.
-  void check() const;
 
  private:
   struct GiveBack {

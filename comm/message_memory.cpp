@@ -12,7 +12,7 @@ namespace coterie {
 namespace {
 
 constexpr std::uint64_t kAlign = 64;
-constexpr std::uint64_t kSmall = 64 << 10;      // bytes; below, the C library keeps freed memory at hand itself
+constexpr std::uint64_t kSmall = 1 << 10;       // bytes; below, the C library keeps freed memory at hand itself
 constexpr std::uint64_t kMostIdle = 512 << 20;  // bytes kept while no message uses them
 
 /// The size of the block for a message: few sizes, so that blocks fit again, and at most a quarter larger.

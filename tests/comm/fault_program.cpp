@@ -1,5 +1,5 @@
 // A program in which something goes wrong on rank 1, for fault_test: it ends as main() of the project's program does.
-// usage: fault_program stops|throws|never_ends|throws_out_of_the_session
+// usage: fault_program stops|dies|throws|never_ends|throws_out_of_the_session
 #include "comm/communicator.hpp"
 
 #include <signal.h>
@@ -18,11 +18,11 @@ constexpr CommOptions kPatient{.timeout = std::chrono::hours(1)};
 
 void work(MpiSession& session, const std::string& fault) {
   const bool faulty = session.rank() == 1;
-  const bool early = fault == "stops" || fault == "never_ends";
-  const auto comm = make_mpi_communicator(session, early ? kOptions : kPatient);
+  const auto comm = make_mpi_communicator(session, fault.starts_with("throws") ? kPatient : kOptions);
   for (int layer = 0; layer < 3; ++layer) {
     (void)comm->exchange(Outbox(comm->ranks()), {"dispatch", layer, 17});
     if (faulty && layer == 1 && fault == "stops") ::raise(SIGSTOP);
+    if (faulty && layer == 1 && fault == "dies") ::raise(SIGKILL);
     if (faulty && layer == 1 && fault.starts_with("throws")) throw std::runtime_error("the disk is full");
     (void)comm->exchange(Outbox(comm->ranks()), {"combine", layer, 17});
   }

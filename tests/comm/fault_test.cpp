@@ -1,4 +1,4 @@
-// How a whole job ends when one of its ranks stops, throws or never ends: soon, with code 3 and with the reason.
+// How a whole job ends when one of its ranks stops, dies, throws or never ends: soon, and with the reason.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -37,6 +37,11 @@ TEST(Fault, AStoppedRankIsNamedWithItsPlaceAndTheJobEnds) {
   EXPECT_EQ(job.exit_code, 3) << job.output;
   expect_contains(job.output, "timed out after 0.5 s at combine at layer 1, step 17: rank 1 did not arrive");
   expect_contains(job.output, "rank 1 does not answer, it was last seen at dispatch at layer 1, step 17");
+}
+
+TEST(Fault, AKilledRankEndsTheJob) {
+  // The launcher sees it first, or the other ranks do when their time is up.
+  EXPECT_NE(run("dies").exit_code, 0);
 }
 
 TEST(Fault, ARankThatNeverEndsIsNamedAndTheJobEnds) {

@@ -1,13 +1,13 @@
 #include "comm/mpi_communicator.hpp"
 
-#include "comm/counting_communicator.hpp"
 #include "comm/mpi_job.hpp"
 #include "tests/comm/communicator_conformance.hpp"
 #include "tests/mpi_main.hpp"
 
 #include <gtest/gtest.h>
+#include <mpi.h>
 
-#include <vector>
+#include <memory>
 
 namespace coterie {
 namespace {
@@ -33,6 +33,24 @@ TEST(MpiCommunicator, RanksOfOneMachineShareANode) {
 TEST(MpiCommunicator, RanksPerNodeOverridesWhatWasFound) {
   const auto comm = make_mpi_communicator(test_session(), {.ranks_per_node = 2});
   for (int r = 0; r < comm->ranks(); ++r) EXPECT_EQ(comm->node_of_rank()[r], r / 2);
+}
+
+TEST(MpiCommunicator, BytesThatContradictTheirHeaderAreRefused) {
+  MpiSession::Job& job = test_session().job();
+  const int tag = first_piece_tag(job.communicators);
+  const auto comm = make_mpi_communicator(test_session(), kOptions);
+  const Place place{"dispatch", 1, 2};
+  if (comm->ranks() == 1) return;
+  if (comm->rank() == 0) {
+    Message message(SectionSizes{100});
+    message.mark({Stamp::Kind::exchange, place});
+    const auto cut = message.wire().first(message.wire().size() - 64);
+    for (int r = 1; r < comm->ranks(); ++r) {
+      MPI_Send(cut.data(), static_cast<int>(cut.size()), MPI_BYTE, r, tag, job.comm);
+    }
+  } else {
+    EXPECT_THROW((void)comm->exchange(Outbox(comm->ranks()), place), CommError);
+  }
 }
 
 }  // namespace
