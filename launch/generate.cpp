@@ -157,6 +157,7 @@ void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptio
                     {"coherence", options.coherence == Coherence::rank   ? "rank"
                                   : options.coherence == Coherence::node ? "node"
                                                                          : "world"},
+                    {"micro_batches", options.micro_batches},
                     {"dense", options.replicate ? "replicate" : "follow"},
                     {"max_batch_tokens", options.max_batch_tokens},
                     {"max_batch_size", options.max_batch_size}};
@@ -206,7 +207,8 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
       {options.max_batch_tokens, static_cast<int>(options.max_batch_size), options.replicate},
       blocks,
       options.dtype,
-      options.coherence};
+      options.coherence,
+      options.micro_batches};
   Worker worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
   in.checkpoint.reset();
   TraceRecorder trace(comm.rank(), in.spec.top_k());

@@ -48,7 +48,8 @@ po::options_description all_options() {
       "kv-memory", text("SIZE", "auto"), "keys and values, such as 512MiB; sequences that don't fit wait");
   coherence.add_options()("coherence", text("DOMAIN", "rank"),
                           "how far a token may go on from its experts: rank, node or world")(
-      "dense", text("FORM", "follow"), "dense work: follow the token, or replicate on the domain");
+      "dense", text("FORM", "follow"), "dense work: follow the token, or replicate on the domain")(
+      "micro-batches", text("N", "1"), "2: in halves, partial sums of one ride with rows of the other");
   job.add_options()("timeout", text("SECONDS", "300"), "longest wait for other ranks")(
       "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
                                                                                                        "this text");
@@ -177,6 +178,7 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   if (o.replicate && o.coherence == Coherence::rank) {
     throw bad_option("dense", dense, "follow with --coherence rank: there is no other rank to compute it on");
   }
+  o.micro_batches = static_cast<int>(given.number<std::int64_t>("micro-batches", 1, 2, "1 or 2"));
   o.max_batch_tokens = given.count("max-batch-tokens");
   o.max_batch_size = given.count("max-batch-size");
   if (given.text("kv-memory") != "auto") o.kv_memory = given.bytes("kv-memory");

@@ -21,6 +21,7 @@ struct GenerateOptions {
   int threads = 1;           ///< of a rank
 
   Coherence coherence = Coherence::rank;
+  int micro_batches = 1;   ///< a step's sequences go through the layers in so many parts
   bool replicate = false;  ///< decode rows are computed on every rank of the domain, but for the experts
 
   std::int64_t max_batch_tokens = 2048;    ///< rows of a step on a rank, of prompts and continuations together

@@ -33,44 +33,41 @@ void sum(Device& device, const GroupedRows& groups, const Tensor& outputs, const
   device.combine(outputs, offsets, contributions, sums);
 }
 
-bool any_partial_sums(const Inbox& arrived) {
-  return std::any_of(arrived.begin(), arrived.end(),
-                     [](const Message& m) { return (m.flags() & kPartialSumsFollow) != 0; });
-}
-
 }  // namespace
 
-Resident MoeLayer::forward(const Batch& batch, Resident at, const Freight& freight, std::int64_t step, Scratch& next,
-                           const RoutingObserver& observe) {
-  const RowPlan plan = [&] {
+Outbox MoeLayer::depart(const Batch& batch, InFlight& flight, Scratch& scratch, const RoutingObserver& observe) const {
+  const Resident& at = flight.at;
+  {
     const Timed timed(context_.metrics.phases.router);
-    const Tensor normed = context_.scratch.take(at.x.rows, at.x.cols);
+    const Tensor normed = scratch.take(at.x.rows, at.x.cols);
     context_.device.rms_norm(at.x, weights_.moe_norm.view, rms_epsilon_, normed);
     const Routing routing = context_.device.route(normed, *weights_.router, spec_.router);
     if (observe) observe(batch, at.rows, index_, routing);
+    flight.plan = plan_rows(batch, at.rows, routing, index_, context_.ownership, context_.domains);
     context_.metrics.dense_rows += at.x.rows;
-    return plan_rows(batch, at.rows, routing, index_, context_.ownership, context_.domains);
-  }();
-  // Where every rank has every row there is nothing to dispatch.
-  const bool dispatches = !batch.replicated_everywhere(context_.domains.count());
-  Inbox arrived = [&] {
-    const Timed timed(context_.metrics.phases.exchange);
-    Outbox out = pack(batch, at, plan, freight);
-    return dispatches ? context_.comm.exchange(std::move(out), {"dispatch", index_, step}) : std::move(out);
-  }();
-  context_.metrics.moved_rows += at.x.rows - static_cast<std::int64_t>(plan.stay.size());
-  Computed computed = compute(arrived);
-
-  const Timed timed(context_.metrics.phases.exchange);
-  store(batch, arrived, freight);
-  Inbox sums;
-  if (!context_.domains.coherent() || !dispatches || any_partial_sums(arrived)) {
-    sums = context_.comm.exchange(std::move(computed.outbox), {"combine", index_, step});
+    context_.metrics.moved_rows += at.x.rows - static_cast<std::int64_t>(flight.plan.stay.size());
   }
-  const Resident here = gather(at, plan, arrived, next);
+  const Timed timed(context_.metrics.phases.exchange);
+  return pack(batch, flight);
+}
+
+void MoeLayer::arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scratch& scratch) const {
+  flight.arrived = std::move(arrived);
+  store(batch, flight.arrived, flight.freight);
+  compute(flight, scratch);
+}
+
+bool MoeLayer::partial_sums_follow(const InFlight& flight) {
+  return std::any_of(flight.arrived.begin(), flight.arrived.end(),
+                     [](const Message& m) { return (m.flags() & kPartialSumsFollow) != 0; });
+}
+
+Resident MoeLayer::land(InFlight& flight, Inbox& sums, Scratch& scratch, Scratch& next) const {
+  const Timed timed(context_.metrics.phases.exchange);
+  const Resident here = gather(flight, scratch, next);
   for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
     if (rank == context_.comm.rank()) {
-      add(computed.here, here);
+      add(flight.here, here);
     } else if (!sums.empty()) {
       const LabelledRows partial(sums[rank].section(Section::partial_sums), here.x.cols, here.x.type);
       add({partial.labels(), partial.rows}, here);
@@ -79,7 +76,8 @@ Resident MoeLayer::forward(const Batch& batch, Resident at, const Freight& freig
   return here;
 }
 
-Outbox MoeLayer::pack(const Batch& batch, const Resident& at, const RowPlan& plan, const Freight& freight) const {
+Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
+  const auto& [at, freight, plan, arrived, sums, here] = flight;
   const DType type = context_.device.activation_type();
   const int self = context_.comm.rank();
   const auto flags = plan.partial_sums ? kPartialSumsFollow : std::uint64_t{0};
@@ -132,16 +130,17 @@ void MoeLayer::store(const Batch& batch, Inbox& arrived, const Freight& freight)
   }
 }
 
-MoeLayer::Computed MoeLayer::compute(Inbox& arrived) {
+void MoeLayer::compute(InFlight& flight, Scratch& scratch) const {
+  Inbox& arrived = flight.arrived;
   const Timed timed(context_.metrics.phases.experts);
   const GroupedRows groups =
       group_by_expert(routes_of(arrived), spec_.router.top_k, static_cast<int>(spec_.experts.size()));
   const auto rows = static_cast<std::int64_t>(groups.offsets.size()) - 1;
   const auto pairs = static_cast<std::int64_t>(groups.arrived.size());
   const std::int64_t hidden = weights_.moe_norm.view.cols;
-  const Tensor normed = context_.scratch.take(rows, hidden);
-  const Tensor inputs = context_.scratch.take(pairs, hidden);
-  const Tensor outputs = context_.scratch.take(pairs, hidden);
+  const Tensor normed = scratch.take(rows, hidden);
+  const Tensor inputs = scratch.take(pairs, hidden);
+  const Tensor outputs = scratch.take(pairs, hidden);
 
   std::vector<Wanted> wanted(arrived.size());
   std::int32_t first = 0;
@@ -166,25 +165,25 @@ MoeLayer::Computed MoeLayer::compute(Inbox& arrived) {
   context_.device.experts(inputs, calls(groups), outputs);
   context_.metrics.expert_rows[index_] += pairs;
 
-  Computed out;
-  out.outbox.resize(arrived.size());
+  flight.sums.resize(arrived.size());
   for (int rank = 0; rank < static_cast<int>(arrived.size()); ++rank) {
     const auto n = static_cast<std::int64_t>(wanted[rank].rows.size());
     if (rank == context_.comm.rank()) {
-      out.here = {wanted[rank].rows, context_.scratch.take(n, hidden)};
-      sum(context_.device, groups, outputs, wanted[rank], out.here.sums);
+      flight.here = {wanted[rank].rows, scratch.take(n, hidden)};
+      sum(context_.device, groups, outputs, wanted[rank], flight.here.sums);
     } else if (n > 0) {
       const DType type = context_.device.activation_type();
-      out.outbox[rank] = Message(sizes_of({{Section::partial_sums, LabelledRows::bytes(n, hidden, type)}}));
-      const LabelledRows section(out.outbox[rank].section(Section::partial_sums), hidden, type);
+      flight.sums[rank] = Message(sizes_of({{Section::partial_sums, LabelledRows::bytes(n, hidden, type)}}));
+      const LabelledRows section(flight.sums[rank].section(Section::partial_sums), hidden, type);
       section.set_labels(wanted[rank].rows);
       sum(context_.device, groups, outputs, wanted[rank], section.rows);
     }
   }
-  return out;
 }
 
-Resident MoeLayer::gather(const Resident& at, const RowPlan& plan, Inbox& arrived, Scratch& next) const {
+Resident MoeLayer::gather(InFlight& flight, Scratch& scratch, Scratch& next) const {
+  const Resident& at = flight.at;
+  const RowPlan& plan = flight.plan;
   struct Source {
     std::int32_t row = 0;
     std::int32_t index = 0;  ///< among `all`
@@ -197,17 +196,17 @@ Resident MoeLayer::gather(const Resident& at, const RowPlan& plan, Inbox& arrive
     sources.push_back({row, static_cast<std::int32_t>(sources.size())});
   };
   for (const std::int32_t i : plan.stay) take(at.x, i, at.rows[i]);
-  for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
+  for (int from = 0; from < static_cast<int>(flight.arrived.size()); ++from) {
     if (from == context_.comm.rank()) continue;
-    const Tensor x = as_rows(arrived[from].section(Section::rows));
-    const auto tags = tags_of(arrived[from]);
+    const Tensor x = as_rows(flight.arrived[from].section(Section::rows));
+    const auto tags = tags_of(flight.arrived[from]);
     for (std::size_t i = 0; i < tags.size(); ++i) {
       if (tags[i].landing == context_.comm.rank()) take(x, static_cast<std::int32_t>(i), tags[i].row);
     }
   }
   if (sources.size() == plan.stay.size() && plan.stay.size() == at.rows.size()) return at;  // nothing moved
 
-  const Tensor all = context_.scratch.take(static_cast<std::int64_t>(sources.size()), at.x.cols);
+  const Tensor all = scratch.take(static_cast<std::int64_t>(sources.size()), at.x.cols);
   std::int64_t first = 0;
   for (const auto& [from, indices] : pieces) {
     context_.device.gather(from, indices, all.row_range(first, static_cast<std::int64_t>(indices.size())));
@@ -225,7 +224,7 @@ Resident MoeLayer::gather(const Resident& at, const RowPlan& plan, Inbox& arrive
   return here;
 }
 
-void MoeLayer::add(const Partial& partial, const Resident& to) const {
+void MoeLayer::add(const PartialSums& partial, const Resident& to) const {
   if (partial.rows.empty()) return;
   std::vector<std::int64_t> offsets(to.rows.size() + 1, 0);
   std::vector<Contribution> contributions(partial.rows.size());

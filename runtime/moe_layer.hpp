@@ -22,7 +22,6 @@ struct RankContext {
   Communicator& comm;
   const Ownership& ownership;
   const Domains& domains;
-  Scratch& scratch;  ///< reset by every layer
   WorkMetrics& metrics;
 };
 
@@ -34,37 +33,48 @@ struct Freight {
   KvCache cache;
 };
 
+/// Partial sums, and of which rows.
+struct PartialSums {
+  std::vector<std::int32_t> rows;
+  Tensor sums;
+};
+
+/// Rows of a step on their way through one layer.
+struct InFlight {
+  Resident at;  ///< before the layer
+  Freight freight;
+  RowPlan plan;
+  Inbox arrived;
+  Outbox sums;       ///< partial sums for the other ranks
+  PartialSums here;  ///< those for the rows that go on here
+};
+
+/// The layer in three parts, with the exchanges between them the caller's: what one set of rows sends may share a
+/// message with what another set sends (micro-batches). Each row adds the partial sums of the ranks in the order of the
+/// ranks, so that a result doesn't depend on where the row is.
 class MoeLayer {
  public:
   MoeLayer(int index, const MoeSpec& spec, float rms_epsilon, const LayerWeights& weights, RankContext& context)
       : index_(index), spec_(spec), rms_epsilon_(rms_epsilon), weights_(weights), context_(context) {}
 
-  /// Takes the rows of this rank through the layer, x += output; returns the rows that go on here, their x in memory of
-  /// `next` unless nothing moved. Collective, also for ranks without rows.
-  ///
-  /// Two exchanges, of which a step leaves out those that it doesn't need: the second where tokens may stay and none
-  /// has partial sums to send; the first where every row is replicated on all ranks. Each row adds the partial sums of
-  /// the ranks in the order of the ranks, so that a result doesn't depend on where the row is.
-  [[nodiscard]] Resident forward(const Batch& batch, Resident at, const Freight& freight, std::int64_t step,
-                                 Scratch& next, const RoutingObserver& observe);
+  /// Routes the rows of `flight.at` and plans their way; returns the messages that dispatch them, with their freight.
+  [[nodiscard]] Outbox depart(const Batch& batch, InFlight& flight, Scratch& scratch,
+                              const RoutingObserver& observe) const;
+  /// Takes in what was dispatched to this rank: stores the freight, computes the experts.
+  void arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scratch& scratch) const;
+  /// Whether any rank has partial sums for another.
+  [[nodiscard]] static bool partial_sums_follow(const InFlight& flight);
+  /// The rows that go on here, with the partial sums that `sums` brought (none when empty) added; their x is in memory
+  /// of `next` unless nothing moved.
+  [[nodiscard]] Resident land(InFlight& flight, Inbox& sums, Scratch& scratch, Scratch& next) const;
 
  private:
-  /// Partial sums, and of which rows.
-  struct Partial {
-    std::vector<std::int32_t> rows;
-    Tensor sums;
-  };
-  struct Computed {
-    Outbox outbox;  ///< for the other ranks
-    Partial here;   ///< for the rows that go on here
-  };
-
-  [[nodiscard]] Outbox pack(const Batch& batch, const Resident& at, const RowPlan& plan, const Freight& freight) const;
+  [[nodiscard]] Outbox pack(const Batch& batch, const InFlight& flight) const;
   void store(const Batch& batch, Inbox& arrived, const Freight& freight) const;
-  [[nodiscard]] Computed compute(Inbox& arrived);
+  void compute(InFlight& flight, Scratch& scratch) const;
   /// The rows that go on here: those that stay and those that came.
-  [[nodiscard]] Resident gather(const Resident& at, const RowPlan& plan, Inbox& arrived, Scratch& next) const;
-  void add(const Partial& partial, const Resident& to) const;
+  [[nodiscard]] Resident gather(InFlight& flight, Scratch& scratch, Scratch& next) const;
+  void add(const PartialSums& partial, const Resident& to) const;
 
   [[nodiscard]] std::vector<RowTag> tags_of(const Message& message) const;
   [[nodiscard]] std::vector<Route> routes_of(const Inbox& arrived) const;

@@ -12,30 +12,51 @@ namespace coterie {
 
 /// What comes out of the head on one rank.
 struct Logits {
-  std::vector<std::int32_t> rows;  ///< of the batch, ascending
+  std::vector<std::int32_t> rows;  ///< of the batch; a sequence's ascending
   std::span<const float> values;   ///< (rows, vocabulary)
 };
 
 class Transformer {
  public:
   /// All arguments outlive this object.
-  Transformer(const ModelSpec& spec, const Weights& weights, KvPool& kv, RankContext& context);
+  /// With two micro-batches the sequences of a step go through each layer in two halves, half a layer apart, and the
+  /// partial sums of one ride with the dispatch of the other.
+  Transformer(const ModelSpec& spec, const Weights& weights, KvPool& kv, RankContext& context, int micro_batches);
 
   /// Logits of the sampled rows that end the step on this rank, valid until the next call. Collective: every rank calls
   /// it once a step, also with an empty batch; the ranks of a domain with the same batch.
   [[nodiscard]] Logits forward(const Batch& batch, std::int64_t step, const RoutingObserver& observe);
 
  private:
-  [[nodiscard]] Resident start(const Batch& batch);
+  /// Rows that go through the layers together, and their memory.
+  struct MicroBatch {
+    explicit MicroBatch(Device& device) : scratch(device), streams{Scratch(device), Scratch(device)} {}
+
+    Resident at;
+    Scratch scratch;                 ///< of one layer
+    std::array<Scratch, 2> streams;  ///< the residual stream before and after a layer
+    int stream = 0;                  ///< which of them holds it
+  };
+  /// A micro-batch whose partial sums have not been sent yet.
+  struct Waiting {
+    int micro_batch = -1;
+    int layer = 0;
+    InFlight flight;
+  };
+
+  void start(const Batch& batch, int micro_batch);
   /// Adds attention to x; returns the K and V rows that it computed.
-  [[nodiscard]] Freight attention(int layer, const Batch& batch, const Resident& at);
-  [[nodiscard]] Logits head(const Batch& batch, const Resident& at);
+  [[nodiscard]] Freight attention(int layer, const Batch& batch, MicroBatch& rows);
+  /// Sends the partial sums of `waiting` in an exchange of their own, if any rank has some, and lands its rows.
+  void settle(Waiting& waiting, bool always, std::int64_t step);
+  void land(Waiting& waiting, Inbox& sums);
+  [[nodiscard]] Logits head(const Batch& batch);
 
   const ModelSpec& spec_;
   const Weights& weights_;
   KvPool& kv_;
   RankContext& context_;
-  std::array<Scratch, 2> streams_;  ///< the residual stream before and after a layer
+  std::vector<MicroBatch> micro_batches_;
   std::vector<MoeLayer> moe_;
   std::vector<float> logits_;
 };

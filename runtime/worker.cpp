@@ -8,9 +8,8 @@ Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& 
       ownership_(plan, comm.rank(), comm.node_of_rank()),
       weights_(load_weights(spec, checkpoint, ownership_, device, options.weights)),
       kv_(spec, device, options.kv_blocks),
-      scratch_(device),
-      context_{device, comm, ownership_, domains_, scratch_, metrics_},
-      transformer_(spec, weights_, kv_, context_),
+      context_{device, comm, ownership_, domains_, metrics_},
+      transformer_(spec, weights_, kv_, context_, options.micro_batches),
       scheduler_(kv_, tokenizer, spec.end_tokens, domains_, options.scheduler) {
   metrics_.expert_rows.resize(spec.layers.size());
 }

@@ -14,6 +14,7 @@ struct WorkerOptions {
   std::int64_t kv_blocks = 0;
   DType weights = DType::f32;
   Coherence coherence = Coherence::rank;
+  int micro_batches = 1;
 };
 
 class Worker {
@@ -42,7 +43,6 @@ class Worker {
   Ownership ownership_;
   Weights weights_;
   KvPool kv_;
-  Scratch scratch_;
   WorkMetrics metrics_;
   RankContext context_;
   Transformer transformer_;

@@ -15,6 +15,7 @@ struct Form {
   const char* model;
   Coherence coherence;
   bool replicate;
+  int micro_batches;
 };
 
 std::ostream& operator<<(std::ostream& out, const Form& form) {
@@ -28,6 +29,7 @@ class CoherenceTest : public testing::TestWithParam<Form> {
     JobOptions options;
     options.coherence = GetParam().coherence;
     options.scheduler.replicate = GetParam().replicate;
+    options.micro_batches = GetParam().micro_batches;
     return options;
   }
   /// Of different lengths, so that sequences end at different times.
@@ -44,6 +46,7 @@ class CoherenceTest : public testing::TestWithParam<Form> {
     JobOptions plain = coherent;
     plain.coherence = Coherence::rank;
     plain.scheduler.replicate = false;
+    plain.micro_batches = 1;
     const JobResult expected = run_job(model(), requests, plain, comm_);
     const JobResult got = run_job(model(), requests, coherent, comm_);
     EXPECT_EQ(got.tokens, expected.tokens);
@@ -113,6 +116,7 @@ TEST_P(CoherenceTest, AllExpertsOnTheLastRank) {
 
 TEST_P(CoherenceTest, OneExchangeALayerInDecodeWhereNoPartialSumsAreSent) {
   const ModelSpec spec = read_model_spec(model());
+  if (GetParam().micro_batches == 2) return;  // has a test of its own
   const bool all_here = GetParam().coherence == Coherence::world || comm_.ranks() == 2;
   if (!all_here || !(spec.top_k() == 1 || GetParam().replicate)) return;  // then a second one is needed now and then
   Request request = greedy_request(reference_, 1);
@@ -131,11 +135,29 @@ TEST_P(CoherenceTest, OneExchangeALayerInDecodeWhereNoPartialSumsAreSent) {
   }
 }
 
+TEST_P(CoherenceTest, OneExchangeALayerAndMicroBatch) {
+  if (GetParam().micro_batches != 2) return;
+  const ModelSpec spec = read_model_spec(model());
+  const int layers = static_cast<int>(spec.layers.size());
+  const JobResult result = run_job(model(), requests(), options(), comm_);
+  for (const auto& [key, traffic] : comm_.traffic()) {
+    if (key.layer < 0) continue;
+    if (key.collective == std::string("dispatch")) {
+      EXPECT_EQ(traffic.calls, 2 * result.steps) << "layer " << key.layer;
+    } else {  // the last half's partial sums have nothing left to ride with
+      EXPECT_EQ(key.layer, layers - 1);
+      EXPECT_LE(traffic.calls, result.steps);
+    }
+  }
+}
+
 std::vector<Form> forms() {
   std::vector<Form> out;
   for (const char* model : {"mixtral", "olmoe", "olmoe-top1", "trained/top2"}) {
     for (const Coherence coherence : {Coherence::node, Coherence::world}) {
-      for (const bool replicate : {false, true}) out.push_back({model, coherence, replicate});
+      out.push_back({model, coherence, false, 1});
+      out.push_back({model, coherence, true, 1});
+      out.push_back({model, coherence, false, 2});
     }
   }
   return out;
@@ -143,7 +165,8 @@ std::vector<Form> forms() {
 
 INSTANTIATE_TEST_SUITE_P(Forms, CoherenceTest, testing::ValuesIn(forms()), [](const auto& test) {
   std::string name = std::string(test.param.model) + (test.param.coherence == Coherence::node ? "_node" : "_world") +
-                     (test.param.replicate ? "_replicate" : "_follow");
+                     (test.param.replicate ? "_replicate" : "_follow") +
+                     (test.param.micro_batches == 2 ? "_in_halves" : "");
   std::replace_if(
       name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
   return name;

@@ -58,7 +58,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
       options.plan.value_or(contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
   const auto device = make_cpu_device({DType::f32, options.threads});
   Worker worker(spec, checkpoint, plan, nullptr, *device, comm,
-                {options.scheduler, options.kv_blocks, DType::f32, options.coherence});
+                {options.scheduler, options.kv_blocks, DType::f32, options.coherence, options.micro_batches});
   TraceRecorder trace(comm.rank(), spec.top_k());
   LogitsRecorder logits;
   worker.observe_routing([&](const Batch& batch, std::span<const std::int32_t> rows, int layer,

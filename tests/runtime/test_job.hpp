@@ -34,6 +34,7 @@ struct Reference {
 
 struct JobOptions {
   Coherence coherence = Coherence::rank;
+  int micro_batches = 1;
   SchedulerOptions scheduler;
   std::int64_t kv_blocks = 256;
   int threads = 1;
