@@ -15,7 +15,7 @@ KvPool::KvPool(const ModelSpec& spec, Device& device, std::int64_t blocks)
   for (const LayerSpec& layer : spec.layers) {
     const std::int64_t one = blocks * kBlockTokens * layer.attention.kv_width() *
                              static_cast<std::int64_t>(size_of(device.activation_type()));
-    layers_.push_back({at, at + one, kBlockTokens, layer.attention.head_dim});
+    layers_.push_back({at, at + one, kBlockTokens, layer.attention.shape.head_dim});
     at += 2 * one;
   }
   for (std::int64_t b = blocks; b-- > 0;) free_.push_back(static_cast<std::int32_t>(b));
