@@ -1,13 +1,12 @@
 #include "launch/inspection.hpp"
+#include "launch/plan_traces.hpp"
 #include "launch/text_page.hpp"
-#include "placement/digest.hpp"
 #include "placement/input_error.hpp"
 #include "placement/number_text.hpp"
 #include "placement/plan_facts.hpp"
 
 #include <algorithm>
-#include <memory>
-#include <numeric>
+#include <iterator>
 
 namespace coterie {
 namespace {
@@ -15,38 +14,6 @@ namespace {
 using nlohmann::json;
 
 constexpr int kMostRanksOnPage = 9;  ///< ranks whose traffic fits 80 columns
-
-/// The traces that a plan is looked at with, weighted as the plan's sources say.
-struct PlanTraces {
-  std::vector<std::unique_ptr<Trace>> held;
-  std::vector<WeightedTrace> weighted;
-  std::vector<std::string> strangers;  ///< files that are none of the plan's sources
-};
-
-PlanTraces read_traces(const Plan& plan, const std::vector<std::filesystem::path>& paths) {
-  PlanTraces traces;
-  for (const auto& path : paths) {
-    const Trace& trace = *traces.held.emplace_back(std::make_unique<Trace>(read_trace(path)));
-    if (trace.num_experts != plan.experts) {
-      throw bad_field(path.string(), "num_experts", std::to_string(trace.num_experts),
-                      std::to_string(plan.experts) + ", as the plan has");
-    }
-    if (trace.layer_ids != plan.layer_ids) {
-      throw bad_field(path.string(), "layer_ids", ranges_text(trace.layer_ids),
-                      ranges_text(plan.layer_ids) + ", as the plan has");
-    }
-    const std::string digest = sha256_of_file(path);
-    const auto source =
-        std::find_if(plan.sources.begin(), plan.sources.end(), [&](const PlanSource& s) { return s.digest == digest; });
-    if (source == plan.sources.end()) {
-      traces.strangers.push_back(path.string());
-      traces.weighted.push_back({&trace, 1, 0, -1});
-    } else {
-      traces.weighted.push_back({&trace, source->weight, source->first, source->count});
-    }
-  }
-  return traces;
-}
 
 /// What the plan's figures are counted by: its certificate's rules, or the options'.
 Problem problem_of(const Plan& plan, const InspectOptions& options, const PlanTraces& traces) {
@@ -64,7 +31,11 @@ Problem problem_of(const Plan& plan, const InspectOptions& options, const PlanTr
   problem.slots_per_rank = plan.slots_per_rank;
   problem.equal_counts = false;
   problem.top = rules.top;
-  problem.traces = traces.weighted;
+  problem.traces = traces.fitted;
+  if (problem.traces.empty()) {
+    problem.statistics = traces.loads;
+    return problem;
+  }
   CountOptions by;
   by.by_gate = problem.objective == Objective::affinity && (rules.by_gate || !plan.certificate);
   by.top = rules.top;
@@ -95,8 +66,8 @@ void tell_shape(const Plan& plan, TextPage& page, json& out) {
   }
   page.fact("model", plan.model + ": " + std::to_string(plan.layers()) + " MoE layers (" + ranges_text(plan.layer_ids) +
                          "), top " + std::to_string(plan.top_k) + " of " + std::to_string(plan.experts) + " experts");
-  page.fact("topology",
-            topology_text(plan) + "; " + (replicas == 0 ? "no" : grouped(replicas)) + " replicas over all layers");
+  page.fact("topology", topology_text(plan) + "; " +
+                            (replicas == 0 ? "no replicas" : grouped(replicas) + " replicas over all layers"));
   out.update({{"model", plan.model},
               {"layers", plan.layers()},
               {"layer_ids", plan.layer_ids},
@@ -136,6 +107,14 @@ json figures_json(const Figures& f) {
       {"rows", f.rows},   {"rows_between", f.rows_between}, {"load_mean", f.load_mean}, {"load_worst", f.load_worst}};
 }
 
+/// What the figures are counted on.
+std::string counted_on(const Problem& problem, const PlanTraces& traces) {
+  std::string text = grouped(problem.statistics.tokens) + " tokens (weighted)";
+  if (!traces.left_out.empty()) text += ", without the sequences that the plan left out";
+  if (!problem.traces.empty()) text += "; coherence domain " + std::string(name_of(problem.domain));
+  return text + "; contiguous in brackets";
+}
+
 json matrix_json(const std::vector<double>& values, std::size_t width) {
   json rows = json::array();
   for (auto at = values.begin(); at != values.end(); at += static_cast<std::ptrdiff_t>(width)) {
@@ -170,9 +149,9 @@ void tell_layers(const Plan& plan, const PlanFacts& facts, TextPage& page) {
     const auto load = facts.load.begin() + static_cast<std::ptrdiff_t>(l) * ranks;
     const auto held = facts.held.begin() + static_cast<std::ptrdiff_t>(l) * ranks;
     const auto heaviest = std::max_element(load, load + ranks);
-    rows.push_back({std::to_string(plan.layer_ids[l]), l + 1 < plan.layers() ? percent(facts.stays[l]) : "",
-                    fixed(*heaviest, 2), std::to_string(heaviest - load),
-                    fixed(*std::min_element(load, load + ranks), 2),
+    rows.push_back({std::to_string(plan.layer_ids[l]),
+                    l < static_cast<int>(facts.stays.size()) ? percent(facts.stays[l]) : "", fixed(*heaviest, 2),
+                    std::to_string(heaviest - load), fixed(*std::min_element(load, load + ranks), 2),
                     std::to_string(*std::min_element(held, held + ranks)) + "-" +
                         std::to_string(*std::max_element(held, held + ranks))});
   }
@@ -183,15 +162,15 @@ void tell_figures(const Plan& plan, const Problem& problem, TextPage& page, json
   const PlanFacts facts = facts_of(problem, owners_of(plan));
   const Figures base = measure(problem, contiguous_assignment(problem));
   const Figures& f = facts.figures;
-  page.fact("on traces", grouped(problem.statistics.tokens) + " tokens (weighted), coherence domain " +
-                             std::string(name_of(problem.domain)) + "; contiguous in brackets");
-  page.fact("traffic", fixed(f.rows, 3) + " rows leave a rank per token and layer (" + fixed(base.rows, 3) + ")" +
-                           (plan.topology.nodes() > 1 ? ", " + fixed(f.rows_between, 3) + " of them between nodes (" +
-                                                            fixed(base.rows_between, 3) + ")"
-                                                      : "") +
-                           "; priced " + fixed(f.priced, 3) + " (" + fixed(base.priced, 3) + ")");
-  page.fact("locality",
-            percent(f.stays) + " of the weight to the next layer stays on its rank (" + percent(base.stays) + ")");
+  if (!problem.traces.empty()) {
+    page.fact("traffic", fixed(f.rows, 3) + " rows leave a rank per token and layer (" + fixed(base.rows, 3) + ")" +
+                             (plan.topology.nodes() > 1 ? ", " + fixed(f.rows_between, 3) + " of them between nodes (" +
+                                                              fixed(base.rows_between, 3) + ")"
+                                                        : "") +
+                             "; priced " + fixed(f.priced, 3) + " (" + fixed(base.priced, 3) + ")");
+    page.fact("locality",
+              percent(f.stays) + " of the weight to the next layer stays on its rank (" + percent(base.stays) + ")");
+  }
   page.fact("load", "heaviest rank over mean " + fixed(f.load_mean, 2) + " (" + fixed(base.load_mean, 2) +
                         "), in the worst layer " + fixed(f.load_worst, 2) + " (" + fixed(base.load_worst, 2) + ")");
   const auto ranks = static_cast<std::size_t>(plan.ranks());
@@ -210,7 +189,7 @@ void tell_figures(const Plan& plan, const Problem& problem, TextPage& page, json
   out["experts_held"] = std::move(held);
   out["rows_between_ranks"] = matrix_json(facts.traffic, ranks);
   tell_layers(plan, facts, page);
-  tell_traffic(facts, plan.ranks(), page);
+  if (!facts.traffic.empty()) tell_traffic(facts, plan.ranks(), page);
 }
 
 }  // namespace
@@ -229,12 +208,15 @@ Inspection inspect_plan(const InspectOptions& options) {
     found.json["sources"].push_back({{"file", source.file}, {"digest", source.digest}, {"weight", source.weight}});
   }
   if (!options.traces.empty()) {
-    const PlanTraces traces = read_traces(plan, options.traces);
+    const PlanTraces traces = read_plan_traces(plan, options.traces);
     for (const std::string& stranger : traces.strangers) {
       if (!plan.sources.empty()) page.fact("note", stranger + " is none of the plan's sources");
     }
     found.json["strangers"] = traces.strangers;
-    tell_figures(plan, problem_of(plan, options, traces), page, found.json);
+    found.json["missing"] = traces.missing;
+    const Problem problem = problem_of(plan, options, traces);
+    page.fact("on traces", counted_on(problem, traces));
+    tell_figures(plan, problem, page, found.json);
   }
   found.text = page.text();
   return found;

@@ -1,4 +1,6 @@
 #include "launch/command.hpp"
+#include "placement/digest.hpp"
+#include "placement/holdout.hpp"
 #include "placement/input_error.hpp"
 #include "placement/load_trace.hpp"
 #include "placement/machine.hpp"
@@ -172,6 +174,37 @@ TEST_F(InspectPlan, TakesTheRulesFromTheCertificate) {
   EXPECT_EQ(found["certificate"]["bound_kind"], "dnn+triangles");
   EXPECT_EQ(found["figures"]["value"], found["figures"]["affinity"]);
   EXPECT_EQ(found["strangers"], (json{trace_})) << "the trace is not the one that the plan names";
+}
+
+TEST_F(InspectPlan, CountsOnWhatThePlanWasFittedOn) {
+  for (int t = 0; t < 400; ++t) made_.trace->sequence.push_back(t / 10);
+  write_trace(trace_, *made_.trace);
+  plan_.certificate = Certificate{};
+  plan_.certificate->objective = "traffic";
+  plan_.certificate->domain = "world";
+  plan_.certificate->solver = "sweep";
+  plan_.certificate->holdout = 0.25;
+  plan_.certificate->seed = 7;
+  plan_.sources = {{"t", sha256_of_file(trace_), 0.5, 100, 200}};
+  write_plan(file_, plan_);
+  Problem problem = made_.problem;
+  problem.traces = hold_out({{made_.trace.get(), 0.5, 100, 200}}, 0.25, 7).fitted;
+  problem.statistics = count(problem.traces);
+  const json found = inspect_json({file_, "--trace", trace_});
+  EXPECT_EQ(found["tokens"], 75.0) << "half the weight of three quarters of 200";
+  EXPECT_NEAR(found["figures"]["rows"], measure(problem, owners_).rows, 1e-9);
+}
+
+TEST_F(InspectPlan, CountsLoadOnALoadTrace) {
+  LoadTrace loads{"random", 12, 2, plan_.layer_ids, {}};
+  for (int i = 0; i < 4 * 12; ++i) loads.counts.push_back(i % 12 < 3 ? 30 : 10);
+  write_load_trace(folder_ / "loads.safetensors", loads);
+  const std::string file = (folder_ / "loads.safetensors").string();
+  const json found = inspect_json({file_, "--trace", file, "--objective", "load"});
+  EXPECT_NEAR(found["load"][0][0], 4.0 * 90 / 180, 1e-9);
+  EXPECT_TRUE(found["rows_between_ranks"].empty());
+  EXPECT_EQ(inspect({file_, "--trace", file}).text.find("traffic"), std::string::npos);
+  EXPECT_NE(complaint({file_, "--trace", file, "--trace", trace_}).find("coterie.trace/1"), std::string::npos);
 }
 
 TEST_F(InspectPlan, RefusesATraceOfAnotherModel) {
