@@ -1,27 +1,14 @@
 #include "runtime/config_file.hpp"
 
 #include "placement/input_error.hpp"
+#include "placement/json_view.hpp"
 
 #include <cmath>
-#include <fstream>
 #include <limits>
 
 namespace coterie {
-namespace {
 
-nlohmann::json parse_file(const std::filesystem::path& path) {
-  std::ifstream in(path);
-  if (!in) throw InputError(path.string() + ": can't be read; expected a JSON file");
-  try {
-    return nlohmann::json::parse(in);
-  } catch (const nlohmann::json::parse_error& e) {
-    throw InputError(path.string() + ": is not valid JSON: byte " + std::to_string(e.byte));
-  }
-}
-
-}  // namespace
-
-ConfigFile::ConfigFile(const std::filesystem::path& path) : where_(path.string()), fields_(parse_file(path)) {
+ConfigFile::ConfigFile(const std::filesystem::path& path) : where_(path.string()), fields_(read_json(path)) {
   if (!fields_.is_object()) throw InputError(where_ + ": found JSON that is not an object, expected an object");
 }
 
@@ -47,13 +34,16 @@ std::string ConfigFile::text(const std::string& field) const {
   return value->get<std::string>();
 }
 
-std::int64_t ConfigFile::positive(const std::string& field) const {
+std::int64_t ConfigFile::count(const std::string& field, std::int64_t most) const {
   const auto* value = find(field);
-  constexpr std::int64_t limit = std::numeric_limits<std::int32_t>::max();
-  if (value == nullptr || !value->is_number_integer() || *value < 1 || *value > limit) {
-    fail(field, "an integer between 1 and " + std::to_string(limit));
+  if (value == nullptr || !value->is_number_integer() || *value < 1 || *value > most) {
+    fail(field, "an integer between 1 and " + std::to_string(most));
   }
   return value->get<std::int64_t>();
+}
+
+std::int64_t ConfigFile::positive(const std::string& field) const {
+  return count(field, std::numeric_limits<std::int32_t>::max());
 }
 
 std::int64_t ConfigFile::positive(const std::string& field, std::int64_t fallback) const {
@@ -80,10 +70,14 @@ bool ConfigFile::flag(const std::string& field, bool fallback) const {
 std::vector<std::int32_t> ConfigFile::integers(const std::string& field) const {
   const auto* value = find(field);
   if (value == nullptr) return {};
+  constexpr std::int64_t kLeast = std::numeric_limits<std::int32_t>::min();
+  constexpr std::int64_t kMost = std::numeric_limits<std::int32_t>::max();
   const nlohmann::json list = value->is_array() ? *value : nlohmann::json::array({*value});
   std::vector<std::int32_t> out;
   for (const auto& item : list) {
-    if (!item.is_number_integer()) fail(field, "an integer or a list of integers");
+    if (!item.is_number_integer() || item < kLeast || item > kMost) {
+      fail(field, "an integer of 32 bits or a list of such");
+    }
     out.push_back(item.get<std::int32_t>());
   }
   return out;

@@ -18,6 +18,9 @@ class ConfigFile {
   explicit ConfigFile(const std::filesystem::path& path);
 
   [[nodiscard]] std::string text(const std::string& field) const;
+  /// From 1 to `most`: of things that memory is spent on before the checkpoint can show that there are fewer.
+  [[nodiscard]] std::int64_t count(const std::string& field, std::int64_t most) const;
+  /// Any 32-bit number from 1.
   [[nodiscard]] std::int64_t positive(const std::string& field) const;
   [[nodiscard]] std::int64_t positive(const std::string& field, std::int64_t fallback) const;
   [[nodiscard]] double number(const std::string& field) const;

@@ -52,6 +52,7 @@ ModelSpec common_spec(const ConfigFile& config) {
   spec.vocabulary = config.positive("vocab_size");
   spec.max_positions = config.positive("max_position_embeddings");
   spec.rms_epsilon = static_cast<float>(config.number("rms_norm_eps"));
+  if (spec.rms_epsilon < 0) config.fail("rms_norm_eps", "a number of at least 0");
   spec.embedding = whole("model.embed_tokens.weight", {spec.vocabulary, spec.hidden});
   spec.final_norm = whole("model.norm.weight", {spec.hidden});
   spec.head = config.flag("tie_word_embeddings", false) ? spec.embedding
@@ -67,8 +68,9 @@ Rotary read_rotary(const ConfigFile& config, std::int64_t head_dim) {
     const std::string key = scaling->has("rope_type") ? "rope_type" : "type";
     scaling->expect(key, "default");
   }
+  const ConfigFile& holder = newer ? *newer : config;
   const double theta = newer ? newer->number("rope_theta") : config.number("rope_theta", 10000.0);
-  if (theta <= 0) config.fail("rope_theta", "a positive number");
+  if (theta <= 0) holder.fail("rope_theta", "a positive number");
 
   Rotary rotary;
   for (std::int64_t i = 0; i < head_dim / 2; ++i) {

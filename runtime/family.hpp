@@ -10,6 +10,9 @@
 
 namespace coterie {
 
+/// More than any model has; a wrong number is refused before memory is spent on it.
+constexpr std::int64_t kMostLayers = 4096, kMostExperts = 65535;
+
 struct Family {
   std::string_view model_type;  ///< as config.json names it
   ModelSpec (*spec)(const ConfigFile& config);

@@ -12,12 +12,12 @@ ModelSpec mixtral(const ConfigFile& config) {
     return shape;
   }();
   spec.rotary = read_rotary(config, attention.head_dim);
-  const std::int64_t experts = config.positive("num_local_experts");
+  const std::int64_t experts = config.count("num_local_experts", kMostExperts);
   const std::int64_t top_k = config.positive("num_experts_per_tok");
   const std::int64_t width = config.positive("intermediate_size");
   if (top_k > experts) config.fail("num_experts_per_tok", "at most num_local_experts");
 
-  for (std::int64_t l = 0; l < config.positive("num_hidden_layers"); ++l) {
+  for (std::int64_t l = 0; l < config.count("num_hidden_layers", kMostLayers); ++l) {
     const std::string layer = "model.layers." + std::to_string(l) + ".";
     const std::string moe = layer + "block_sparse_moe.";
     LayerSpec out;

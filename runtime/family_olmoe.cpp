@@ -11,12 +11,12 @@ ModelSpec olmoe(const ConfigFile& config) {
   spec.rotary = read_rotary(config, attention.head_dim);
   const double clip = config.number("clip_qkv", 0);
   if (config.has("clip_qkv") && clip <= 0) config.fail("clip_qkv", "a positive number or null");
-  const std::int64_t experts = config.positive("num_experts");
+  const std::int64_t experts = config.count("num_experts", kMostExperts);
   const std::int64_t top_k = config.positive("num_experts_per_tok");
   const std::int64_t width = config.positive("intermediate_size");
   if (top_k > experts) config.fail("num_experts_per_tok", "at most num_experts");
 
-  for (std::int64_t l = 0; l < config.positive("num_hidden_layers"); ++l) {
+  for (std::int64_t l = 0; l < config.count("num_hidden_layers", kMostLayers); ++l) {
     const std::string layer = "model.layers." + std::to_string(l) + ".";
     const std::string self = layer + "self_attn.";
     LayerSpec out;

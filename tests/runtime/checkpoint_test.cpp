@@ -91,6 +91,11 @@ TEST_F(ModelFolder, WrongFieldsAreNamed) {
   fails("hidden_size", "32", "found \"32\"");
   fails("num_hidden_layers", 0, "found 0");
   fails("num_hidden_layers", 2.5, "found 2.5");
+  fails("num_hidden_layers", 2147483647, "found 2147483647");
+  fails("num_local_experts", 2147483647, "found 2147483647");
+  fails("rms_norm_eps", -1e-5, "at least 0");
+  fails("eos_token_id", {2, std::int64_t{1} << 40}, "32 bits");
+  fails("rope_parameters", {{"rope_theta", 0}, {"rope_type", "default"}}, "rope_parameters.rope_theta: found 0");
   fails("num_experts_per_tok", 9, "at most num_local_experts");
   fails("num_key_value_heads", 3, "a divisor");
   fails("hidden_act", "gelu", "\"silu\"");
@@ -113,6 +118,8 @@ TEST_F(ModelFolder, MissingFilesAreNamed) {
   EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("model.safetensors.index.json")));
   std::filesystem::remove(folder_ / "config.json");
   EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("config.json")));
+  std::filesystem::create_directory(folder_ / "config.json");
+  EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("config.json: is a folder")));
   copy("mixtral-sharded");
   std::filesystem::remove(folder_ / "model-00003-of-00004.safetensors");
   EXPECT_THAT([&] { check(); }, ThrowsMessage<InputError>(HasSubstr("model-00003-of-00004.safetensors")));
