@@ -4,6 +4,7 @@
 #include "launch/on_ranks.hpp"
 #include "launch/progress.hpp"
 #include "placement/digest.hpp"
+#include "placement/replacing_file.hpp"
 #include "runtime/agreement.hpp"
 #include "runtime/engine.hpp"
 #include "runtime/family.hpp"
@@ -18,7 +19,6 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <fstream>
 #include <iostream>
 #include <memory>
 
@@ -86,7 +86,12 @@ void check_writable(const std::filesystem::path& path) {
 /// the ranks' share of a quarter of the node's memory.
 std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DType type, const Topology& topology) {
   const std::int64_t block = KvPool::block_bytes(spec, type);
+  const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
   if (options.kv_memory) {
+    if (*options.kv_memory > static_cast<std::uint64_t>(memory)) {
+      throw bad_field("coterie generate", "--kv-memory", std::to_string(*options.kv_memory) + " bytes",
+                      "at most the " + std::to_string(memory) + " bytes of memory that this node has");
+    }
     const std::int64_t blocks = static_cast<std::int64_t>(*options.kv_memory) / block;
     if (blocks == 0) {
       throw bad_field("coterie generate", "--kv-memory", std::to_string(*options.kv_memory) + " bytes",
@@ -95,7 +100,6 @@ std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DT
     }
     return blocks;
   }
-  const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
   const std::int64_t ranks = *std::max_element(topology.ranks_per_node.begin(), topology.ranks_per_node.end());
   const std::int64_t ranks_together = options.coherence == Coherence::rank   ? 1
                                       : options.coherence == Coherence::node ? ranks
@@ -165,9 +169,7 @@ void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptio
       {"answered", answered}, {"failed", counts.failed}, {"answered_before", counts.answered_before}};
   metrics["load_seconds"] = load_seconds;
   metrics["run_seconds"] = run_seconds;
-  std::ofstream out(options.metrics);
-  out << metrics.dump(2) << '\n';
-  if (!out.flush()) throw InputError(options.metrics.string() + ": can't be written; the disk may be full");
+  replace_file(options.metrics, metrics.dump(2) + '\n');
 }
 
 class Stopwatch {

@@ -132,13 +132,19 @@ po::variables_map read(std::span<const char* const> arguments) {
   return values;
 }
 
+/// Writing one file must not destroy another, whatever names they go by.
 void check_outputs(const GenerateOptions& o) {
-  const std::pair<const char*, const std::filesystem::path*> outputs[] = {
-      {"output", &o.output}, {"trace-out", &o.trace_out}, {"logits-out", &o.logits_out}, {"metrics", &o.metrics}};
-  for (const auto& [name, path] : outputs) {
-    for (const auto& [other_name, other] : outputs) {
-      if (name == other_name) break;
-      if (!path->empty() && path->lexically_normal() == other->lexically_normal()) {
+  const std::pair<const char*, const std::filesystem::path*> files[] = {
+      {"input", &o.input},           {"plan", &o.plan},      {"output", &o.output}, {"trace-out", &o.trace_out},
+      {"logits-out", &o.logits_out}, {"metrics", &o.metrics}};
+  constexpr std::size_t kInputs = 2;
+  std::error_code unknown;  // what can't be looked up is compared as it is written
+  for (std::size_t i = kInputs; i < std::size(files); ++i) {
+    const auto& [name, path] = files[i];
+    for (std::size_t j = 0; j < i && !path->empty(); ++j) {
+      const auto& [other_name, other] = files[j];
+      if (path->lexically_normal() == other->lexically_normal() ||
+          std::filesystem::equivalent(*path, *other, unknown)) {
         throw bad_option(name, path->string(), std::string("another file than --") + other_name);
       }
     }

@@ -4,6 +4,8 @@
 #include "runtime/agreement.hpp"
 
 #include <iostream>
+#include <new>
+#include <stdexcept>
 #include <string>
 
 namespace coterie {
@@ -23,6 +25,8 @@ int on_ranks(const std::function<int(MpiSession&)>& body) {
     return kBadInput;
   } catch (const InputError& e) {
     fail(e, kBadInput);
+  } catch (const std::bad_alloc&) {
+    fail(std::runtime_error("not enough memory"), kFault);
   } catch (const std::exception& e) {
     fail(e, kFault);
   }

@@ -15,6 +15,10 @@ RequestReader::RequestReader(const std::filesystem::path& path, const RequestRul
     throw InputError(path.string() + ": found a folder, expected a requests file");
   file_.open(path, std::ios::binary);
   if (!file_) throw InputError(path.string() + ": can't be opened: " + std::strerror(errno));
+  // The file is read more than once: to count its lines, and by every job that goes on with the same output.
+  if (!std::filesystem::is_regular_file(path)) {
+    throw InputError(path.string() + ": found a pipe or a device, expected a regular file");
+  }
 }
 
 bool RequestReader::read_line() {

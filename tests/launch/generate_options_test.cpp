@@ -115,6 +115,7 @@ TEST(GenerateOptions, BadUsageIsSaid) {
   EXPECT_NE(complaint_about({"--model", "again"}).find("--model"), std::string::npos);
   EXPECT_NE(complaint_about({"stray"}), "nothing");
   EXPECT_NE(complaint_about({"--metrics", "./o"}).find("another file than --output"), std::string::npos);
+  EXPECT_NE(complaint_about({"--trace-out", "./i"}).find("another file than --input"), std::string::npos);
 }
 
 TEST(GenerateOptions, HelpComesFirstAndFitsAScreen) {

@@ -206,7 +206,10 @@ TEST_F(GenerateTest, WrongInputEndsWithCode2AndNamesWhatIsWrong) {
   fails(model + files + "--plan " + path("requests.jsonl"), "requests.jsonl");
   fails(model + files + "--metrics " + path("no/m.json"), "no/m.json");
   fails(model + files + "--kv-memory 1KiB", "--kv-memory");
+  fails(model + files + "--kv-memory 100000TiB", "--kv-memory");
   fails(model + files + "--dtype f8", "--dtype");
+  std::filesystem::create_symlink("requests.jsonl", folder_ / "alias");
+  fails(model + files + "--metrics " + path("alias"), "another file than --input");
   EXPECT_EQ(read("notes.txt"), "these are not results\n");
 }
 

@@ -2,7 +2,9 @@
 
 #include "placement/input_error.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <fstream>
@@ -36,6 +38,16 @@ std::vector<std::string> read_all(const std::string& text) {
 }
 
 using Read = std::vector<std::string>;
+
+TEST(RequestReader, APipeIsRefusedAndNotTakenForAnEmptyFile) {
+  const auto path = file_with("");
+  std::filesystem::remove(path);
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  const int writer = open(path.c_str(), O_RDWR);
+  EXPECT_THROW(RequestReader(path, {10, 64, nullptr, 0}), InputError);
+  close(writer);
+  std::filesystem::remove(path);
+}
 
 TEST(RequestReader, AWrongLineDoesNotStopTheOthers) {
   EXPECT_EQ(read_all(line("a") + "\nnonsense\n" + line("b") + "\n"), (Read{"a@1", "!invalid_json_line@2", "b@3"}));
