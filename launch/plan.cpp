@@ -4,6 +4,7 @@
 #include "launch/plan_options.hpp"
 #include "launch/plan_summary.hpp"
 #include "launch/search_progress.hpp"
+#include "placement/bound.hpp"
 #include "placement/input_error.hpp"
 #include "placement/report.hpp"
 #include "placement/solver.hpp"
@@ -39,6 +40,7 @@ class Planner {
 
   int run() {
     solve();
+    prove();
     compare();
     certify();
     write();
@@ -80,6 +82,26 @@ class Planner {
     add_compared(solution_.solver, owners_, solution_.seconds, "");
     data_.compared.back().chosen = true;
     if (in_.left_out) leave_out();
+  }
+
+  /// A bound for what was found, in the time that is left but for the comparisons.
+  void prove() {
+    const bool exact = solution_.bound && solution_.bound->value == solution_.value;
+    if (!options_.bound || exact || g_stop) return;
+    const double time_limit = std::max(0.0, (1 - kWithoutLimit) * options_.time_limit - elapsed());
+    data_.bounds.push_back(prove_bound(in_.problem, solution_.value,
+                                       {.time_limit = time_limit,
+                                        .gap = options_.gap,
+                                        .threads = options_.threads,
+                                        .stop = &g_stop,
+                                        .progress = [this](std::string_view line) { progress_.line(line); }}));
+  }
+
+  [[nodiscard]] const Bound* best_bound() const {
+    const Bound* best = nullptr;
+    for (const Bound& bound : data_.bounds)
+      if (!best || better(in_.problem.objective, best->value, bound.value)) best = &bound;
+    return best;
   }
 
   void add_compared(const std::string& name, const Owners& owners, double seconds, const std::string& note) {
@@ -140,10 +162,8 @@ class Planner {
     c.solver = solution_.solver;
     c.seed = options_.seed;
     c.seconds = elapsed();
-    if (data_.bounds.empty()) return;
-    const Bound* best = &data_.bounds.front();
-    for (const Bound& bound : data_.bounds)
-      if (better(problem.objective, best->value, bound.value)) best = &bound;
+    const Bound* best = best_bound();
+    if (!best) return;
     c.bound = best->value;
     c.bound_kind = best->kind;
     c.gap = c.value != 0 ? std::abs(c.bound - c.value) / c.value : std::abs(c.bound);
@@ -162,6 +182,9 @@ class Planner {
       plan.certificate = data_.certificate;
       plan.sources = in_.sources;
       write_plan(options_.output, plan);
+    }
+    if (!options_.certificate.empty()) {
+      if (const Bound* best = best_bound()) write_certificate(options_.certificate, in_.problem, *best);
     }
     if (!options_.report.empty()) write_report(options_.report, data_);
   }

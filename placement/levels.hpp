@@ -1,0 +1,23 @@
+// The relaxed problems of a placement problem: experts that share a rank, and experts that share a node.
+#pragma once
+
+#include "placement/problem.hpp"
+#include "placement/relaxation.hpp"
+
+#include <optional>
+#include <span>
+
+namespace coterie {
+
+/// Parts are the ranks, without weights. With replicas each expert's first copy alone is placed. The load limit is
+/// known to it unless there are replicas. None where the items would be too many: more than twice the experts.
+[[nodiscard]] std::optional<Relaxation> rank_relaxation(const Problem& problem);
+/// Parts are the nodes. None as above, or when there is only one node.
+[[nodiscard]] std::optional<Relaxation> node_relaxation(const Problem& problem);
+
+/// At most what replicas add to the weight of pairs that share a part, in one layer. `company` (experts, experts): the
+/// weights of an expert (row) with those that it may come to share a part with; every further copy of it meets at most
+/// `capacity` of them, and each of them once.
+[[nodiscard]] double replica_gain(std::span<const double> company, int experts, int replicas, int capacity);
+
+}  // namespace coterie

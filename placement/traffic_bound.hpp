@@ -1,0 +1,63 @@
+// A lower bound of the priced rows that any placement sends.
+#pragma once
+
+#include "placement/doubly_nonnegative.hpp"
+#include "placement/dual_certificate.hpp"
+#include "placement/problem.hpp"
+#include "placement/row_facets.hpp"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// Chooses for each token and layer a linear lower bound of its rows, so that their sum, less the most that pairs of
+/// experts can take off it by sharing ranks and nodes, is largest. That most is bounded by doubly nonnegative
+/// relaxations, whose S says in turn which linear bound is best: the two are improved together.
+class TrafficBound {
+ public:
+  TrafficBound(const Problem& problem, int threads);
+  TrafficBound(const TrafficBound&) = delete;
+  TrafficBound& operator=(const TrafficBound&) = delete;
+
+  /// A few iterations.
+  void iterate();
+  /// Lets `share` of all tokens, drawn at random, choose again by what S says now.
+  void choose_again(double share);
+  [[nodiscard]] int iterations() const;
+
+  /// Priced rows per token and layer, but for rounding errors.
+  [[nodiscard]] double bound() const;
+  /// The same, rounding errors taken off.
+  [[nodiscard]] double proven() const;
+  /// How the bound was found; what proves it.
+  [[nodiscard]] std::string kind() const;
+  [[nodiscard]] DualCertificate certificate() const;
+
+ private:
+  struct Level {
+    Level(Relaxation made, int use) : relaxation(std::move(made)), threads(use) {}
+    void start() { iteration.emplace(relaxation, threads); }
+    Relaxation relaxation;
+    int threads;
+    std::optional<DoublyNonnegative> iteration;
+  };
+  void choose(double share);
+  void choose_layer(int layer, double share);
+  void count(int layer, const std::vector<int>& experts, const RowChoice& choice, double weight);
+  [[nodiscard]] RowChoice best_choice(int layer, const std::vector<int>& experts) const;
+  [[nodiscard]] const RowFacets& facets(int layer) const { return layer == 0 ? first_ : onward_; }
+  [[nodiscard]] double replica_gains() const;
+
+  const Problem& problem_;
+  int threads_;
+  RowFacets first_, onward_;
+  std::optional<Level> rank_, node_;
+  std::vector<double> constant_;                 // (layers): sum of the chosen facets' constants
+  std::vector<std::vector<RowChoice>> choices_;  // (traces)(tokens, layers)
+  std::uint64_t round_ = 0;
+};
+
+}  // namespace coterie
