@@ -1,19 +1,6 @@
 #include "placement/half.hpp"
 
-#include <bit>
-
 namespace coterie {
-
-// Both directions let the processor's own float arithmetic do the shifting and rounding.
-
-Half::operator float() const noexcept {
-  const std::uint32_t sign = static_cast<std::uint32_t>(bits_ & 0x8000U) << 16;
-  const std::uint32_t magnitude = bits_ & 0x7fffU;
-  if (!is_finite()) return std::bit_cast<float>(sign | 0x7f800000U | (magnitude & 0x3ffU) << 13);
-  // Read as a float, the bits mean 2^-112 of the value, subnormals included.
-  const float value = std::bit_cast<float>(magnitude << 13) * 0x1p112F;
-  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
-}
 
 Half::Half(float value) noexcept {
   const auto whole = std::bit_cast<std::uint32_t>(value);

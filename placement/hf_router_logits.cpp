@@ -48,8 +48,9 @@ struct Layer {
 
 void add(std::map<int, Layer>& layers, std::optional<int> number, Layer layer) {
   if (!number) throw bad_field(layer.where, "name", "no number", "the layer's number at its end");
-  if (!layers.emplace(*number, std::move(layer)).second)
+  if (layers.contains(*number))
     throw bad_field(layer.where, "name", "layer " + std::to_string(*number) + " again", "each layer once");
+  layers.emplace(*number, std::move(layer));
 }
 
 std::map<int, Layer> read_layers(std::span<const fs::path> paths) {

@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdint>
 #include <cstring>
 #include <utility>
 
@@ -36,10 +35,9 @@ MappedFile::~MappedFile() {
 
 void MappedFile::release(std::span<const std::byte> bytes) const noexcept {
   if (bytes.empty()) return;
-  const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<std::uintptr_t>(bytes.data()) / page * page;
-  const auto end = reinterpret_cast<std::uintptr_t>(bytes.data() + bytes.size());
-  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto offset = static_cast<std::size_t>(bytes.data() - base_) / page * page;
+  ::madvise(base_ + offset, static_cast<std::size_t>(bytes.data() + bytes.size() - (base_ + offset)), MADV_DONTNEED);
 }
 
 }  // namespace coterie

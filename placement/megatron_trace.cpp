@@ -90,6 +90,7 @@ class Reader {
     const Step step = std::exchange(step_, {});
     if (step.layers.empty()) return;
     std::vector<int> ids;
+    ids.reserve(step.layers.size());
     for (const auto& [layer, batches] : step.layers) ids.push_back(layer);
     if (all_.layer_ids.empty()) all_.layer_ids = ids;
     const bool is_part = std::includes(all_.layer_ids.begin(), all_.layer_ids.end(), ids.begin(), ids.end());

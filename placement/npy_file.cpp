@@ -31,7 +31,7 @@ std::vector<To> converted(std::span<const std::byte> bytes) {
   for (std::size_t i = 0; i < values.size(); ++i) {
     From value;
     std::memcpy(&value, bytes.data() + i * sizeof(From), sizeof(From));
-    values[i] = static_cast<To>(value);
+    values[i] = static_cast<To>(value);  // NOLINT(bugprone-signed-char-misuse): a small number, no character
   }
   return values;
 }

@@ -62,7 +62,7 @@ class SafetensorsFile {
 class SafetensorsWriter {
  public:
   /// Throws InputError when the folder can't be written.
-  explicit SafetensorsWriter(std::filesystem::path path);
+  explicit SafetensorsWriter(const std::filesystem::path& path);
   ~SafetensorsWriter();
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;

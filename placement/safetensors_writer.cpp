@@ -77,7 +77,7 @@ struct SafetensorsWriter::State {
   }
 };
 
-SafetensorsWriter::SafetensorsWriter(std::filesystem::path path) : state_(std::make_unique<State>(path)) {}
+SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path) : state_(std::make_unique<State>(path)) {}
 SafetensorsWriter::~SafetensorsWriter() = default;
 
 void SafetensorsWriter::begin(const std::string& name, ElementType type, const Shape& shape) {

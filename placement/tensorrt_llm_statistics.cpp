@@ -56,6 +56,7 @@ Iterations iterations_of(const SafetensorsFile& file) {
 
 std::vector<int> layers_of(const std::map<int, const TensorView*>& iteration) {
   std::vector<int> layers;
+  layers.reserve(iteration.size());
   for (const auto& [layer, tensor] : iteration) layers.push_back(layer);
   return layers;
 }
