@@ -11,22 +11,21 @@ namespace {
 
 /// What a format's name stands for: one of the two is set.
 struct Format {
+  std::string_view name;
   const TraceFormat* trace = nullptr;
   const PlanFormat* plan = nullptr;
-
-  [[nodiscard]] std::string_view name() const { return trace != nullptr ? trace->name : plan->name; }
 };
 
 std::vector<Format> all_formats() {
   std::vector<Format> all;
-  for (const TraceFormat& f : trace_formats()) all.push_back({&f, nullptr});
-  for (const PlanFormat& f : plan_formats()) all.push_back({nullptr, &f});
+  for (const TraceFormat& f : trace_formats()) all.push_back({f.name, &f, nullptr});
+  for (const PlanFormat& f : plan_formats()) all.push_back({f.name, nullptr, &f});
   return all;
 }
 
 Format format_named(const std::string& name, const std::string& option) {
   for (const Format& f : all_formats())
-    if (f.name() == name) return f;
+    if (f.name == name) return f;
   throw bad_field("coterie convert", "--" + option, "'" + name + "'", "a format; see coterie convert --help");
 }
 
@@ -40,7 +39,7 @@ Format format_of(const std::filesystem::path& path) {
   }
   if (fitting.size() == 1) return fitting.front();
   std::string names;
-  for (const Format& f : fitting) names += (names.empty() ? "" : " or ") + std::string(f.name());
+  for (const Format& f : fitting) names += (names.empty() ? "" : " or ") + std::string(f.name);
   throw InputError(path.string() + ": the content doesn't show what it is" + (names.empty() ? "" : " (" + names + ")") +
                    ", expected --from FORMAT; see coterie convert --help");
 }
@@ -48,22 +47,23 @@ Format format_of(const std::filesystem::path& path) {
 /// Where no target is named, the project's own format for what was read.
 Format target_of(const ConvertOptions& options, const Format& from, const Format& own) {
   if (!options.to.empty()) return format_named(options.to, "to");
-  if (from.name() == own.name())
-    throw InputError("coterie convert: " + options.inputs.front().string() + " is " + std::string(own.name()) +
+  if (from.name == own.name)
+    throw InputError("coterie convert: " + options.inputs.front().string() + " is " + std::string(own.name) +
                      " already, expected --to FORMAT");
   return own;
 }
 
 InputError wrong_kind(const Format& from, const Format& to) {
-  return bad_field("coterie convert", "--to", std::string(to.name()),
+  return bad_field("coterie convert", "--to", std::string(to.name),
                    std::string("a format of ") + (from.trace != nullptr ? "traces" : "plans") +
-                       " that can be written, as " + std::string(from.name()) + " is read");
+                       " that can be written, as " + std::string(from.name) + " is read");
 }
 
 void convert_trace(const ConvertOptions& options, const Format& from) {
   const AnyTrace trace = from.trace->read(options.inputs, options.format);
   const auto* const choices = std::get_if<Trace>(&trace);
-  const Format to = target_of(options, from, {choices != nullptr ? &kCoterieTrace : &kCoterieLoad, nullptr});
+  const TraceFormat& own = choices != nullptr ? kCoterieTrace : kCoterieLoad;
+  const Format to = target_of(options, from, {own.name, &own, nullptr});
   if (to.trace == nullptr || to.trace->write == nullptr) throw wrong_kind(from, to);
   to.trace->write(options.output, trace, options.format);
   if (choices != nullptr) {
@@ -80,7 +80,7 @@ void convert_plan(const ConvertOptions& options, const Format& from) {
   if (options.inputs.size() > 1)
     throw InputError(options.inputs[1].string() + ": found a second input, expected one plan");
   const Plan plan = from.plan->read(options.inputs.front(), options.format);
-  const Format to = target_of(options, from, {nullptr, &kCoteriePlan});
+  const Format to = target_of(options, from, {kCoteriePlan.name, nullptr, &kCoteriePlan});
   if (to.plan == nullptr) throw wrong_kind(from, to);
   to.plan->write(options.output, plan, options.format);
   std::cerr << options.output.string() << ": " << plan.layers() << " layers, " << plan.experts << " experts on "

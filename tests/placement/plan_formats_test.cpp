@@ -191,7 +191,7 @@ struct Reading {
     return format(name).read(folder / file, options);
   }
   std::string refused(std::string_view text) {
-    const std::string message = refusal([&] { static_cast<void>((*this)(text)); });
+    std::string message = refusal([&] { static_cast<void>((*this)(text)); });
     expect_in(file, message);
     return message;
   }
