@@ -14,11 +14,13 @@ namespace {
 
 constexpr int kUnits = 16;         // searches of a round: a fixed number, so that rounds don't depend on the machine
 constexpr std::size_t kElite = 8;  // placements that are remembered
-constexpr int kRanksOfLargePools = 16;  // beyond, pairs of states cost too much to compare
-constexpr std::int64_t kTokens = 6000;
-constexpr int kPatience = 8;     // rounds without any gain after which the search ends
-constexpr double kCold = 0.02;   // temperatures are relative to a typical exchange's change
+constexpr int kRanksOfLargePools = 16;    // beyond, pairs of states cost too much to compare
+constexpr std::int64_t kTokens = 6000;    // the true cost of traffic is counted on so many
+constexpr std::int64_t kFewTokens = 512;  // and by single searches on so many
+constexpr int kPatience = 8;              // rounds without any gain after which the search ends
+constexpr double kCold = 0.02;            // temperatures are relative to a typical exchange's change
 constexpr double kPenalty = 20;  // of a row above the limit, relative to a typical exchange's change of cost per row
+constexpr double kHard = 1e6;    // times the penalty: no gain makes up for a row above the limit
 
 // For traffic: how much a pair of neighbouring layers counts beside a pair of one layer. No one value is best: what
 // helps is that the searches of a round differ.
@@ -86,15 +88,22 @@ Assignment Sweep::run() {
 // Short searches first, so that there is something to show; then longer ones, from new starts and from the best so far
 // in turns.
 std::vector<Sweep::Unit> Sweep::units_of(int number) const {
-  std::vector<Unit> units;
-  const bool fresh = number < 3 || number % 3 == 2;
-  const int passes = fresh ? 100 << std::min(2 * number, 6 + number / 6) : 2000 << std::min(number / 6, 3);
   constexpr std::array<double, 4> kReheat{0.15, 0.3, 0.45, 0.6};
-  for (int u = 0; u < kUnits; ++u)
-    units.push_back(
-        {options_.seed + static_cast<std::uint64_t>(number) * 1'000'003 + static_cast<std::uint64_t>(u) * 7919,
-         static_cast<std::size_t>(u) % weights_.size(), fresh,
-         fresh ? (problem_.balance ? 2.0 : 1.0) : kReheat[(u / weights_.size()) % kReheat.size()], passes});
+  constexpr std::array<double, 4> kTokenHeat{0.05, 0.1, 0.2, 1};
+  const bool fresh = number < 3 || number % 3 == 2;
+  std::vector<Unit> units;
+  for (int u = 0; u < kUnits; ++u) {
+    const std::uint64_t seed =
+        options_.seed + static_cast<std::uint64_t>(number) * 1'000'003 + static_cast<std::uint64_t>(u) * 7919;
+    const std::size_t weights = static_cast<std::size_t>(u) % weights_.size();
+    if (tokens_ && number >= 2 && u % 4 == 3)
+      units.push_back({Unit::Kind::tokens, seed, 0, kTokenHeat[u / 4], 30 << std::min(number / 6, 3)});
+    else if (fresh)
+      units.push_back({Unit::Kind::fresh, seed, weights, problem_.balance ? 2.0 : 1.0,
+                       100 << std::min(2 * number, 6 + number / 6)});
+    else
+      units.push_back({Unit::Kind::reheat, seed, weights, kReheat[u / 4], 2000 << std::min(number / 6, 3)});
+  }
   return units;
 }
 
@@ -124,20 +133,34 @@ bool Sweep::round(int number) {
 
 // Empty when it was stopped before the end, or did not come to keep the limits.
 Assignment Sweep::search(const Unit& unit) const {
+  const Assignment from = unit.kind == Unit::Kind::fresh ? random_start(unit.seed) : elite_.front().assignment;
+  if (unit.kind == Unit::Kind::tokens) {
+    // Other tokens for every search: what they agree on is not chance.
+    const double phase = SplitMix(unit.seed).unit();
+    TrafficModel model(problem_, std::make_shared<TokenSample>(problem_, kFewTokens, phase));
+    return settle(model, unit, from) ? model.assignment() : Assignment();
+  }
   PairModel model(problem_, weights_[unit.weights]);
+  if (!settle(model, unit, from)) return {};
+  if (!tokens_) improve_layers(model);
+  return stop_() ? Assignment() : model.assignment();
+}
+
+bool Sweep::settle(SearchModel& model, const Unit& unit, const Assignment& from) const {
   Ledger ledger(problem_);
-  const Assignment from = unit.fresh ? random_start(unit.seed) : elite_.front().assignment;
   model.restart(from);
   ledger.restart(from);
-  const Scale& scale = scale_[unit.weights];
+  const Scale& scale = unit.kind == Unit::Kind::tokens ? token_scale_ : scale_[unit.weights];
   const Search search{model, ledger, free_, scale.penalty, stop_};
   SplitMix random(unit.seed);
   const auto pass = 2 * static_cast<std::int64_t>(problem_.experts()) * static_cast<std::int64_t>(free_.size());
   anneal(search, {unit.passes * pass, unit.heat * scale.cost, kCold * scale.cost}, random);
   descend(search);
-  if (!repair(search, random, 0.1 * scale.cost)) return {};
-  if (!tokens_) improve_layers(model);
-  return stop_() ? Assignment() : model.assignment();
+  if (problem_.balance) {
+    if (!repair(search, random, 0.1 * scale.cost)) return false;
+    descend({model, ledger, free_, kHard * scale.penalty, stop_});
+  }
+  return !stop_();
 }
 
 Assignment Sweep::random_start(std::uint64_t seed) const {
@@ -157,14 +180,13 @@ Assignment Sweep::polished(const Assignment& assignment) const {
   if (!tokens_) {
     PairModel model(problem_, weights_.front());
     model.restart(assignment);
-    descend({model, ledger, free_, scale_.front().penalty, stop_});
+    descend({model, ledger, free_, kHard * scale_.front().penalty, stop_});
     improve_layers(model);
     return model.assignment();
   }
   TrafficModel model(problem_, sample_);
   model.restart(assignment);
-  const Search search{model, ledger, free_, token_scale_.penalty, stop_, options_.threads};
-  descend(search);
+  descend({model, ledger, free_, kHard * token_scale_.penalty, stop_, options_.threads});
   return model.assignment();
 }
 

@@ -30,18 +30,25 @@ class Sweep {
     Assignment assignment;
     double cost;  // by cost_of
   };
+  /// One search of a round.
   struct Unit {
+    enum class Kind {
+      fresh,   ///< pairs, from a random start
+      reheat,  ///< pairs, from the best so far
+      tokens,  ///< tokens, few of them, from the best so far
+    };
+    Kind kind;
     std::uint64_t seed;
-    std::size_t weights;  // which of weights_
-    bool fresh;           // from a random start, else from the best so far
-    double heat;          // of the start, relative to a typical exchange's change
-    int passes;
+    std::size_t weights;  ///< which of weights_
+    double heat;          ///< temperature at the start, relative to a typical exchange's change
+    int passes;           ///< over all experts of all layers, twice each
   };
 
   void calibrate();
   [[nodiscard]] bool round(int number);
   [[nodiscard]] std::vector<Unit> units_of(int number) const;
   [[nodiscard]] Assignment search(const Unit& unit) const;
+  [[nodiscard]] bool settle(SearchModel& model, const Unit& unit, const Assignment& from) const;
   [[nodiscard]] Assignment random_start(std::uint64_t seed) const;
   [[nodiscard]] Assignment polished(const Assignment& assignment) const;
   void improve_layers(PairModel& model) const;

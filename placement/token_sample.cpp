@@ -4,7 +4,7 @@
 
 namespace coterie {
 
-TokenSample::TokenSample(const Problem& problem, std::int64_t count) {
+TokenSample::TokenSample(const Problem& problem, std::int64_t count, double phase) {
   const int layers = problem.layers();
   const int none = problem.experts();
   std::int64_t all = 0;
@@ -24,7 +24,7 @@ TokenSample::TokenSample(const Problem& problem, std::int64_t count) {
   // (trace, token) of every token of the sample: even steps through the weight of all parts, one after another.
   std::vector<std::pair<const Trace*, std::int64_t>> chosen;
   const double step = count >= all ? 0 : mass / static_cast<double>(count);
-  double next = step / 2;
+  double next = step * phase;
   double passed = 0;
   for (const WeightedTrace& part : problem.traces) {
     const std::int64_t rows = length(part);

@@ -21,8 +21,9 @@ struct TokenSample {
   std::vector<float> gates;            ///< of the same shape, or empty
   std::vector<std::vector<std::int32_t>> uses;  ///< (layers * experts): tokens that chose the expert, ascending
 
-  /// `count` tokens spread evenly over all traces by weight; all of them when there are no more.
-  TokenSample(const Problem& problem, std::int64_t count);
+  /// `count` tokens spread evenly over all traces by weight; all of them when there are no more. `phase`, in [0, 1), moves
+  /// the choice.
+  TokenSample(const Problem& problem, std::int64_t count, double phase = 0.5);
 };
 
 /// Cost: priced rows of the sample, all layers. Exchanges of layers that are not neighbours may be tried and applied by
