@@ -81,6 +81,7 @@ class CpuDevice final : public Device {
   Scratch converted_;  ///< a product's input as bf16
   Scratch logits_;
   std::vector<ExpertScratch> expert_scratch_;  ///< of each thread
+  std::vector<ExpertRows> expert_tasks_;
   RotaryTable table_;
 };
 

@@ -41,7 +41,10 @@ void CpuDevice::expert(const ExpertRows& group, const Tensor& in, const Tensor& 
   const std::int64_t width = down.in_features();
   const Tensor both = dense(scratch.gate_up.get<float>(group.rows * 2 * width), group.rows, 2 * width);
   const Tensor hidden = dense(scratch.hidden.get<float>(group.rows * width), group.rows, width);
-  auto* converted = scratch.converted.get<std::uint16_t>(group.rows * std::max(gate_up.depth(), down.depth()));
+  std::uint16_t* converted =
+      down.type() == DType::bf16
+          ? scratch.converted.get<std::uint16_t>(group.rows * std::max(gate_up.depth(), down.depth()))
+          : nullptr;
   multiply_rows(in.row_range(group.first_row, group.rows), gate_up, both, false, converted, threads);
   parallel_for(threads, group.rows, [&](std::int64_t r) { swiglu(f32_row(both, r), width, f32_row(hidden, r)); });
   multiply_rows(hidden, down, out.row_range(group.first_row, group.rows), false, converted, threads);
@@ -50,7 +53,8 @@ void CpuDevice::expert(const ExpertRows& group, const Tensor& in, const Tensor& 
 void CpuDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) {
   require_shape(in, in.rows, in.cols, "experts: the input");
   require_shape(out, in.rows, in.cols, "experts: the output");
-  std::vector<ExpertRows> tasks;
+  std::vector<ExpertRows>& tasks = expert_tasks_;
+  tasks.clear();
   std::int64_t largest = 0;
   for (const ExpertRows& group : groups) {
     check(group, in);
