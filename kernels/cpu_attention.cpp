@@ -306,7 +306,7 @@ Range seen_by(const Call& call, const Task& task) {
 
 void start(const Call& call, const Task& task, Query* queries) {
   const AttentionShape& shape = call.shape;
-  const int group = shape.heads / shape.kv_heads;
+  const std::int64_t group = shape.heads / shape.kv_heads;
   for (std::int64_t i = 0; i < task.count; ++i) {
     const std::int64_t row = (task.first + i) / group;
     const std::int64_t position = task.sequence->first_position + row;

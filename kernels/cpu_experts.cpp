@@ -5,6 +5,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <stdexcept>
 
 namespace coterie {
 namespace {
@@ -23,7 +24,8 @@ Tensor dense(float* data, std::int64_t rows, std::int64_t cols) {
 }
 
 void check(const ExpertRows& group, const Tensor& in) {
-  require(group.expert != nullptr && group.rows >= 0 && group.first_row >= 0 && group.first_row + group.rows <= in.rows,
+  if (group.expert == nullptr) throw std::invalid_argument("experts: a group without an expert");
+  require(group.rows >= 0 && group.first_row >= 0 && group.first_row + group.rows <= in.rows,
           "experts: a group is outside the input");
   const PackedMatrix& gate_up = *group.expert->gate_up;
   const PackedMatrix& down = *group.expert->down;
@@ -65,7 +67,7 @@ void CpuDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, co
   }
   // Threads share the tasks out if there are enough, otherwise each task.
   const auto count = static_cast<std::int64_t>(tasks.size());
-  const int each = count >= 2 * options_.threads ? 1 : threads_for(3 * largest);
+  const int each = count >= std::int64_t{2} * options_.threads ? 1 : threads_for(3 * largest);
   const int all = each == 1 ? threads_for(3 * largest * count) : 1;
   parallel_for(all, count, [&](std::int64_t i) {
     ExpertScratch& scratch = expert_scratch_[static_cast<std::size_t>(omp_get_thread_num())];

@@ -10,10 +10,11 @@ namespace {
 InstructionSet of_processor() {
 #if defined(__x86_64__)
   __builtin_cpu_init();  // this may run before the constructors of the compiler's library
-  if (__builtin_cpu_supports("x86-64-v4")) {
-    return __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
-  }
-  if (__builtin_cpu_supports("x86-64-v3")) return InstructionSet::avx2;
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool v4 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (v3 && v4) return __builtin_cpu_supports("avx512bf16") ? InstructionSet::avx512_bf16 : InstructionSet::avx512;
+  if (v3) return InstructionSet::avx2;
 #endif
   return InstructionSet::any;
 }

@@ -38,68 +38,69 @@ struct ExpertWeights {
 /// Rows [first_row, first_row + rows) of a grouped call belong to this expert.
 struct ExpertRows {
   const ExpertWeights* expert = nullptr;
-  std::int64_t         first_row = 0;
-  std::int64_t         rows = 0;
+  std::int64_t first_row = 0;
+  std::int64_t rows = 0;
 };
 
 /// Adds `weight` times row `row` of the experts' outputs.
 struct Contribution {
   std::int32_t row = 0;
-  float        weight = 0;
+  float weight = 0;
 };
 
-/// Rotary embedding of the first `2 * inverse_frequencies.size()` columns of each head; halves rotated against each other
-/// (GPT-NeoX order), or neighbours when `interleaved`.
+/// Rotary embedding of the first `2 * inverse_frequencies.size()` columns of each head; halves rotated against each
+/// other (GPT-NeoX order), or neighbours when `interleaved`.
 struct Rotary {
   std::vector<float> inverse_frequencies;
-  float              scale = 1;  ///< on sine and cosine (YaRN's attention factor)
-  bool               interleaved = false;
+  float scale = 1;  ///< on sine and cosine (YaRN's attention factor)
+  bool interleaved = false;
 };
 
 struct RouterOptions {
-  int  top_k = 1;
+  int top_k = 1;
   bool normalise = false;  ///< divide the chosen weights by their sum
 };
 
 /// Experts of each token by falling weight; ties: the lower id first.
 struct Routing {
-  int                       top_k = 0;
+  int top_k = 0;
   std::vector<std::int32_t> experts;  ///< (tokens, top_k)
-  std::vector<float>        weights;  ///< (tokens, top_k), as applied
+  std::vector<float> weights;         ///< (tokens, top_k), as applied
 };
 
-/// The paged cache of one layer. A block holds the rows of `block_tokens` consecutive positions of one sequence, as many
-/// numbers as that in activation_type(); their order in it is the device's own: only write_kv and attention know it.
+/// The paged cache of one layer. A block holds the rows of `block_tokens` consecutive positions of one sequence, as
+/// many numbers as that in activation_type(); their order in it is the device's own: only write_kv and attention know
+/// it.
 struct KvCache {
-  std::byte* k = nullptr;        ///< (blocks, block_tokens * kv_heads * head_dim)
-  std::byte* v = nullptr;        ///< the same
-  int        block_tokens = 16;  ///< fastest as a multiple of 16
-  int        head_dim = 0;       ///< a device may keep a head's numbers of a block together; 0: unknown, slower
+  std::byte* k = nullptr;  ///< (blocks, block_tokens * kv_heads * head_dim)
+  std::byte* v = nullptr;  ///< the same
+  int block_tokens = 16;   ///< fastest as a multiple of 16
+  int head_dim = 0;        ///< a device may keep a head's numbers of a block together; 0: unknown, slower
 };
 
 struct AttentionShape {
-  int   heads = 0;
-  int   kv_heads = 0;  ///< divides heads
-  int   head_dim = 0;
-  float scale = 0;   ///< on the scores, usually head_dim^-1/2
-  int   window = 0;  ///< a position sees itself and window - 1 before it; 0: all
+  int heads = 0;
+  int kv_heads = 0;  ///< divides heads
+  int head_dim = 0;
+  float scale = 0;  ///< on the scores, usually head_dim^-1/2
+  int window = 0;   ///< a position sees itself and window - 1 before it; 0: all
 };
 
 /// Rows of one sequence in a call, at consecutive positions: a chunk of a prompt, or the one row of a decode step.
 struct SequenceRows {
-  std::int64_t                  first_row = 0;
-  std::int64_t                  rows = 0;
-  std::int64_t                  first_position = 0;  ///< of first_row
-  std::span<const std::int32_t> blocks;              ///< the sequence's blocks: position p is in blocks[p / block_tokens]
+  std::int64_t first_row = 0;
+  std::int64_t rows = 0;
+  std::int64_t first_position = 0;       ///< of first_row
+  std::span<const std::int32_t> blocks;  ///< the sequence's blocks: position p is in blocks[p / block_tokens]
 };
 
 struct DeviceOptions {
   DType weights = DType::f32;  ///< how weights are kept; sums are f32 either way
-  int   threads = 1;
+  int threads = 1;
 };
 
-/// All activations are Tensors of activation_type() in memory that allocate() gave or that the transport reads and writes
-/// (host memory for the CPU). Host arrays (std::span, std::vector) are read before a call returns.
+/// All activations are Tensors of activation_type() in memory that allocate() gave or that the transport reads and
+/// writes (host memory for the CPU). Host arrays (std::span, std::vector) are read before a call returns.
 ///
 /// Row invariance: what is computed for a row is the same to the last bit whatever other rows are in the call, so a
 /// token's result depends neither on the batch nor on the chunking.
@@ -110,7 +111,7 @@ class Device {
   virtual ~Device() = default;
 
   [[nodiscard]] virtual std::string name() const = 0;
-  [[nodiscard]] virtual DType       activation_type() const noexcept = 0;
+  [[nodiscard]] virtual DType activation_type() const noexcept = 0;
   [[nodiscard]] virtual DeviceMemory allocate(std::size_t bytes) = 0;
   /// Uninitialised, dense, in memory that `memory` receives.
   [[nodiscard]] Tensor allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memory);
@@ -126,8 +127,8 @@ class Device {
   virtual void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) = 0;
   /// out_t = sum of the contributions [offsets[t], offsets[t + 1]) of `in`, in that order; out_t += with accumulate.
   /// offsets: (out.rows + 1), ascending; they need not begin at 0.
-  virtual void combine(const Tensor& in, std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
-                       const Tensor& out, bool accumulate = false) = 0;
+  virtual void combine(const Tensor& in, std::span<const std::int64_t> offsets,
+                       std::span<const Contribution> contributions, const Tensor& out, bool accumulate = false) = 0;
   /// out = in / rms(in) * weight, over groups of `weight.cols` columns when in.cols is a multiple of it (heads).
   virtual void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) = 0;
   /// x = min(max(x, -limit), limit)
@@ -138,9 +139,10 @@ class Device {
   virtual void rotary(const Tensor& x, int head_dim, const Rotary& rotary, std::span<const std::int64_t> positions) = 0;
 
   /// Writes K and V rows (rows, kv_heads * head_dim) of each sequence to its blocks.
-  virtual void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences, const KvCache& cache) = 0;
-  /// Causal attention of q (rows, heads * head_dim) over what the cache holds up to each row's own position; prefill chunks
-  /// and decode rows of many sequences in one call. `out` is not `q`.
+  virtual void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences,
+                        const KvCache& cache) = 0;
+  /// Causal attention of q (rows, heads * head_dim) over what the cache holds up to each row's own position; prefill
+  /// chunks and decode rows of many sequences in one call. `out` is not `q`.
   virtual void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
                          const AttentionShape& shape, const Tensor& out) = 0;
 

@@ -10,13 +10,15 @@ namespace coterie {
 
 enum class DType { f32, bf16 };
 
-[[nodiscard]] constexpr std::size_t size_of(DType type) noexcept { return type == DType::f32 ? 4 : 2; }
+[[nodiscard]] constexpr std::size_t size_of(DType type) noexcept {
+  return type == DType::f32 ? 4 : 2;
+}
 
 /// A matrix of activations in device memory, row-major; rows may be further apart than they are wide. A view: it owns
 /// nothing and is copied freely.
 struct Tensor {
-  std::byte*   data = nullptr;
-  DType        type = DType::f32;
+  std::byte* data = nullptr;
+  DType type = DType::f32;
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t stride = 0;  ///< elements from one row to the next

@@ -186,10 +186,10 @@ class Bench {
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i);
     std::ranges::shuffle(ids, random_);
     std::vector<SequenceRows> of;
-    for (int s = 0; s < sequences; ++s) {
-      of.push_back(
-          {std::int64_t{s} * rows, rows, context,
-           std::span(ids).subspan(static_cast<std::size_t>(s * blocks_each), static_cast<std::size_t>(blocks_each))});
+    of.reserve(static_cast<std::size_t>(sequences));
+    const auto blocks = static_cast<std::size_t>(blocks_each);
+    for (std::size_t s = 0; s < static_cast<std::size_t>(sequences); ++s) {
+      of.push_back({static_cast<std::int64_t>(s) * rows, rows, context, std::span(ids).subspan(s * blocks, blocks)});
     }
     const std::int64_t total = std::int64_t{sequences} * rows;
     const Array q = array(total, std::int64_t{heads} * head_dim);
@@ -210,8 +210,10 @@ class Bench {
 
   void group(Device& device, int hidden, int width, int experts, int rows) {
     std::vector<ExpertWeights> weights;
-    for (int e = 0; e < experts; ++e)
-      weights.push_back({packed(device, 2 * width, hidden), packed(device, hidden, width)});
+    weights.reserve(static_cast<std::size_t>(experts));
+    for (int e = 0; e < experts; ++e) {
+      weights.push_back({packed(device, std::int64_t{2} * width, hidden), packed(device, hidden, width)});
+    }
     std::vector<int> counts(static_cast<std::size_t>(experts));
     std::geometric_distribution<int> pick(2.0 / experts);
     for (int r = 0; r < rows; ++r) ++counts[static_cast<std::size_t>(pick(random_) % experts)];

@@ -67,15 +67,13 @@ double cpu_seconds() {
 }
 
 double peak_f32() {
-  static const double peak = __builtin_cpu_supports("x86-64-v4")
-                                 ? fastest(2.0 * 16 * chains * steps, multiply_avx512)
-                                 : fastest(2.0 * 8 * (chains / 2) * steps, multiply_avx2);
+  static const double peak = __builtin_cpu_supports("avx512f") ? fastest(32.0 * chains * steps, multiply_avx512)
+                                                               : fastest(8.0 * chains * steps, multiply_avx2);
   return peak;
 }
 
 double peak_bf16() {
-  static const double peak =
-      __builtin_cpu_supports("avx512bf16") ? fastest(4.0 * 16 * chains * steps, multiply_bf16) : 0;
+  static const double peak = __builtin_cpu_supports("avx512bf16") ? fastest(64.0 * chains * steps, multiply_bf16) : 0;
   return peak;
 }
 

@@ -91,6 +91,7 @@ class Attention {
     test.device->attention(qs.tensor, cache, rows, shape, out.tensor);
     const Numbers got = test.on_host(out);
     std::vector<Numbers> parts;
+    parts.reserve(rows.size());
     for (const SequenceRows& part : rows) {
       parts.emplace_back(got.begin() + part.first_row * q_cols(),
                          got.begin() + (part.first_row + part.rows) * q_cols());
@@ -227,7 +228,7 @@ TEST_P(DeviceTest, AttentionNothingToDo) {
 TEST_P(DeviceTest, AttentionShowsNotANumber) {
   Attention attention(*this);
   attention.make(Lengths{40}, {2, 1, 8, 0.3F, 0}, 16);
-  attention.sequences[0].k[20 * 8] = std::numeric_limits<float>::quiet_NaN();
+  attention.sequences[0].k[160] = std::numeric_limits<float>::quiet_NaN();  // position 20
   const Numbers out = attention.step({{0, 0, 40}})[0];
   for (std::size_t p = 0; p < 40; ++p) {
     for (std::size_t c = 0; c < 16; ++c) EXPECT_EQ(std::isnan(out[p * 16 + c]), p >= 20) << p;

@@ -11,9 +11,9 @@ std::ostream& operator<<(std::ostream& out, const DeviceCase& device_case) {
   return out << device_case.name;
 }
 
-Numbers DeviceTest::normal(std::int64_t count, float deviation) {
+Numbers DeviceTest::drawn(std::size_t count, float deviation) {
   std::normal_distribution<float> distribution(0, deviation);
-  Numbers numbers(static_cast<std::size_t>(count));
+  Numbers numbers(count);
   for (float& x : numbers) x = distribution(random);
   return numbers;
 }

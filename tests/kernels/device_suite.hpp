@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <concepts>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -40,7 +41,9 @@ class DeviceTest : public testing::TestWithParam<DeviceCase> {
     return std::uniform_int_distribution<std::int64_t>(least, largest)(random);
   }
   /// Numbers from the normal distribution.
-  Numbers normal(std::int64_t count, float deviation = 1);
+  Numbers normal(std::integral auto count, float deviation = 1) {
+    return drawn(static_cast<std::size_t>(count), deviation);
+  }
   /// On the device, in rows that are `gap` elements further apart than they are wide.
   Array on_device(std::span<const float> numbers, std::int64_t rows, std::int64_t cols, std::int64_t gap = 0);
   /// Uninitialised; set to NaN, so that what a call leaves unwritten shows.
@@ -50,6 +53,8 @@ class DeviceTest : public testing::TestWithParam<DeviceCase> {
   std::unique_ptr<PackedMatrix> packed(const Numbers& weight, std::int64_t rows, std::int64_t cols);
   /// The numbers as GEMMs see them: rounded when weights are bf16.
   [[nodiscard]] Numbers as_weights(Numbers numbers) const;
+
+  Numbers drawn(std::size_t count, float deviation);
 
   const unsigned seed = std::random_device{}();
   std::mt19937 random{seed};

@@ -37,14 +37,14 @@ TEST_P(DeviceTest, GatherTakesRowsOfTheTable) {
 
 TEST_P(DeviceTest, GatherWidensBf16) {
   const Numbers table = normal(5 * 7);
-  const DeviceMemory memory = device->allocate(5 * 7 * 2);
+  const DeviceMemory memory = device->allocate(table.size() * 2);
   const Tensor t{memory.get(), DType::bf16, 5, 7, 7};
   device->upload(table, t);
   const Array out = blank(2, 7);
   device->gather(t, std::vector<std::int32_t>{4, 1}, out.tensor);
   const Numbers got = on_host(out);
   for (std::size_t c = 0; c < 7; ++c) {
-    EXPECT_EQ(got[c], rounded_to_bf16(table[4 * 7 + c]));
+    EXPECT_EQ(got[c], rounded_to_bf16(table[28 + c]));
     EXPECT_EQ(got[7 + c], rounded_to_bf16(table[7 + c]));
   }
 }
@@ -115,7 +115,7 @@ TEST_P(DeviceTest, ClampKeepsNotANumber) {
 }
 
 TEST_P(DeviceTest, RotaryTurnsPairsByTheirAngle) {
-  const int head_dim = 12;
+  const std::int64_t head_dim = 12;
   const std::vector<std::int64_t> positions = {0, 1, 517, 131071, 3};
   const auto rows = static_cast<std::int64_t>(positions.size());
   for (const bool interleaved : {false, true}) {
@@ -125,7 +125,7 @@ TEST_P(DeviceTest, RotaryTurnsPairsByTheirAngle) {
         rotary.inverse_frequencies.push_back(1 / std::pow(10000.0F, static_cast<float>(i) / static_cast<float>(pairs)));
       const Numbers in = normal(rows * 3 * head_dim);
       const Array x = on_device(in, rows, 3 * head_dim, 5);
-      device->rotary(x.tensor, head_dim, rotary, positions);
+      device->rotary(x.tensor, static_cast<int>(head_dim), rotary, positions);
       const Numbers got = on_host(x);
       Numbers expected = in;
       for (std::size_t r = 0; r < positions.size(); ++r) {
@@ -146,7 +146,7 @@ TEST_P(DeviceTest, RotaryTurnsPairsByTheirAngle) {
       for (std::size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 2e-6) << "number " << i;
       // Again with other positions: nothing of the first call may stick.
       device->upload(in, x.tensor);
-      device->rotary(x.tensor, head_dim, rotary, std::vector<std::int64_t>(positions.size(), 0));
+      device->rotary(x.tensor, static_cast<int>(head_dim), rotary, std::vector<std::int64_t>(positions.size(), 0));
       const Numbers still = on_host(x);
       for (std::size_t c = 0; c < 12; ++c) {
         if (c < 2 * pairs)
