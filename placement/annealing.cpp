@@ -83,6 +83,27 @@ bool descend_layer(const Search& search, int layer, double least) {
   return improved;
 }
 
+// `work(layer, least)` on all layers, and again on those that it improved and their neighbours, until it improves none.
+template <class Work>
+void descend_layers(const Search& search, Work&& work) {
+  // Smaller gains are rounding, and could go round in circles.
+  const double least = 1e-7 * (1 + std::abs(search.model.cost()) / static_cast<double>(search.layers.size() + 1));
+  std::vector<char> waiting(search.model.assignment().size(), 0), improved(waiting);
+  for (const int l : search.layers) waiting[l] = 1;
+  const std::vector<char> free = waiting;
+  while (!search.stop() && std::find(waiting.begin(), waiting.end(), 1) != waiting.end()) {
+    std::vector<int> layers;
+    for (const int l : search.layers)
+      if (waiting[l]) layers.push_back(l);
+    std::fill(waiting.begin(), waiting.end(), 0);
+    for_layers(search, layers, [&](int layer) { improved[layer] = work(layer, least); });
+    // A layer's best depends on itself and its neighbours.
+    for (const int l : layers)
+      for (int n = std::max(0, l - 1); improved[l] && n <= l + 1 && n < static_cast<int>(free.size()); ++n)
+        waiting[n] = free[n];
+  }
+}
+
 }  // namespace
 
 Typical typical_change(const Search& search, SplitMix& random, int samples) {
@@ -117,22 +138,21 @@ void anneal(const Search& search, const Schedule& schedule, SplitMix& random) {
 }
 
 void descend(const Search& search) {
-  // Smaller gains are rounding, and could go round in circles.
-  const double least = 1e-7 * (1 + std::abs(search.model.cost()) / static_cast<double>(search.layers.size() + 1));
-  std::vector<char> waiting(search.model.assignment().size(), 0), improved(waiting);
-  for (const int l : search.layers) waiting[l] = 1;
-  const std::vector<char> free = waiting;
-  while (!search.stop() && std::find(waiting.begin(), waiting.end(), 1) != waiting.end()) {
-    std::vector<int> layers;
-    for (const int l : search.layers)
-      if (waiting[l]) layers.push_back(l);
-    std::fill(waiting.begin(), waiting.end(), 0);
-    for_layers(search, layers, [&](int layer) { improved[layer] = descend_layer(search, layer, least); });
-    // A layer's best depends on itself and its neighbours.
-    for (const int l : layers)
-      for (int n = std::max(0, l - 1); improved[l] && n <= l + 1 && n < static_cast<int>(free.size()); ++n)
-        waiting[n] = free[n];
-  }
+  descend_layers(search, [&](int layer, double least) { return descend_layer(search, layer, least); });
+}
+
+void descend(const Search& search, const Candidates& candidates) {
+  descend_layers(search, [&](int layer, double least) {
+    const std::vector<int>& ranks = search.model.assignment()[layer];
+    bool improved = false;
+    for (const Exchange& x : candidates(layer)) {
+      if (search.stop()) return false;
+      // An exchange before it may have moved one of the two.
+      const int from = ranks[x.expert], to = ranks[x.other];
+      if (from != to) improved = improve(search, {layer, x.expert, to, x.other}, least) || improved;
+    }
+    return improved;
+  });
 }
 
 bool repair(const Search& search, SplitMix& random, double temperature) {

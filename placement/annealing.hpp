@@ -40,6 +40,11 @@ void anneal(const Search& search, const Schedule& schedule, SplitMix& random);
 /// Exchanges and moves until none makes the cost (with the penalty) smaller, or the search is stopped.
 void descend(const Search& search);
 
+/// The exchanges of a layer that are worth trying, from the model's assignment.
+using Candidates = std::function<std::vector<Exchange>(int layer)>;
+/// The same among the candidates of each layer, where trying all would take too long.
+void descend(const Search& search, const Candidates& candidates);
+
 /// Tries to bring every rank under its load limit, at a price in cost; true when all are.
 [[nodiscard]] bool repair(const Search& search, SplitMix& random, double temperature);
 

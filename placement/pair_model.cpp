@@ -1,6 +1,7 @@
 #include "placement/pair_model.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace coterie {
 
@@ -136,6 +137,41 @@ void PairModel::shift(int layer, const float* weight, int from, int to) {
   move(&here_[at(ranks_, layer, from, 0)], &here_[at(ranks_, layer, to, 0)]);
   if (!near_.empty() && node_[from] != node_[to])
     move(&near_[at(nodes_, layer, node_[from], 0)], &near_[at(nodes_, layer, node_[to], 0)]);
+}
+
+std::vector<Exchange> promising_exchanges(const Problem& problem, const PairWeights& w, const Assignment& assignment,
+                                          int layer, std::size_t most) {
+  // (experts, ranks): what an expert's pairs would save on a rank.
+  const auto ranks = static_cast<std::size_t>(problem.ranks());
+  const std::vector<double> price = link_prices(problem.topology, problem.prices);
+  std::vector<float> weight(ranks), saved(ranks * w.experts, 0);
+  for (int e = 0; e < w.experts; ++e) {
+    std::fill(weight.begin(), weight.end(), 0.0F);
+    const auto add = [&](const std::vector<int>& partners, const float* row) {
+      for (int p = 0; p < w.experts; ++p) weight[partners[p]] += row[p];
+    };
+    if (!w.within.empty()) add(assignment[layer], w.row(w.within, layer, e));
+    if (!w.forward.empty() && layer + 1 < w.layers) add(assignment[layer + 1], w.row(w.forward, layer, e));
+    if (!w.forward.empty() && layer > 0) add(assignment[layer - 1], w.row(w.backward, layer - 1, e));
+    for (std::size_t from = 0; from < ranks; ++from)
+      for (std::size_t to = 0; to < ranks; ++to)
+        saved[e * ranks + to] -= weight[from] * static_cast<float>(price[from * ranks + to]);
+  }
+  std::vector<std::pair<float, Exchange>> found;
+  for (int e = 0; e < w.experts; ++e)
+    for (int f = e + 1; f < w.experts; ++f) {
+      const auto a = static_cast<std::size_t>(assignment[layer][e]), b = static_cast<std::size_t>(assignment[layer][f]);
+      if (a == b) continue;
+      float gain = saved[e * ranks + b] - saved[e * ranks + a] + saved[f * ranks + a] - saved[f * ranks + b];
+      if (!w.within.empty()) gain -= 2 * w.row(w.within, layer, e)[f] * static_cast<float>(price[a * ranks + b]);
+      found.push_back({gain, {layer, e, static_cast<int>(b), f}});
+    }
+  const auto better_first = [](const auto& x, const auto& y) { return x.first > y.first; };
+  const auto kept = std::min(most, found.size());
+  std::partial_sort(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(kept), found.end(), better_first);
+  std::vector<Exchange> exchanges;
+  for (std::size_t i = 0; i < kept; ++i) exchanges.push_back(found[i].second);
+  return exchanges;
 }
 
 }  // namespace coterie

@@ -62,4 +62,8 @@ class PairModel : public SearchModel, public ChainCost {
   std::vector<float> near_;  // (layers, nodes, experts): the same with that node; empty for one node
 };
 
+/// The exchanges of a layer that pairs alone would favour most, best first, at most `most` of them.
+[[nodiscard]] std::vector<Exchange> promising_exchanges(const Problem& problem, const PairWeights& weights,
+                                                        const Assignment& assignment, int layer, std::size_t most);
+
 }  // namespace coterie

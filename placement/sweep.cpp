@@ -12,13 +12,16 @@
 namespace coterie {
 namespace {
 
-constexpr int kUnits = 16;         // searches of a round: a fixed number, so that rounds don't depend on the machine
-constexpr std::size_t kElite = 8;  // placements that are remembered
-constexpr int kRanksOfLargePools = 16;    // beyond, pairs of states cost too much to compare
-constexpr std::int64_t kTokens = 6000;    // the true cost of traffic is counted on so many
-constexpr std::int64_t kFewTokens = 512;  // and by single searches on so many
-constexpr int kPatience = 8;              // rounds without any gain after which the search ends
-constexpr double kCold = 0.02;            // temperatures are relative to a typical exchange's change
+constexpr int kUnits = 16;  // searches of a round: a fixed number, so that rounds don't depend on the machine
+constexpr std::int64_t kLargePass = 8000;  // proposals of a pass over the layers; larger problems get shorter rounds
+constexpr std::size_t kElite = 8;          // placements that are remembered
+constexpr int kRanksOfLargePools = 16;     // beyond, pairs of states cost too much to compare
+constexpr std::int64_t kTokens = 6000;     // the true cost of traffic is counted on so many
+constexpr std::int64_t kFewTokens = 512;   // and by single searches on so many
+constexpr int kExpertsToTryAll = 96;       // beyond, only some exchanges are tried on the true cost of traffic:
+constexpr int kCandidates = 2;             // so many per expert
+constexpr int kPatience = 8;               // rounds without any gain after which the search ends
+constexpr double kCold = 0.02;             // temperatures are relative to a typical exchange's change
 constexpr double kPenalty = 20;  // of a row above the limit, relative to a typical exchange's change of cost per row
 constexpr double kHard = 1e6;    // times the penalty: no gain makes up for a row above the limit
 
@@ -91,18 +94,22 @@ std::vector<Sweep::Unit> Sweep::units_of(int number) const {
   constexpr std::array<double, 4> kReheat{0.15, 0.3, 0.45, 0.6};
   constexpr std::array<double, 4> kTokenHeat{0.05, 0.1, 0.2, 1};
   const bool fresh = number < 3 || number % 3 == 2;
+  const bool large = pass() > kLargePass;
+  const int count = large ? kUnits / 2 : kUnits;
+  const int fresh_passes = large ? 50 << std::min(number, 6) : 100 << std::min(2 * number, 6 + number / 6);
+  const int more_passes = large ? 100 << std::min(number / 3, 3) : 2000 << std::min(number / 6, 3);
+  const int token_passes = large ? 4 : 30 << std::min(number / 6, 3);
   std::vector<Unit> units;
-  for (int u = 0; u < kUnits; ++u) {
+  for (int u = 0; u < count; ++u) {
     const std::uint64_t seed =
         options_.seed + static_cast<std::uint64_t>(number) * 1'000'003 + static_cast<std::uint64_t>(u) * 7919;
     const std::size_t weights = static_cast<std::size_t>(u) % weights_.size();
     if (tokens_ && number >= 2 && u % 4 == 3)
-      units.push_back({Unit::Kind::tokens, seed, 0, kTokenHeat[u / 4], 30 << std::min(number / 6, 3)});
+      units.push_back({Unit::Kind::tokens, seed, 0, kTokenHeat[u / 4], token_passes});
     else if (fresh)
-      units.push_back({Unit::Kind::fresh, seed, weights, problem_.balance ? 2.0 : 1.0,
-                       100 << std::min(2 * number, 6 + number / 6)});
+      units.push_back({Unit::Kind::fresh, seed, weights, problem_.balance ? 2.0 : 1.0, fresh_passes});
     else
-      units.push_back({Unit::Kind::reheat, seed, weights, kReheat[u / 4], 2000 << std::min(number / 6, 3)});
+      units.push_back({Unit::Kind::reheat, seed, weights, kReheat[u / 4], more_passes});
   }
   return units;
 }
@@ -146,6 +153,10 @@ Assignment Sweep::search(const Unit& unit) const {
   return stop_() ? Assignment() : model.assignment();
 }
 
+std::int64_t Sweep::pass() const {
+  return 2 * static_cast<std::int64_t>(problem_.experts()) * static_cast<std::int64_t>(free_.size());
+}
+
 bool Sweep::settle(SearchModel& model, const Unit& unit, const Assignment& from) const {
   Ledger ledger(problem_);
   model.restart(from);
@@ -153,8 +164,7 @@ bool Sweep::settle(SearchModel& model, const Unit& unit, const Assignment& from)
   const Scale& scale = unit.kind == Unit::Kind::tokens ? token_scale_ : scale_[unit.weights];
   const Search search{model, ledger, free_, scale.penalty, stop_};
   SplitMix random(unit.seed);
-  const auto pass = 2 * static_cast<std::int64_t>(problem_.experts()) * static_cast<std::int64_t>(free_.size());
-  anneal(search, {unit.passes * pass, unit.heat * scale.cost, kCold * scale.cost}, random);
+  anneal(search, {unit.passes * pass(), unit.heat * scale.cost, kCold * scale.cost}, random);
   descend(search);
   if (problem_.balance) {
     if (!repair(search, random, 0.1 * scale.cost)) return false;
@@ -186,7 +196,15 @@ Assignment Sweep::polished(const Assignment& assignment) const {
   }
   TrafficModel model(problem_, sample_);
   model.restart(assignment);
-  descend({model, ledger, free_, kHard * token_scale_.penalty, stop_, options_.threads});
+  const Search search{model, ledger, free_, kHard * token_scale_.penalty, stop_, options_.threads};
+  if (problem_.experts() <= kExpertsToTryAll) {
+    descend(search);
+  } else {
+    const auto most = static_cast<std::size_t>(kCandidates) * problem_.experts();
+    descend(search, [&](int layer) {
+      return promising_exchanges(problem_, *weights_.front(), model.assignment(), layer, most);
+    });
+  }
   return model.assignment();
 }
 

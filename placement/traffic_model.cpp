@@ -74,13 +74,12 @@ int TrafficModel::land(const Group& group, const Visit& v) const {
   return best < 0 ? kHome : v.rank[best];
 }
 
-float TrafficModel::copies(const Group& group, const Visit& v, int resident) const {
+float TrafficModel::copies(const Group& group, const Visit& v, int resident, int landing) const {
   const float* price = group.from(resident, ranks_);
   float sum = 0;
   for (int i = 0; i < v.count; ++i) sum += price[v.rank[i]];
   // Where no rank of the domain computes, the token's row goes home besides.
-  if (coherent_ && resident != kHome && v.count > 0 && land(group, v) == kHome)
-    sum += group.from(kHome, ranks_)[resident];
+  if (coherent_ && resident != kHome && v.count > 0 && landing == kHome) sum += group.from(kHome, ranks_)[resident];
   return group.share * sum;
 }
 
@@ -88,7 +87,7 @@ float TrafficModel::layer_cost(const Group& group, const Visit& v, int resident,
   const float* price = group.from(landing, ranks_);
   float sum = 0;
   for (int i = 0; i < v.count; ++i) sum += price[v.rank[i]];
-  return group.share * sum + copies(group, v, resident);
+  return group.share * sum + copies(group, v, resident, landing);
 }
 
 void TrafficModel::restart(const Assignment& assignment) {
@@ -154,7 +153,8 @@ double TrafficModel::change(const Exchange& x) const {
       if (to == before || x.layer + 1 == layers_) continue;
       if (!seen) visit(x.layer + 1, t, ranks + experts_ + 1, next);
       seen = true;
-      change += copies(groups_[g], next, to) - copies(groups_[g], next, before);
+      const int after = landing(x.layer + 1, g, t);
+      change += copies(groups_[g], next, to, after) - copies(groups_[g], next, before, after);
     }
     sum += static_cast<double>(sample_->weight[t]) * change;
   });
@@ -177,7 +177,8 @@ void TrafficModel::apply(const Exchange& x) {
       if (to == before || x.layer + 1 == layers_) continue;
       if (!seen) visit(x.layer + 1, t, ranks + experts_ + 1, next);
       seen = true;
-      cost_[at(x.layer + 1, t)] += copies(groups_[g], next, to) - copies(groups_[g], next, before);
+      const int after = landing(x.layer + 1, g, t);
+      cost_[at(x.layer + 1, t)] += copies(groups_[g], next, to, after) - copies(groups_[g], next, before, after);
     }
     cost_[at(x.layer, t)] = cost;
   });
@@ -195,7 +196,7 @@ double TrafficModel::own(int layer, const std::vector<int>& state) const {
       const int to = land(group, v);
       // Where the token comes from is the neighbours' affair, but at the first layer, and without coherence, it is
       // home.
-      const float rows = layer_cost(group, v, kHome, to) - (coherent_ && layer > 0 ? copies(group, v, kHome) : 0);
+      const float rows = layer_cost(group, v, kHome, to) - (coherent_ && layer > 0 ? copies(group, v, kHome, to) : 0);
       sum += static_cast<double>(sample_->weight[t]) * rows;
     }
   }

@@ -21,8 +21,8 @@ struct TokenSample {
   std::vector<float> gates;            ///< of the same shape, or empty
   std::vector<std::vector<std::int32_t>> uses;  ///< (layers * experts): tokens that chose the expert, ascending
 
-  /// `count` tokens spread evenly over all traces by weight; all of them when there are no more. `phase`, in [0, 1), moves
-  /// the choice.
+  /// `count` tokens spread evenly over all traces by weight; all of them when there are no more. `phase`, in [0, 1),
+  /// moves the choice.
   TokenSample(const Problem& problem, std::int64_t count, double phase = 0.5);
 };
 
@@ -69,7 +69,7 @@ class TrafficModel : public SearchModel, public ChainCost {
   // Copies from `resident`, and the partial sums to `landing`.
   [[nodiscard]] float layer_cost(const Group& group, const Visit& visit, int resident, int landing) const;
   // Copies from `resident` alone.
-  [[nodiscard]] float copies(const Group& group, const Visit& visit, int resident) const;
+  [[nodiscard]] float copies(const Group& group, const Visit& visit, int resident, int landing) const;
   template <class Each>
   void for_changed(const Exchange& exchange, Each&& each) const;
 
