@@ -21,6 +21,9 @@ po::options_description visible_options() {
   po::options_description all("Options", 80, 46);
   all.add_options()("trace", po::value<std::vector<std::string>>()->value_name("FILE"),
                     "plan: count its figures on this trace; may be given several times")(
+      "check", "plan: count again, from all its traces, what its certificate says; exit code 1 when it does not hold")(
+      "certificate", po::value<std::string>()->value_name("FILE"),
+      "plan: what coterie plan --certificate wrote, to check its bound by")(
       "objective", po::value<std::string>()->value_name("NAME"), "plan: affinity, traffic or load instead of its own")(
       "domain", po::value<std::string>()->value_name("NAME"), "plan: rank, node or world instead of its own")(
       "ranks", po::value<int>()->value_name("N"), "model: on so many ranks (without: 1, 2, 4, ...)")(
@@ -65,9 +68,14 @@ std::optional<InspectOptions> parse(std::span<const char* const> arguments) {
   }
   InspectOptions options;
   options.subject = subjects.front();
+  options.check = values.count("check") != 0;
   options.json = values.count("json") != 0;
   if (values.count("trace") != 0) {
     for (const auto& path : values["trace"].as<std::vector<std::string>>()) options.traces.emplace_back(path);
+  }
+  if (values.count("certificate") != 0) {
+    options.certificate = values["certificate"].as<std::string>();
+    if (!options.check) throw InputError("coterie inspect: --certificate is for --check; give both");
   }
   if (values.count("objective") != 0) options.objective = objective_of(values["objective"].as<std::string>());
   if (values.count("domain") != 0) options.domain = domain_of(values["domain"].as<std::string>());
@@ -121,6 +129,7 @@ Inspection inspect(const InspectOptions& options) {
     }
   };
   only_for("--trace", !options.traces.empty(), Kind::plan, "plans");
+  only_for("--check", options.check, Kind::plan, "plans");
   only_for("--objective", options.objective.has_value(), Kind::plan, "plans");
   only_for("--domain", options.domain.has_value(), Kind::plan, "plans");
   only_for("--ranks", options.ranks > 0, Kind::model, "model folders");

@@ -1,6 +1,7 @@
 #include "launch/inspection.hpp"
 #include "launch/plan_traces.hpp"
 #include "launch/text_page.hpp"
+#include "placement/check_certificate.hpp"
 #include "placement/input_error.hpp"
 #include "placement/number_text.hpp"
 #include "placement/plan_facts.hpp"
@@ -192,10 +193,58 @@ void tell_figures(const Plan& plan, const Problem& problem, TextPage& page, json
   if (!facts.traffic.empty()) tell_traffic(facts, plan.ranks(), page);
 }
 
+void tell_checked(const std::string& name, const std::string& objective, const CheckedFigure& figure, TextPage& page,
+                  json& out) {
+  page.fact(name, std::string(name_of(figure.verdict)) + ": stated " + value_text(objective, figure.stated) +
+                      (figure.found ? ", found " + value_text(objective, *figure.found) : "") +
+                      (figure.remark.empty() ? "" : " (" + figure.remark + ")"));
+  out[name] = {{"verdict", name_of(figure.verdict)},
+               {"stated", figure.stated},
+               {"found", figure.found ? json(*figure.found) : json()},
+               {"remark", figure.remark}};
+}
+
+/// The plan's figures can be counted again only on all that it was made from, and nothing else.
+void demand_sources(const Plan& plan, const InspectOptions& options, const PlanTraces& traces) {
+  const std::string where = options.subject.string();
+  if (!plan.certificate) throw bad_field(where, "certificate", "none", "one to check");
+  if (!traces.missing.empty()) {
+    throw InputError("coterie inspect: --check counts on all traces of the plan; " + traces.missing.front() +
+                     " is missing, or is not what it was: name it with --trace");
+  }
+  if (!plan.sources.empty() && !traces.strangers.empty()) {
+    throw bad_field(traces.strangers.front(), "digest", "another than any of the plan's sources",
+                    "a trace of the plan");
+  }
+  if (traces.fitted.empty()) {
+    throw InputError(
+        "coterie inspect: --check needs traces of choices (coterie.trace/1); counts of load are not enough");
+  }
+}
+
+int tell_check(const Plan& plan, const InspectOptions& options, const PlanTraces& traces, TextPage& page, json& out) {
+  demand_sources(plan, options, traces);
+  const CheckResult result = check_certificate(plan, traces.fitted, options.certificate);
+  page.note("Checked, by code that shares nothing with the solvers:");
+  json& check = out["check"];
+  tell_checked("value", plan.certificate->objective, result.value, page, check);
+  if (!plan.certificate->bound_kind.empty()) {
+    tell_checked("bound", plan.certificate->objective, result.bound, page, check);
+  }
+  page.fact("limits", result.limits.empty() ? "kept" : result.limits);
+  check["limits"] = result.limits;
+  check["holds"] = result.holds();
+  page.fact("certificate", result.holds() ? "holds" : "DOES NOT HOLD");
+  return result.holds() ? kDone : kSomeFailed;
+}
+
 }  // namespace
 
 Inspection inspect_plan(const InspectOptions& options) {
   const Plan plan = read_plan(options.subject);
+  if (options.check && options.traces.empty()) {
+    throw InputError("coterie inspect: --check counts on the traces of the plan; name them with --trace");
+  }
   Inspection found;
   found.json = {{"kind", "plan"}, {"file", options.subject.string()}};
   TextPage page;
@@ -217,6 +266,7 @@ Inspection inspect_plan(const InspectOptions& options) {
     const Problem problem = problem_of(plan, options, traces);
     page.fact("on traces", counted_on(problem, traces));
     tell_figures(plan, problem, page, found.json);
+    if (options.check) found.exit_code = tell_check(plan, options, traces, page, found.json);
   }
   found.text = page.text();
   return found;

@@ -15,10 +15,12 @@ namespace coterie {
 
 struct InspectOptions {
   std::filesystem::path subject;
-  std::vector<std::filesystem::path> traces;  ///< plan: count its figures on these
-  std::optional<Objective> objective;         ///< plan: instead of its certificate's
-  std::optional<Domain> domain;               ///< plan: instead of its certificate's
-  int ranks = 0;                              ///< model: memory on so many ranks; 0: on 1, 2, 4, ...
+  std::vector<std::filesystem::path> traces;         ///< plan: count its figures on these
+  bool check = false;                                ///< plan: verify what it says of itself
+  std::optional<std::filesystem::path> certificate;  ///< plan: the dual values behind its bound
+  std::optional<Objective> objective;                ///< plan: instead of its certificate's
+  std::optional<Domain> domain;                      ///< plan: instead of its certificate's
+  int ranks = 0;                                     ///< model: memory on so many ranks; 0: on 1, 2, 4, ...
   bool json = false;
 };
 

@@ -151,9 +151,11 @@ std::string certificate(const ReportData& data) {
                             " for any placement under these limits: proven by " + explained(c.bound_kind) + ".");
   }
   words += gauge(data);
-  words += tagged(
-      "p", "Solver " + escape_html(c.solver) + ", " + fixed(c.seconds, 1) + " s, seed " + std::to_string(c.seed) + ".",
-      "was");
+  words +=
+      tagged("p",
+             "Solver " + escape_html(c.solver) + ", " + fixed(c.seconds, 1) + " s, seed " + std::to_string(c.seed) +
+                 ". <code>coterie inspect plan.json --trace TRACE --check</code> verifies this.",
+             "was");
   if (data.bounds.size() > 1) {
     words += "<ul>";
     for (const Bound& b : data.bounds) {

@@ -195,6 +195,32 @@ TEST_F(InspectPlan, CountsOnWhatThePlanWasFittedOn) {
   EXPECT_NEAR(found["figures"]["rows"], measure(problem, owners_).rows, 1e-9);
 }
 
+TEST_F(InspectPlan, ChecksWhatThePlanSaysOfItself) {
+  plan_.certificate = Certificate{};
+  plan_.certificate->objective = "traffic";
+  plan_.certificate->domain = "world";
+  plan_.certificate->solver = "contiguous";
+  plan_.certificate->value = measure(made_.problem, owners_).priced;
+  plan_.certificate->baseline = measure(made_.problem, contiguous_assignment(made_.problem)).priced;
+  plan_.sources = {{"t", sha256_of_file(trace_), 1, 0, -1}};
+  write_plan(file_, plan_);
+  const Printed good = inspect({file_, "--trace", trace_, "--check", "--json"});
+  EXPECT_EQ(good.exit_code, kDone) << good.text;
+  EXPECT_EQ(json::parse(good.text)["check"]["holds"], true);
+
+  plan_.certificate->value *= 0.99;
+  write_plan(file_, plan_);
+  const Printed bad = inspect({file_, "--trace", trace_, "--check"});
+  EXPECT_EQ(bad.exit_code, kSomeFailed);
+  EXPECT_NE(bad.text.find("DOES NOT HOLD"), std::string::npos) << bad.text;
+
+  EXPECT_NE(complaint({file_, "--check"}).find("--trace"), std::string::npos);
+  EXPECT_NE(complaint({file_, "--trace", trace_, "--certificate", "c"}).find("--check"), std::string::npos);
+  plan_.sources.push_back({"other", "sha256:0", 1, 0, -1});
+  write_plan(file_, plan_);
+  EXPECT_NE(complaint({file_, "--trace", trace_, "--check"}).find("other is missing"), std::string::npos);
+}
+
 TEST_F(InspectPlan, CountsLoadOnALoadTrace) {
   LoadTrace loads{"random", 12, 2, plan_.layer_ids, {}};
   for (int i = 0; i < 4 * 12; ++i) loads.counts.push_back(i % 12 < 3 ? 30 : 10);
