@@ -17,6 +17,7 @@ namespace {
 
 // What HiGHS calls optimal or a bound is so within its tolerances: the bound is moved by this share of all weight.
 constexpr double kTolerance = 2e-6;
+constexpr double kSearch = 0.1;  // share of the time for a first solution
 
 struct DestroyHighs {
   void operator()(void* highs) const { Highs_destroy(highs); }
@@ -34,7 +35,7 @@ class HighsRun {
       check(Highs_setDoubleOptionValue(highs_.get(), option, value), option);
     };
     check(Highs_setBoolOptionValue(highs_.get(), "output_flag", 0), "output_flag");
-    set("time_limit", std::max(0.0, options.time_limit));
+    set("time_limit", std::max(0.0, options.time_limit * (options.start ? 1 : 1 - kSearch)));
     set("mip_rel_gap", std::max(0.0, options.gap));
     set("mip_abs_gap", 0);
     // HiGHS knows seeds of 31 bits.
@@ -112,7 +113,7 @@ class IlpSolver final : public Solver {
                        "without replicas; try --solver auto");
     const PairProgram pairs(problem);
     HighsRun run(pairs.program(), options);
-    std::optional<Assignment> known = options.start ? options.start : contiguous(problem);
+    std::optional<Assignment> known = first_solution(problem, options);
     if (known && !check_limits(problem, *known).empty()) known.reset();
     if (known) run.start(pairs.columns(*known));
     run.run();
@@ -139,11 +140,16 @@ class IlpSolver final : public Solver {
   }
 
  private:
-  static std::optional<Assignment> contiguous(const Problem& problem) {
-    Assignment made = contiguous_assignment(problem);
-    for (int l = 0; l < problem.layers(); ++l)
-      if (problem.is_fixed(l)) made[l] = problem.fixed[l];
-    return made;
+  /// The start that was given, else what a short search finds: HiGHS by itself finds little.
+  static std::optional<Assignment> first_solution(const Problem& problem, const SolveOptions& options) {
+    if (options.start) return options.start;
+    SolveOptions search = options;
+    search.time_limit *= kSearch;
+    try {
+      return make_sweep_solver()->solve(problem, search).assignment;
+    } catch (const InputError&) {
+      return std::nullopt;  // a limit that the search can't keep: HiGHS may, or prove that nothing can
+    }
   }
 };
 
