@@ -23,19 +23,32 @@ struct BitsOf;
 template <>
 struct BitsOf<Float16> {
   using type = Bits16;
+  using halves = std::uint16_t __attribute__((vector_size(32)));
 };
 template <>
 struct BitsOf<Float8> {
   using type = Bits8;
+  using halves = std::uint16_t __attribute__((vector_size(16)));
 };
 template <>
 struct BitsOf<Float4> {
   using type = Bits4;
+  using halves = std::uint16_t __attribute__((vector_size(8)));
 };
+
+template <class V>
+COTERIE_INLINE void load_register(V& weights, const std::byte* from, int index) {
+  load(weights, from + static_cast<std::size_t>(index) * sizeof(V));
+}
 
 /// One step of the sums: `inputs` inputs of a row, read once, against a register's outputs.
 struct F32Step {
   static constexpr std::int64_t inputs = 1;
+  static constexpr std::int64_t weight_bytes = 4;  ///< of one output
+  template <class V>
+  COTERIE_INLINE static void load_weights(V& weights, const std::byte* from, int index) {
+    load_register(weights, from, index);
+  }
   using Input = float;
   COTERIE_INLINE static void read(float& input, const std::byte* in) { std::memcpy(&input, in, sizeof input); }
   template <class V>
@@ -44,9 +57,28 @@ struct F32Step {
   }
 };
 
+/// Weights kept as the upper halves of floats.
+struct HalvesStep : F32Step {
+  static constexpr std::int64_t weight_bytes = 2;
+  template <class V>
+  COTERIE_INLINE static void load_weights(V& weights, const std::byte* from, int index) {
+    using Bits = typename BitsOf<V>::type;
+    using Halves = typename BitsOf<V>::halves;
+    Halves halves;
+    load(halves, from + static_cast<std::size_t>(index) * sizeof halves);
+    const Bits bits = __builtin_convertvector(halves, Bits) << 16;
+    load(weights, &bits);
+  }
+};
+
 /// Without instructions for bf16: its bits are the upper half of a float's.
 struct Bf16Step {
   static constexpr std::int64_t inputs = 2;
+  static constexpr std::int64_t weight_bytes = 4;
+  template <class V>
+  COTERIE_INLINE static void load_weights(V& weights, const std::byte* from, int index) {
+    load_register(weights, from, index);
+  }
   struct Input {
     float even;
     float odd;
@@ -109,19 +141,20 @@ COTERIE_INLINE void put(const GemmTask& task, const Corner& at, const V (&sums)[
 /// With them: native_bf16_tile().
 struct NativeBf16Step {
   static constexpr std::int64_t inputs = 2;
+  static constexpr std::int64_t weight_bytes = 4;
 };
 
 /// R rows against `Vectors` registers of outputs.
 template <class Step, class V, int Vectors, int R>
 COTERIE_INLINE void tile(const GemmTask& task, const Corner& at) {
-  const std::int64_t step_bytes = task.weight->width() * 4;
+  const std::int64_t step_bytes = task.weight->width() * Step::weight_bytes;
   const std::int64_t row_bytes = task.in_stride * (4 / Step::inputs);
   const std::byte* weights = at.weights;
   V sums[R][Vectors] = {};
   for (std::int64_t s = 0; s < at.steps; ++s, weights += step_bytes) {
     V w[Vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < Vectors; ++v) load(w[v], weights + static_cast<std::size_t>(v) * sizeof(V));
+    for (int v = 0; v < Vectors; ++v) Step::load_weights(w[v], weights, v);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       typename Step::Input input;
@@ -192,7 +225,7 @@ COTERIE_INLINE void tiles_of(const GemmTask& task) {
       at.outputs = std::min<std::int64_t>(block, weight.out_features() - column);
       at.add = task.accumulate || step > 0;
       if (at.outputs <= 0) break;
-      at.weights = weight.panel(column / weight.width()) + (step * weight.width() + column % weight.width()) * 4;
+      at.weights = weight.panel(column / weight.width()) + (step * weight.width() + column % weight.width()) * Step::weight_bytes;
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t row = task.rows * t / tiles;
         at.in = task.in + (row * task.in_stride / Step::inputs + step) * 4;
@@ -247,12 +280,15 @@ Multiply* bf16_for_processor() {
 
 Multiply* const multiply_f32 =
     for_processor<Multiply>(multiply_avx512<F32Step>, multiply_avx2<F32Step>, multiply_any<F32Step>);
+Multiply* const multiply_halves =
+    for_processor<Multiply>(multiply_avx512<HalvesStep>, multiply_avx2<HalvesStep>, multiply_any<HalvesStep>);
 Multiply* const multiply_bf16 = bf16_for_processor();
 
 }  // namespace
 
 void multiply(const GemmTask& task) {
-  (task.weight->type() == DType::f32 ? multiply_f32 : multiply_bf16)(task);
+  const CpuMatrix& weight = *task.weight;
+  (weight.halves() ? multiply_halves : weight.type() == DType::f32 ? multiply_f32 : multiply_bf16)(task);
 }
 
 }  // namespace coterie

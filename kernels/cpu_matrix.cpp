@@ -3,6 +3,7 @@
 #include "kernels/cpu_simd.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <stdexcept>
 #include <string>
 
@@ -30,6 +31,12 @@ void place(std::span<const float> row, std::int64_t column, std::int64_t width, 
   for (std::size_t k = 0; k < row.size(); ++k) panel[(k / 2 * width + column) * 2 + k % 2] = to_bf16(row[k]);
 }
 
+void place_halves(std::span<const float> row, std::int64_t column, std::int64_t width, std::uint16_t* panel) {
+  for (std::size_t k = 0; k < row.size(); ++k) {
+    panel[k * width + column] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(row[k]) >> 16);
+  }
+}
+
 }  // namespace
 
 DeviceMemory allocate_aligned(std::size_t bytes) {
@@ -42,10 +49,11 @@ CpuMatrix::CpuMatrix(const WeightSource& source, DType type)
     : out_features_(source.rows),
       in_features_(source.cols),
       type_(type),
+      halves_(type == DType::f32 && source.fits_bf16),
       width_(panel_width(source.rows)),
       panels_((source.rows + width_ - 1) / width_),
       depth_(round_up(source.cols, 16)),
-      size_(static_cast<std::size_t>(panels_ * width_ * depth_) * size_of(type)),
+      size_(static_cast<std::size_t>(panels_ * width_ * depth_) * number_bytes()),
       memory_(allocate_aligned(size_)) {
   const std::int64_t rows_at_a_time =
       std::clamp(floats_at_a_time / std::max<std::int64_t>(in_features_, 1) / width_, std::int64_t{1}, panels_) *
@@ -58,11 +66,13 @@ CpuMatrix::CpuMatrix(const WeightSource& source, DType type)
     for (std::int64_t r = 0; r < round_up(count, width_); ++r) {
       std::byte* out = memory_.get() + (panel((first + r) / width_) - panel(0));
       if (r % width_ == 0 && (depth_ > in_features_ || count - r < width_)) {
-        std::memset(out, 0, static_cast<std::size_t>(width_ * depth_) * size_of(type_));
+        std::memset(out, 0, static_cast<std::size_t>(width_ * depth_) * number_bytes());
       }
       if (r >= count) break;
       const std::span<const float> row(rows.data() + static_cast<std::size_t>(r) * cols, cols);
-      if (type_ == DType::f32) {
+      if (halves_) {
+        place_halves(row, r % width_, width_, reinterpret_cast<std::uint16_t*>(out));
+      } else if (type_ == DType::f32) {
         place(row, r % width_, width_, reinterpret_cast<float*>(out));
       } else {
         place(row, r % width_, width_, reinterpret_cast<std::uint16_t*>(out));

@@ -14,6 +14,7 @@ namespace coterie {
 
 /// Panels of `width` outputs each, one after the other: (panels, in_features, width) as f32, or as bf16 with two
 /// neighbouring inputs side by side: (panels, in_features / 2, width, 2). Outputs and inputs past the end are zero.
+/// f32 whose numbers all fit bf16 are kept as their upper halves, in f32's order: half the memory to read, the same bits.
 class CpuMatrix final : public PackedMatrix {
  public:
   /// Reads the source panel by panel.
@@ -24,18 +25,23 @@ class CpuMatrix final : public PackedMatrix {
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept override { return {memory_.get(), size_}; }
 
   [[nodiscard]] DType type() const noexcept { return type_; }
+  /// f32 kept as upper halves.
+  [[nodiscard]] bool halves() const noexcept { return halves_; }
   [[nodiscard]] std::int64_t width() const noexcept { return width_; }
   [[nodiscard]] std::int64_t panels() const noexcept { return panels_; }
   /// in_features with the padding.
   [[nodiscard]] std::int64_t depth() const noexcept { return depth_; }
   [[nodiscard]] const std::byte* panel(std::int64_t index) const noexcept {
-    return memory_.get() + static_cast<std::size_t>(index * width_ * depth_) * size_of(type_);
+    return memory_.get() + static_cast<std::size_t>(index * width_ * depth_) * number_bytes();
   }
 
  private:
+  [[nodiscard]] std::size_t number_bytes() const noexcept { return halves_ ? 2 : size_of(type_); }
+
   std::int64_t out_features_;
   std::int64_t in_features_;
   DType type_;
+  bool halves_;
   std::int64_t width_;
   std::int64_t panels_;
   std::int64_t depth_;

@@ -17,6 +17,7 @@ struct WeightSource {
   std::int64_t cols = 0;  ///< input features
   /// Writes rows [first, first + count) as f32, row-major and dense. May be called in any order, each row once.
   std::function<void(std::int64_t first, std::int64_t count, float* out)> read;
+  bool fits_bf16 = false;  ///< every number is a bf16's: a device may keep it so and lose nothing
 };
 
 /// A weight matrix as its device multiplies with it: packed once, read-only afterwards.

@@ -104,7 +104,11 @@ void Checkpoint::check(const WeightRef& ref) const {
 WeightSource Checkpoint::source(const StackedRef& refs) const {
   WeightSource out;
   out.cols = refs.front().cols();
-  for (const WeightRef& ref : refs) out.rows += ref.rows;
+  out.fits_bf16 = true;
+  for (const WeightRef& ref : refs) {
+    out.rows += ref.rows;
+    out.fits_bf16 = out.fits_bf16 && find(ref).tensor->type == ElementType::bf16;
+  }
   out.read = [this, refs](std::int64_t first, std::int64_t count, float* to) {
     for (const WeightRef& ref : refs) {
       const std::int64_t begin = std::clamp<std::int64_t>(first, 0, ref.rows);

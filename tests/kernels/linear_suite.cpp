@@ -2,6 +2,7 @@
 #include "tests/kernels/device_suite.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -52,6 +53,29 @@ TEST_P(DeviceTest, LinearIsTheProduct) {
         expected[i].bound += std::abs(expected[i].value) * std::numeric_limits<float>::epsilon();
       }
       expect_within(on_host(y), expected);
+    }
+  }
+}
+
+TEST_P(DeviceTest, WeightsThatFitBf16GiveTheSameBits) {
+  for (const auto& [outputs, inputs] : {Size{1, 1}, {24, 40}, {17, 33}, {128, 128}, {100, 257}, {64, 1030}}) {
+    Numbers weight = normal(outputs * inputs);
+    for (float& w : weight) w = std::bit_cast<float>(std::bit_cast<std::uint32_t>(w) & 0xffff0000U);
+    const auto as_f32 = packed(weight, outputs, inputs);
+    const auto cols = inputs;
+    WeightSource source{outputs, inputs, [&](std::int64_t first, std::int64_t count, float* out) {
+                          std::copy_n(weight.begin() + first * cols, count * cols, out);
+                        }};
+    source.fits_bf16 = true;
+    const auto fitting = device->pack(source);
+    for (const std::int64_t rows : {1, 2, 7, 33}) {
+      SCOPED_TRACE(std::to_string(rows) + " x " + std::to_string(inputs) + " x " + std::to_string(outputs));
+      const Array x = on_device(normal(rows * inputs), rows, inputs);
+      const Array a = blank(rows, outputs);
+      const Array b = blank(rows, outputs);
+      device->linear(x.tensor, *as_f32, a.tensor);
+      device->linear(x.tensor, *fitting, b.tensor);
+      EXPECT_EQ(on_host(a), on_host(b));
     }
   }
 }
