@@ -6,6 +6,7 @@
 #include "launch/search_progress.hpp"
 #include "placement/bound.hpp"
 #include "placement/input_error.hpp"
+#include "placement/number_text.hpp"
 #include "placement/report.hpp"
 #include "placement/solver.hpp"
 
@@ -61,14 +62,19 @@ class Planner {
             .seed = options_.seed,
             .threads = options_.threads,
             .stop = &g_stop,
+            .soft_balance = !options_.strict_balance,
             .start = std::nullopt,
             .progress = [this](std::string_view line) { progress_.line(line); }};
   }
 
   void solve() {
     const double share = options_.bound ? kSearch : 1 - kWithoutLimit;
-    solution_ = make_solver(options_.solver)->solve(in_.problem, solve_options(share * options_.time_limit));
+    const bool soft = !options_.strict_balance && in_.problem.replicas > 0;
+    Problem asked = in_.problem;
+    if (soft && !searches()) asked.balance.reset();
+    solution_ = make_solver(options_.solver)->solve(asked, solve_options(share * options_.time_limit));
     owners_ = solution_.owners.empty() ? owners_of(solution_.assignment) : solution_.owners;
+    if (soft) raise_limit();
     if (solution_.bound) data_.bounds.push_back(*solution_.bound);
     data_.model = in_.model;
     data_.layer_ids = in_.layer_ids;
@@ -82,6 +88,18 @@ class Planner {
     add_compared(solution_.solver, owners_, solution_.seconds, "");
     data_.compared.back().chosen = true;
     if (in_.left_out) leave_out();
+  }
+
+  [[nodiscard]] bool searches() const { return options_.solver == "auto" || options_.solver == "sweep"; }
+
+  /// The usual limit, where even the replicas did not help.
+  void raise_limit() {
+    if (check_limits(in_.problem, owners_).empty()) return;
+    const double worst = measure(in_.problem, owners_).load_worst;
+    in_.warnings.push_back("the load limit of " + fixed(*in_.problem.balance, 2) + " could not be kept with " +
+                           std::to_string(in_.problem.replicas) +
+                           " replicas a layer; it was raised to what was found " + "(--balance sets one, or none)");
+    in_.problem.balance = std::ceil(worst * 1000 + 1) / 1000;
   }
 
   /// A bound for what was found, in the time that is left but for the comparisons.
@@ -114,16 +132,17 @@ class Planner {
 
   /// What the load limit costs, and what others reach.
   void compare() {
-    const bool searches = options_.solver == "auto" || options_.solver == "sweep";
     const double limit = in_.problem.balance.value_or(0);
-    if (limit > 0 && searches && in_.problem.objective != Objective::load && !g_stop) {
+    if (limit > 0 && searches() && in_.problem.objective != Objective::load && !g_stop) {
       Problem free = in_.problem;
       free.balance.reset();
       SolveOptions options = solve_options(kWithoutLimit * options_.time_limit);
-      if (solution_.owners.empty()) options.start = solution_.assignment;
+      options.start = solution_.assignment;
       const Solution other = make_sweep_solver()->solve(free, options);
-      add_compared("no load limit", other.owners.empty() ? owners_of(other.assignment) : other.owners, other.seconds,
-                   "");
+      // In the little time that it has it may not come as far.
+      if (better(free.objective, other.value, solution_.value))
+        add_compared("no load limit", other.owners.empty() ? owners_of(other.assignment) : other.owners, other.seconds,
+                     "");
     }
     if (!options_.compare) return;
     for (const char* name : {"round-robin", "random", "balanced", "bipartition", "eplb"}) {

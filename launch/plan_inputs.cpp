@@ -109,11 +109,12 @@ void set_slots(const PlanOptions& o, const std::optional<Machine>& machine, Prob
   if (problem.slots_per_rank > problem.experts()) problem.slots_per_rank = problem.experts();
 }
 
-/// The usual limit is raised where no placement keeps it (without its replicas); one that was asked for is not.
+/// The usual limit is raised where no placement keeps it; one that was asked for is not. What replicas can do about a
+/// layer shows only when they are placed.
 void set_balance(const PlanOptions& o, PlanInputs& in) {
   Problem& problem = in.problem;
   problem.balance = o.balance;
-  if (!o.balance || o.strict_balance) return;
+  if (!o.balance || o.strict_balance || problem.replicas > 0) return;
   if (problem.objective == Objective::load) {
     problem.balance.reset();
     return;

@@ -18,10 +18,11 @@ struct SolveOptions {
   double time_limit = 60;  ///< seconds
   double gap = 0.01;       ///< stop when the gap to a bound is this small
   std::uint64_t seed = 1;
-  int groups = 1;                                  ///< expert groups of the model's router, for eplb
-  int threads = 0;                                 ///< 0: all cores
-  const std::atomic<bool>* stop = nullptr;         ///< set from a signal handler: return the best so far
-  std::optional<Assignment> start;                 ///< warm start
+  int groups = 1;                           ///< expert groups of the model's router, for eplb
+  int threads = 0;                          ///< 0: all cores
+  const std::atomic<bool>* stop = nullptr;  ///< set from a signal handler: return the best so far
+  bool soft_balance = false;        ///< with replicas: exceed a load limit that can't be kept, as little as was found
+  std::optional<Assignment> start;  ///< warm start
   std::function<void(std::string_view)> progress;  ///< one line now and then
 };
 

@@ -18,8 +18,7 @@ constexpr std::size_t kElite = 8;          // placements that are remembered
 constexpr int kRanksOfLargePools = 16;     // beyond, pairs of states cost too much to compare
 constexpr std::int64_t kTokens = 6000;     // the true cost of traffic is counted on so many
 constexpr std::int64_t kFewTokens = 512;   // and by single searches on so many
-constexpr int kExpertsToTryAll = 96;       // beyond, only some exchanges are tried on the true cost of traffic:
-constexpr int kCandidates = 2;             // so many per expert
+constexpr int kExpertsToTryAll = 96;       // beyond, only the most promising exchanges are tried on tokens
 constexpr int kPatience = 8;               // rounds without any gain after which the search ends
 constexpr double kCold = 0.02;             // temperatures are relative to a typical exchange's change
 constexpr double kPenalty = 20;  // of a row above the limit, relative to a typical exchange's change of cost per row
@@ -94,17 +93,17 @@ std::vector<Sweep::Unit> Sweep::units_of(int number) const {
   constexpr std::array<double, 4> kReheat{0.15, 0.3, 0.45, 0.6};
   constexpr std::array<double, 4> kTokenHeat{0.05, 0.1, 0.2, 1};
   const bool fresh = number < 3 || number % 3 == 2;
-  const bool large = pass() > kLargePass;
+  const bool large = is_large();
   const int count = large ? kUnits / 2 : kUnits;
   const int fresh_passes = large ? 50 << std::min(number, 6) : 100 << std::min(2 * number, 6 + number / 6);
   const int more_passes = large ? 100 << std::min(number / 3, 3) : 2000 << std::min(number / 6, 3);
-  const int token_passes = large ? 4 : 30 << std::min(number / 6, 3);
+  const int token_passes = 30 << std::min(number / 6, 3);
   std::vector<Unit> units;
   for (int u = 0; u < count; ++u) {
     const std::uint64_t seed =
         options_.seed + static_cast<std::uint64_t>(number) * 1'000'003 + static_cast<std::uint64_t>(u) * 7919;
     const std::size_t weights = static_cast<std::size_t>(u) % weights_.size();
-    if (tokens_ && number >= 2 && u % 4 == 3)
+    if (tokens_ && !large && number >= 2 && u % 4 == 3)
       units.push_back({Unit::Kind::tokens, seed, 0, kTokenHeat[u / 4], token_passes});
     else if (fresh)
       units.push_back({Unit::Kind::fresh, seed, weights, problem_.balance ? 2.0 : 1.0, fresh_passes});
@@ -133,8 +132,11 @@ bool Sweep::round(int number) {
   } else {
     for (const Assignment& assignment : pool) keep(assignment);
   }
-  Assignment better_yet = polished(elite_.front().assignment);
-  if (!stop_()) keep(std::move(better_yet));
+  // On large problems it gains little and takes as long as a round.
+  if (!is_large() || number % 4 == 3) {
+    Assignment better_yet = polished(elite_.front().assignment);
+    if (!stop_()) keep(std::move(better_yet));
+  }
   return better(problem_.objective, best_value_, before);
 }
 
@@ -155,6 +157,10 @@ Assignment Sweep::search(const Unit& unit) const {
 
 std::int64_t Sweep::pass() const {
   return 2 * static_cast<std::int64_t>(problem_.experts()) * static_cast<std::int64_t>(free_.size());
+}
+
+bool Sweep::is_large() const {
+  return pass() > kLargePass;
 }
 
 bool Sweep::settle(SearchModel& model, const Unit& unit, const Assignment& from) const {
@@ -200,7 +206,7 @@ Assignment Sweep::polished(const Assignment& assignment) const {
   if (problem_.experts() <= kExpertsToTryAll) {
     descend(search);
   } else {
-    const auto most = static_cast<std::size_t>(kCandidates) * problem_.experts();
+    const auto most = static_cast<std::size_t>(problem_.experts());
     descend(search, [&](int layer) {
       return promising_exchanges(problem_, *weights_.front(), model.assignment(), layer, most);
     });

@@ -51,7 +51,8 @@ class Sweep {
   [[nodiscard]] bool settle(SearchModel& model, const Unit& unit, const Assignment& from) const;
   [[nodiscard]] Assignment random_start(std::uint64_t seed) const;
   [[nodiscard]] Assignment polished(const Assignment& assignment) const;
-  [[nodiscard]] std::int64_t pass() const;
+  [[nodiscard]] std::int64_t pass() const;  // proposals of a pass over the layers
+  [[nodiscard]] bool is_large() const;
   void improve_layers(PairModel& model) const;
   void keep(Assignment assignment);
   [[nodiscard]] double cost_of(const Assignment& assignment) const;

@@ -50,9 +50,10 @@ TokenSample::TokenSample(const Problem& problem, std::int64_t count, double phas
   if (gated) gates.assign(cells, 0);
   uses.resize(static_cast<std::size_t>(layers) * none);
   for (int t = 0; t < tokens; ++t) {
-    const auto& [trace, row] = chosen[t];
+    const auto& [trace, place] = chosen[t];
+    row.push_back(place);
     for (int l = 0; l < layers; ++l) {
-      const std::size_t from = (static_cast<std::size_t>(row) * layers + l) * trace->top_k;
+      const std::size_t from = (static_cast<std::size_t>(place) * layers + l) * trace->top_k;
       const std::size_t to = (static_cast<std::size_t>(l) * tokens + t) * width;
       int filled = 0;
       for (int c = 0; c < std::min(width, trace->top_k); ++c) {

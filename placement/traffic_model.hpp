@@ -15,6 +15,7 @@ namespace coterie {
 /// there on as if it started at home, which spares the search a chain of consequences.
 struct TokenSample {
   int tokens = 0;
+  std::vector<std::int64_t> row;       ///< (tokens): place in its trace
   int width = 0;                       ///< choices of a token
   std::vector<float> weight;           ///< (tokens): sums to the problem's number of tokens
   std::vector<std::uint16_t> experts;  ///< (layers, tokens, width); a choice that is missing: number of experts

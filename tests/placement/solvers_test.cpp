@@ -179,6 +179,50 @@ TEST(Sweep, LeavesFixedLayersAsTheyAre) {
   EXPECT_GT(solution.value, evaluate(problem, contiguous_assignment(problem)));
 }
 
+class Replicas : public testing::TestWithParam<Objective> {};
+
+TEST_P(Replicas, KeepSlotsAndLimitsAndNeverCostAnything) {
+  int used = 0;
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
+    auto [trace, problem] = random_problem({.tokens = 400, .layers = 3, .experts = 12, .top_k = 2},
+                                           seed % 2 == 0 ? Topology{{2, 2}} : Topology{{3}}, seed);
+    // Every other token wants expert 0, which no rank can carry alone.
+    for (std::size_t i = 0; i < trace->experts.size(); i += 4)
+      if (trace->experts[i + 1] != 0) trace->experts[i] = 0;
+    problem.statistics = plain_statistics(*trace);
+    problem.objective = GetParam();
+    problem.domain = static_cast<Domain>(seed % 3);
+    if (seed % 3 == 0) problem.balance = 2.5;
+    const Solution without = make_sweep_solver()->solve(problem, quick(seed));
+    problem.replicas = 4;
+    const Solution with = make_sweep_solver()->solve(problem, quick(seed));
+    EXPECT_EQ(check_limits(problem, with.owners), "") << "seed " << seed;
+    EXPECT_DOUBLE_EQ(with.value, evaluate(problem, with.owners));
+    int copies = 0;
+    for (const auto& layer : with.owners) {
+      int more = 0;
+      for (const auto& ranks : layer) more += static_cast<int>(ranks.size()) - 1;
+      EXPECT_LE(more, problem.replicas);
+      copies += more;
+    }
+    used += copies;
+    // The search without them had more time; homes are counted in another way.
+    EXPECT_FALSE(
+        better(problem.objective, without.value, with.value * (GetParam() == Objective::affinity ? 1.05 : 0.95)))
+        << "seed " << seed << ": " << without.value << " without, " << with.value << " with " << copies << " copies";
+  }
+  EXPECT_GT(used, 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, Replicas, testing::Values(Objective::affinity, Objective::traffic, Objective::load),
+                         [](const auto& objective) { return std::string(name_of(objective.param)); });
+
+TEST(ReplicasOfAll, NeedRanksToBeOn) {
+  auto [trace, problem] = random_problem({.experts = 4}, {{2}}, 1);
+  problem.replicas = 5;
+  EXPECT_THROW(static_cast<void>(make_sweep_solver()->solve(problem, quick(1))), InputError);
+}
+
 TEST(MakeSolver, NamesWhatItKnows) {
   try {
     static_cast<void>(make_solver("best"));
