@@ -225,7 +225,8 @@ COTERIE_INLINE void tiles_of(const GemmTask& task) {
       at.outputs = std::min<std::int64_t>(block, weight.out_features() - column);
       at.add = task.accumulate || step > 0;
       if (at.outputs <= 0) break;
-      at.weights = weight.panel(column / weight.width()) + (step * weight.width() + column % weight.width()) * Step::weight_bytes;
+      at.weights = weight.panel(column / weight.width()) +
+                   (step * weight.width() + column % weight.width()) * Step::weight_bytes;
       for (std::int64_t t = 0; t < tiles; ++t) {
         const std::int64_t row = task.rows * t / tiles;
         at.in = task.in + (row * task.in_stride / Step::inputs + step) * 4;

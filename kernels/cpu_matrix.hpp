@@ -14,7 +14,8 @@ namespace coterie {
 
 /// Panels of `width` outputs each, one after the other: (panels, in_features, width) as f32, or as bf16 with two
 /// neighbouring inputs side by side: (panels, in_features / 2, width, 2). Outputs and inputs past the end are zero.
-/// f32 whose numbers all fit bf16 are kept as their upper halves, in f32's order: half the memory to read, the same bits.
+/// f32 whose numbers all fit bf16 are kept as their upper halves, in f32's order: half the memory to read, the same
+/// bits.
 class CpuMatrix final : public PackedMatrix {
  public:
   /// Reads the source panel by panel.
