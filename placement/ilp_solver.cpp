@@ -118,7 +118,7 @@ class IlpSolver final : public Solver {
     if (known) run.start(pairs.columns(*known));
     run.run();
     if (run.infeasible())
-      throw InputError("infeasible: no placement keeps the load limit, the slots and the fixed layers together");
+      throw InputError("infeasible: load limit: no placement keeps it together with the slots and the fixed layers");
 
     std::optional<Solution> best;
     if (known) best = finished(problem, *known, name(), begin);
