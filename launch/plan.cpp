@@ -104,15 +104,21 @@ class Planner {
 
   /// A bound for what was found, in the time that is left but for the comparisons.
   void prove() {
-    const bool exact = solution_.bound && solution_.bound->value == solution_.value;
-    if (!options_.bound || exact || g_stop) return;
+    if (!options_.bound || g_stop) return;
+    if (solution_.bound && std::abs(solution_.bound->value - solution_.value) <= options_.gap * solution_.value) return;
     const double time_limit = std::max(0.0, (1 - kWithoutLimit) * options_.time_limit - elapsed());
-    data_.bounds.push_back(prove_bound(in_.problem, solution_.value,
-                                       {.time_limit = time_limit,
-                                        .gap = options_.gap,
-                                        .threads = options_.threads,
-                                        .stop = &g_stop,
-                                        .progress = [this](std::string_view line) { progress_.line(line); }}));
+    Bound bound = prove_bound(in_.problem, solution_.value,
+                              {.time_limit = time_limit,
+                               .gap = options_.gap,
+                               .threads = options_.threads,
+                               .stop = &g_stop,
+                               .progress = [this](std::string_view line) { progress_.line(line); }});
+    // The same kind again says nothing new, unless it came further.
+    if (solution_.bound && solution_.bound->kind == bound.kind) {
+      if (!better(in_.problem.objective, solution_.bound->value, bound.value)) return;
+      data_.bounds.clear();
+    }
+    data_.bounds.push_back(std::move(bound));
   }
 
   [[nodiscard]] const Bound* best_bound() const {
