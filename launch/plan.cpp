@@ -112,6 +112,7 @@ class Planner {
                                .gap = options_.gap,
                                .threads = options_.threads,
                                .stop = &g_stop,
+                               .start = &solution_.assignment,
                                .progress = [this](std::string_view line) { progress_.line(line); }});
     // The same kind again says nothing new, unless it came further.
     if (solution_.bound && solution_.bound->kind == bound.kind) {

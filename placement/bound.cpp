@@ -20,6 +20,8 @@ namespace {
 constexpr double kFitting = 0.7;      // share of the time in which the traffic bound chooses its facets
 constexpr double kLeastShare = 0.02;  // of the tokens that choose again in a round
 constexpr int kPatience = 20;         // rounds
+constexpr int kRound = 10;            // iterations between two looks at the bound
+constexpr double kRoundSeconds = 2;   // or so long
 constexpr double kProgress = 1e-4;    // of the gap to the best placement, in so many rounds, or it is enough
 
 /// When to end: the gap is small enough, the time is up, someone says so, or nothing moves any more.
@@ -45,6 +47,17 @@ class Pace {
     return ++rounds_ > kPatience;
   }
   void restart() { rounds_ = 0; }
+  /// Iterations until the next look: ten, or as many as fit two seconds.
+  template <typename Search>
+  void round(Search& search) const {
+    const double begin = seconds();
+    for (int i = 1;; ++i) {
+      const double each = (seconds() - begin) / i;
+      const bool last = i == kRound || seconds() - begin + 2 * each > kRoundSeconds || stopped();
+      search.iterate(last);
+      if (last) return;
+    }
+  }
   void tell(double bound, int iterations) {
     if (!options_.progress || seconds() - told_ < 1) return;
     told_ = seconds();
@@ -69,7 +82,7 @@ void iterate(PairBound& pairs, Pace& pace, const std::function<double(double)>& 
     const double bound = value_of(pairs.bound());
     pace.tell(bound, pairs.iterations());
     if (pace.close(bound) || pace.stopped() || pace.stalls(bound)) return;
-    pairs.iterate();
+    pace.round(pairs);
   }
 }
 
@@ -83,7 +96,7 @@ Bound finished(const Search& search, double proven, const Pace& pace) {
 
 Bound affinity_bound(const Problem& problem, double value, const BoundOptions& options) {
   Pace pace(problem.objective, value, options);
-  PairBound pairs(problem, options.threads);
+  PairBound pairs(problem, options.threads, options.start);
   const auto same = [](double share) { return share; };
   iterate(pairs, pace, same);
   return finished(pairs, pairs.proven(), pace);
@@ -92,12 +105,12 @@ Bound affinity_bound(const Problem& problem, double value, const BoundOptions& o
 /// One expert a token: rows are the pairs of experts that don't share a rank, and the way from home to the first.
 Bound top_1_bound(const Problem& problem, double value, const BoundOptions& options) {
   Pace pace(problem.objective, value, options);
-  PairBound pairs(problem, options.threads);
+  PairBound pairs(problem, options.threads, options.start);
   const double dearest = std::max(problem.ranks() > problem.topology.nodes() ? problem.prices.inside_node : 0,
                                   problem.topology.nodes() > 1 ? problem.prices.between_nodes : 0);
   const auto load = problem.statistics.load_at(0);
   const double first =
-      std::accumulate(load.begin(), load.end(), 0.0) * RowFacets(problem, RowRule::first, 1).of(1)[0].constant;
+      std::accumulate(load.begin(), load.end(), 0.0) * RowFacets(problem, row_rule(problem, 0), 1).of(1)[0].constant;
   const auto rows = [&](double share) {
     return std::max(0.0, dearest * (1 - share) * pairs.total() + first) * (1 - 1e-12) /
            (problem.statistics.tokens * problem.layers());
@@ -108,10 +121,10 @@ Bound top_1_bound(const Problem& problem, double value, const BoundOptions& opti
 
 Bound traffic_bound(const Problem& problem, double value, const BoundOptions& options) {
   Pace pace(problem.objective, value, options);
-  TrafficBound traffic(problem, options.threads);
+  TrafficBound traffic(problem, options.threads, options.start);
   bool fitting = true;
   for (int round = 1;; ++round) {
-    traffic.iterate();
+    pace.round(traffic);
     const double bound = traffic.bound();
     pace.tell(bound, traffic.iterations());
     const bool stalls = pace.stalls(bound);
@@ -160,8 +173,8 @@ Bound prove_bound(const Problem& problem, double value, const BoundOptions& opti
   int most = 1;
   for (const WeightedTrace& part : problem.traces)
     most = std::max(most, problem.top > 0 ? std::min(problem.top, part.trace->top_k) : part.trace->top_k);
-  const bool follows = row_rule(problem, 1) == RowRule::onward;
-  return most == 1 && follows ? top_1_bound(problem, value, options) : traffic_bound(problem, value, options);
+  return most == 1 && tokens_stay(problem) ? top_1_bound(problem, value, options)
+                                           : traffic_bound(problem, value, options);
 }
 
 }  // namespace coterie

@@ -15,6 +15,7 @@ struct BoundOptions {
   double gap = 0.01;                                         ///< stop when the gap to `value` is this small
   int threads = 0;                                           ///< 0: all cores
   const std::atomic<bool>* stop = nullptr;                   ///< set from a signal handler: the best so far
+  const Assignment* start = nullptr;                         ///< a good placement: the search for prices starts there
   std::function<void(std::string_view)> progress = nullptr;  ///< one line now and then
 };
 

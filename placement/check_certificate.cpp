@@ -175,13 +175,14 @@ class BoundCheck {
     for (const WeightedTrace& window : traces_)
       most = std::max(most, rules_.top > 0 ? std::min(rules_.top, window.trace->top_k) : window.trace->top_k);
     const double steps = recount_.tokens() * plan_.layers();
-    if (most == 1 && checked_rule(plan_.topology, rules_, 1) == CheckedRule::onward) {
+    if (most == 1 && goes_on(plan_.topology, rules_)) {
       const std::vector<double>& load = recount_.load()[0];
       const double first = std::accumulate(load.begin(), load.end(), 0.0) *
-                           least_rows(plan_.topology, rules_, CheckedRule::first, capacity(), 1, 0, 0);
+                           least_rows(plan_.topology, rules_, checked_rule(plan_.topology, rules_, replicas_ > 0, 0),
+                                      capacity(), 1, 0, 0);
       return std::max(0.0, dearest() * (1 - std::min(1.0, kept_share(file))) * recount_.total_pairs() + first) / steps;
     }
-    const CheckedRows rows = checked_rows(file, plan_, traces_, rules_, capacity());
+    const CheckedRows rows = checked_rows(file, plan_, traces_, rules_, capacity(), replicas_ > 0);
     double least = rows.constant;
     for (const bool ranks : {true, false}) {
       const std::string name = ranks ? "rank" : "node";

@@ -94,7 +94,8 @@ class Centred {
 
 }  // namespace
 
-DoublyNonnegative::DoublyNonnegative(const Relaxation& relaxation, int threads)
+DoublyNonnegative::DoublyNonnegative(const Relaxation& relaxation, int threads,
+                                     const std::vector<std::vector<int>>& parts)
     : relaxation_(relaxation),
       threads_(threads),
       size_(relaxation.items() * relaxation.span()),
@@ -109,6 +110,7 @@ DoublyNonnegative::DoublyNonnegative(const Relaxation& relaxation, int threads)
   shared_.assign(entries, 1.0 / relaxation.parts);
   unlimited_.assign(entries, 0);
   priced_.assign(entries, 0);
+  if (!parts.empty()) start_at(parts);
   for (std::size_t e = 0; e < entries; ++e) shared_[e] = limited(e, shared_[e]);
   for (int l = 0; l < relaxation.layers; ++l)
     for (int i = 0; i < relaxation.items(); ++i) shared_[l * square + i * (relaxation.items() + 1)] = 1;
@@ -117,6 +119,17 @@ DoublyNonnegative::DoublyNonnegative(const Relaxation& relaxation, int threads)
   for (DualValues* dual : {&current_, &best_}) dual->matrix.assign(blocks_.size(), std::vector<float>(triangle));
   parallel_for(threads_, blocks_.size(), [&](std::size_t b) { start_block(static_cast<int>(b)); });
   look_at_bound();
+}
+
+void DoublyNonnegative::start_at(const std::vector<std::vector<int>>& parts) {
+  const int n = relaxation_.items();
+  std::size_t at = 0;
+  for (int l = 0; l < relaxation_.layers; ++l)
+    for (int i = 0; i < n; ++i)
+      for (int j = 0; j < n; ++j) shared_[at++] = parts[l][i] == parts[l][j] ? 1 : 0;
+  for (int l = 0; l + 1 < relaxation_.layers && relaxation_.coupled(); ++l)
+    for (int i = 0; i < n; ++i)
+      for (int j = 0; j < n; ++j) shared_[at++] = parts[l][i] == parts[l + 1][j] ? 1 : 0;
 }
 
 /// Prices of the linear relaxation: constant along rows or columns, so that the eigenvalues' part of the bound is 0.
@@ -165,8 +178,7 @@ void DoublyNonnegative::forget_bound() noexcept {
   best_bound_ = std::numeric_limits<double>::infinity();
 }
 
-void DoublyNonnegative::iterate() {
-  const bool look = (iterations_ + 1) % kLook == 0;
+void DoublyNonnegative::iterate(bool look) {
   const std::size_t blocks = blocks_.size();
   parallel_for(threads_, blocks, [&](std::size_t b) { project(static_cast<int>(b), look); });
   if (look) look_at_bound();
@@ -276,14 +288,15 @@ void DoublyNonnegative::look_at_bound() {
   }
   double bound = weights_part(relaxation_, current_, threads_).value;
   for (const Block& block : blocks_) bound += block.eigenvalues;
+  ++looks_;
   if (bound >= best_bound_) return;
   best_bound_ = bound;
-  best_iteration_ = iterations_;
+  best_look_ = looks_;
   std::swap(current_, best_);
 }
 
 std::string DoublyNonnegative::kind() const {
-  if (best_iteration_ == 0 && iterations_ < kLook) return "linear";
+  if (best_look_ <= 1) return "linear";
   const bool cuts =
       std::any_of(best_.triangles.begin(), best_.triangles.end(), [](const auto& b) { return !b.empty(); });
   return std::string("dnn") + (cuts ? "+triangles" : "") + (relaxation_.load.empty() ? "" : "+load");

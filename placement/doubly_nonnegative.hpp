@@ -19,14 +19,13 @@ namespace coterie {
 /// these prove a bound. placement/bounds.md has the formulas.
 class DoublyNonnegative {
  public:
-  /// Iterations between two looks at the bound; the first is after as many.
-  static constexpr int kLook = 10;
-
   /// `threads` 0: all cores. Results don't depend on their number. The relaxation must outlive it; its weights, and
-  /// nothing else of it, may change between iterations: then `forget_bound`.
-  DoublyNonnegative(const Relaxation& relaxation, int threads);
+  /// nothing else of it, may change between iterations: then `forget_bound`. `parts` (layers)(items), where it is not
+  /// empty, is a division to start from.
+  DoublyNonnegative(const Relaxation& relaxation, int threads, const std::vector<std::vector<int>>& parts = {});
 
-  void iterate();
+  /// With `look` the bound is looked at, too.
+  void iterate(bool look);
   /// What was proven held for other weights. Prices and S stay.
   void forget_bound() noexcept;
 
@@ -62,6 +61,7 @@ class DoublyNonnegative {
   [[nodiscard]] std::size_t entry(int block, int i, int j) const;
   [[nodiscard]] double inverse_copies(std::size_t entry) const;
   [[nodiscard]] double limited(std::size_t entry, double value) const;
+  void start_at(const std::vector<std::vector<int>>& parts);
   void start_block(int block);
   void keep_prices(int block);
   void load_block(int block, std::vector<double>& shared) const;
@@ -90,7 +90,7 @@ class DoublyNonnegative {
   std::vector<double> moved_;                    // (layers): how far S moved in this iteration, squared
   DualValues current_, best_;
   double best_bound_;
-  int best_iteration_ = 0;
+  int looks_ = 0, best_look_ = 0;
 };
 
 }  // namespace coterie

@@ -93,6 +93,26 @@ std::optional<Relaxation> node_relaxation(const Problem& problem) {
   return made;
 }
 
+std::vector<std::vector<int>> parts_of(const Problem& problem, const Relaxation& relaxation,
+                                       const Assignment& assignment) {
+  const bool ranks = relaxation.parts == problem.ranks();
+  const std::vector<int> node = problem.topology.node_of_rank();
+  std::vector<std::vector<int>> parts;
+  for (const std::vector<int>& layer : assignment) {
+    std::vector<int>& part = parts.emplace_back(relaxation.items());
+    std::vector<int> left(relaxation.parts, relaxation.capacity);
+    for (int e = 0; e < relaxation.experts; ++e) {
+      part[e] = ranks ? layer[e] : node[layer[e]];
+      if (--left[part[e]] < 0) return {};
+    }
+    // The slots that small nodes lack come first, node by node, and so do they here where no others are empty.
+    int next = relaxation.experts;
+    for (int p = 0; p < relaxation.parts; ++p)
+      for (; left[p] > 0; --left[p]) part[next++] = p;
+  }
+  return parts;
+}
+
 double replica_gain(std::span<const double> company, int experts, int replicas, int capacity) {
   if (replicas == 0) return 0;
   std::vector<double> gains;

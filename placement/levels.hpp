@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <span>
+#include <vector>
 
 namespace coterie {
 
@@ -14,6 +15,11 @@ namespace coterie {
 [[nodiscard]] std::optional<Relaxation> rank_relaxation(const Problem& problem);
 /// Parts are the nodes. None as above, or when there is only one node.
 [[nodiscard]] std::optional<Relaxation> node_relaxation(const Problem& problem);
+
+/// (layers)(items): the part of each item when the experts are placed so; empty slots fill the parts up. Empty where
+/// the placement does not fit the relaxation.
+[[nodiscard]] std::vector<std::vector<int>> parts_of(const Problem& problem, const Relaxation& relaxation,
+                                                     const Assignment& assignment);
 
 /// At most what replicas add to the weight of pairs that share a part, in one layer. `company` (experts, experts): the
 /// weights of an expert (row) with those that it may come to share a part with; every further copy of it meets at most

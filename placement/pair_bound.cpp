@@ -44,7 +44,7 @@ double replicas_gain(const Problem& problem, int capacity) {
 
 }  // namespace
 
-PairBound::PairBound(const Problem& problem, int threads) : threads_(threads) {
+PairBound::PairBound(const Problem& problem, int threads, const Assignment* start) : threads_(threads) {
   const std::vector<double>& weight = problem.statistics.affinity;
   total_ = std::accumulate(weight.begin(), weight.end(), 0.0);
   const Kept kept = kept_shares(problem.topology, problem.prices);
@@ -53,11 +53,11 @@ PairBound::PairBound(const Problem& problem, int threads) : threads_(threads) {
   // Where a row inside a node costs more than one between nodes, sharing a node gains nothing.
   const double node = problem.topology.nodes() > 1 ? std::max(0.0, kept.same_node - kept.apart) : 0;
   if (total_ <= 0 || problem.ranks() == 1) return;
-  if (node > 0) add_level(problem, "node", node);
-  add_level(problem, "rank", kept.same_rank - apart_ - node);
+  if (node > 0) add_level(problem, "node", node, start);
+  add_level(problem, "rank", kept.same_rank - apart_ - node, start);
 }
 
-void PairBound::add_level(const Problem& problem, const std::string& name, double gain) {
+void PairBound::add_level(const Problem& problem, const std::string& name, double gain, const Assignment* start) {
   if (gain <= 0) return;
   const bool ranks = name == "rank";
   const auto& nodes = problem.topology.ranks_per_node;
@@ -80,13 +80,13 @@ void PairBound::add_level(const Problem& problem, const std::string& name, doubl
     std::vector<double>& between = relaxation.between.emplace_back(n * n, 0);
     for (int i = 0; i < experts; ++i) std::copy_n(weight.begin() + i * experts, experts, between.begin() + i * n);
   }
-  level.iteration.emplace(relaxation, threads_);
+  level.iteration.emplace(relaxation, threads_,
+                          start ? parts_of(problem, relaxation, *start) : std::vector<std::vector<int>>());
 }
 
-void PairBound::iterate() {
-  for (int i = 0; i < DoublyNonnegative::kLook; ++i)
-    for (Level& level : levels_)
-      if (level.iteration) level.iteration->iterate();
+void PairBound::iterate(bool look) {
+  for (Level& level : levels_)
+    if (level.iteration) level.iteration->iterate(look);
 }
 
 int PairBound::iterations() const {

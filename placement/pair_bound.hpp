@@ -15,12 +15,13 @@ namespace coterie {
 /// gains. Each level is bounded by itself.
 class PairBound {
  public:
-  PairBound(const Problem& problem, int threads);
+  /// `start`: a placement to start from, or null.
+  PairBound(const Problem& problem, int threads, const Assignment* start = nullptr);
   PairBound(const PairBound&) = delete;
   PairBound& operator=(const PairBound&) = delete;
 
-  /// A few iterations of every level.
-  void iterate();
+  /// One iteration of every level; with `look` their bounds are looked at.
+  void iterate(bool look);
   [[nodiscard]] int iterations() const;
 
   /// Kept share of the weight, but for rounding errors.
@@ -44,7 +45,7 @@ class PairBound {
     std::optional<Relaxation> relaxation;
     std::optional<DoublyNonnegative> iteration;
   };
-  void add_level(const Problem& problem, const std::string& name, double gain);
+  void add_level(const Problem& problem, const std::string& name, double gain, const Assignment* start);
   [[nodiscard]] double share(bool proven) const;
 
   int threads_;

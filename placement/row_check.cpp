@@ -125,11 +125,14 @@ std::vector<std::vector<Facet>> read_facets(const SafetensorsFile& file, const s
 
 }  // namespace
 
-CheckedRule checked_rule(const Topology& topology, const RecountRules& rules, int layer) {
-  const bool single = topology.nodes() == topology.ranks();
-  if (rules.domain == "rank" || (rules.domain == "node" && single)) return CheckedRule::home;
-  if (rules.domain == "node" && topology.nodes() > 1) return CheckedRule::node;
-  return layer == 0 ? CheckedRule::first : CheckedRule::onward;
+CheckedRule checked_rule(const Topology& topology, const RecountRules& rules, bool replicas, int layer) {
+  if (replicas) return CheckedRule::onward;
+  if (goes_on(topology, rules)) return layer == 0 ? CheckedRule::first : CheckedRule::onward;
+  return rules.domain == "rank" || topology.nodes() == topology.ranks() ? CheckedRule::home : CheckedRule::node;
+}
+
+bool goes_on(const Topology& topology, const RecountRules& rules) {
+  return rules.domain == "world" || (rules.domain == "node" && topology.nodes() == 1);
 }
 
 double least_rows(const Topology& topology, const RecountRules& rules, CheckedRule rule, int capacity, int experts,
@@ -138,14 +141,16 @@ double least_rows(const Topology& topology, const RecountRules& rules, CheckedRu
 }
 
 CheckedRows checked_rows(const SafetensorsFile& file, const Plan& plan, std::span<const WeightedTrace> traces,
-                         const RecountRules& rules, int capacity) {
+                         const RecountRules& rules, int capacity, bool replicas) {
   std::int64_t tokens = 0;
   for (const WeightedTrace& window : traces) tokens += window_end(window) - window.first;
   const Shape shape = {tokens, plan.layers()};
   const auto members = checked_array<std::uint16_t>(file, "members", ElementType::u16, shape);
   const auto facet_of = checked_array<std::uint16_t>(file, "facet", ElementType::u16, shape);
-  const auto first = read_facets(file, "first_facets", plan, rules, checked_rule(plan.topology, rules, 0), capacity);
-  const auto onward = read_facets(file, "onward_facets", plan, rules, checked_rule(plan.topology, rules, 1), capacity);
+  const auto first =
+      read_facets(file, "first_facets", plan, rules, checked_rule(plan.topology, rules, replicas, 0), capacity);
+  const auto onward =
+      read_facets(file, "onward_facets", plan, rules, checked_rule(plan.topology, rules, replicas, 1), capacity);
 
   CheckedRows rows;
   const auto experts = static_cast<std::size_t>(plan.experts);

@@ -18,7 +18,9 @@ struct CheckedRows {
 
 /// How the rows of a layer are counted: placement/bounds.md.
 enum class CheckedRule { onward, first, home, node };
-[[nodiscard]] CheckedRule checked_rule(const Topology& topology, const RecountRules& rules, int layer);
+[[nodiscard]] CheckedRule checked_rule(const Topology& topology, const RecountRules& rules, bool replicas, int layer);
+/// Whether a token goes on from the rank where it landed.
+[[nodiscard]] bool goes_on(const Topology& topology, const RecountRules& rules);
 
 /// Priced rows of a token with `experts` experts, at least, plus `rank_price` for every pair of them that shares a rank
 /// and `node_price` for every pair that shares a node: the least over all ways to spread them over ranks of `capacity`
@@ -28,6 +30,7 @@ enum class CheckedRule { onward, first, home, node };
 
 /// From the arrays first_facets, onward_facets, members and facet. Throws InputError where they are malformed.
 [[nodiscard]] CheckedRows checked_rows(const SafetensorsFile& file, const Plan& plan,
-                                       std::span<const WeightedTrace> traces, const RecountRules& rules, int capacity);
+                                       std::span<const WeightedTrace> traces, const RecountRules& rules, int capacity,
+                                       bool replicas);
 
 }  // namespace coterie

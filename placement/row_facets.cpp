@@ -200,11 +200,15 @@ std::vector<RowFacet> hull(const std::set<Spread>& spreads, const RowPrice& pric
 }  // namespace
 
 RowRule row_rule(const Problem& problem, int layer) {
+  if (problem.replicas > 0) return RowRule::onward;
+  if (tokens_stay(problem)) return layer == 0 ? RowRule::first : RowRule::onward;
   const auto& nodes = problem.topology.ranks_per_node;
   const bool single = std::all_of(nodes.begin(), nodes.end(), [](int ranks) { return ranks == 1; });
-  if (problem.domain == Domain::rank || (problem.domain == Domain::node && single)) return RowRule::home;
-  if (problem.domain == Domain::node && nodes.size() > 1) return RowRule::node;
-  return layer == 0 ? RowRule::first : RowRule::onward;
+  return problem.domain == Domain::rank || single ? RowRule::home : RowRule::node;
+}
+
+bool tokens_stay(const Problem& problem) {
+  return problem.domain == Domain::world || (problem.domain == Domain::node && problem.topology.nodes() == 1);
 }
 
 RowFacets::RowFacets(const Problem& problem, RowRule rule, int most) {

@@ -24,8 +24,11 @@ enum class RowRule {
   node,    ///< domain node
 };
 
-/// The rule of a layer; domains that come to the same (a node of one rank, one node) share one.
+/// The rule of a layer; domains that come to the same (a node of one rank, one node) share one. With replicas it is
+/// always `onward`: where a token runs may depend on its home, and rows between distinct ranks are all that is sure.
 [[nodiscard]] RowRule row_rule(const Problem& problem, int layer);
+/// Whether a token stays at the rank where it landed.
+[[nodiscard]] bool tokens_stay(const Problem& problem);
 
 /// For every number of experts the facets of the lower convex hull of all (pairs that share a rank, pairs that share a
 /// node, rows): placement/bounds.md.

@@ -13,6 +13,7 @@ namespace coterie {
 namespace {
 
 constexpr int kMostMembers = 16;
+constexpr double kTrust = 0.85;  // in the placement that the first choices are made by
 
 int most_choices(const Problem& problem) {
   int most = 1;
@@ -46,7 +47,7 @@ double draw(std::uint64_t round, std::uint64_t trace, std::uint64_t token, std::
 
 }  // namespace
 
-TrafficBound::TrafficBound(const Problem& problem, int threads)
+TrafficBound::TrafficBound(const Problem& problem, int threads, const Assignment* start)
     : problem_(problem),
       threads_(threads),
       first_(problem, row_rule(problem, 0), most_choices(problem)),
@@ -57,6 +58,7 @@ TrafficBound::TrafficBound(const Problem& problem, int threads)
     level.emplace(std::move(*relaxation), threads);
     const auto n = static_cast<std::size_t>(level->relaxation.items());
     level->relaxation.within.assign(problem.layers(), std::vector<double>(n * n, 0));
+    if (start) level->parts = parts_of(problem, level->relaxation, *start);
   };
   if (problem.ranks() > 1) add(rank_, rank_relaxation(problem));
   add(node_, node_relaxation(problem));
@@ -73,11 +75,9 @@ void TrafficBound::choose_again(double share) {
   if (node_) node_->iteration->forget_bound();
 }
 
-void TrafficBound::iterate() {
-  for (int i = 0; i < DoublyNonnegative::kLook; ++i) {
-    if (rank_) rank_->iteration->iterate();
-    if (node_) node_->iteration->iterate();
-  }
+void TrafficBound::iterate(bool look) {
+  if (rank_) rank_->iteration->iterate(look);
+  if (node_) node_->iteration->iterate(look);
 }
 
 void TrafficBound::choose(double share) {
@@ -128,14 +128,21 @@ RowChoice TrafficBound::best_choice(int layer, const std::vector<int>& experts) 
   std::array<std::array<double, kMostMembers>, kMostMembers> ranks{}, nodes{};
   const auto load = [&](const std::optional<Level>& level, auto& pairs) {
     if (!level) return;
-    // Before the first iteration nothing is known: items share a part as they would at random.
+    // Before the first iteration items share a part as they do at the start, and some of it at random: a placement by
+    // itself fits many facets alike.
     const int n = level->relaxation.items();
     const double random = (level->relaxation.capacity - 1.0) / std::max(1, n - 1);
-    const auto shared = level->iteration ? level->iteration->within(layer) : std::span<const double>();
     for (int a = 0; a < count; ++a)
       for (int b = 0; b < a; ++b) {
         const auto [low, high] = std::minmax(experts[a], experts[b]);
-        pairs[a][b] = pairs[b][a] = shared.empty() ? random : shared[static_cast<std::size_t>(low) * n + high];
+        double share = random;
+        if (level->iteration) {
+          share = level->iteration->within(layer)[static_cast<std::size_t>(low) * n + high];
+        } else if (!level->parts.empty()) {
+          const bool together = level->parts[layer][low] == level->parts[layer][high];
+          share = kTrust * (together ? 1 : 0) + (1 - kTrust) * random;
+        }
+        pairs[a][b] = pairs[b][a] = share;
       }
   };
   load(rank_, ranks);

@@ -18,12 +18,13 @@ namespace coterie {
 /// relaxations, whose S says in turn which linear bound is best: the two are improved together.
 class TrafficBound {
  public:
-  TrafficBound(const Problem& problem, int threads);
+  /// `start`: a placement to start from, or null.
+  TrafficBound(const Problem& problem, int threads, const Assignment* start = nullptr);
   TrafficBound(const TrafficBound&) = delete;
   TrafficBound& operator=(const TrafficBound&) = delete;
 
-  /// A few iterations.
-  void iterate();
+  /// One iteration of every level; with `look` the bound is looked at.
+  void iterate(bool look);
   /// Lets `share` of all tokens, drawn at random, choose again by what S says now.
   void choose_again(double share);
   [[nodiscard]] int iterations() const;
@@ -39,9 +40,10 @@ class TrafficBound {
  private:
   struct Level {
     Level(Relaxation made, int use) : relaxation(std::move(made)), threads(use) {}
-    void start() { iteration.emplace(relaxation, threads); }
+    void start() { iteration.emplace(relaxation, threads, parts); }
     Relaxation relaxation;
     int threads;
+    std::vector<std::vector<int>> parts;  ///< (layers)(items) to start from, or empty
     std::optional<DoublyNonnegative> iteration;
   };
   void choose(double share);

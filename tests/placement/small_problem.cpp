@@ -1,6 +1,7 @@
 #include "tests/placement/small_problem.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <numeric>
 #include <random>
 
@@ -112,6 +113,54 @@ class Search {
 };
 
 }  // namespace
+
+namespace {
+
+// A layer's owners: a set of ranks for every expert, as bits.
+void owners_of_layer(const Problem& problem, std::vector<unsigned>& sets, std::size_t expert, int copies,
+                     std::vector<std::vector<std::vector<int>>>& found) {
+  if (expert == sets.size()) {
+    std::vector<std::vector<int>> layer;
+    std::vector<int> held(problem.ranks(), 0);
+    for (const unsigned set : sets) {
+      auto& ranks = layer.emplace_back();
+      for (int r = 0; r < problem.ranks(); ++r)
+        if (set >> r & 1U) ranks.push_back(r), ++held[r];
+    }
+    if (*std::max_element(held.begin(), held.end()) <= problem.slots()) found.push_back(layer);
+    return;
+  }
+  for (unsigned set = 1; set < 1U << problem.ranks(); ++set) {
+    const int more = std::popcount(set) - 1;
+    if (more > copies) continue;
+    sets[expert] = set;
+    owners_of_layer(problem, sets, expert + 1, copies - more, found);
+  }
+}
+
+}  // namespace
+
+std::optional<BestOwners> best_owners_of_all(const Problem& problem) {
+  std::vector<std::vector<std::vector<int>>> layer;
+  std::vector<unsigned> sets(problem.experts());
+  owners_of_layer(problem, sets, 0, problem.replicas, layer);
+  std::optional<BestOwners> best;
+  Owners owners(problem.layers());
+  const auto extend = [&](const auto& self, int l) -> void {
+    if (l == problem.layers()) {
+      if (!check_limits(problem, owners).empty()) return;
+      const double value = evaluate(problem, owners);
+      if (!best || better(problem.objective, value, best->value)) best = BestOwners{owners, value};
+      return;
+    }
+    for (const auto& choice : layer) {
+      owners[l] = choice;
+      self(self, l + 1);
+    }
+  };
+  extend(extend, 0);
+  return best;
+}
 
 std::optional<Best> best_of_all(const Problem& problem) {
   return Search(problem).run();

@@ -43,4 +43,11 @@ struct Best {
 };
 [[nodiscard]] std::optional<Best> best_of_all(const Problem& problem);
 
+/// The same with the problem's replicas: every expert on one rank or more, no more copies than asked for.
+struct BestOwners {
+  Owners owners;
+  double value = 0;
+};
+[[nodiscard]] std::optional<BestOwners> best_owners_of_all(const Problem& problem);
+
 }  // namespace coterie
