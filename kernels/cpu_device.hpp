@@ -38,7 +38,9 @@ class CpuDevice final : public Device {
   void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
                  const AttentionShape& shape, const Tensor& out) override;
 
-  [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) override;
+  using Device::route;
+  [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
+                              const RouterBiases& biases) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
 
  private:

@@ -57,12 +57,40 @@ struct Rotary {
   bool interleaved = false;
 };
 
+/// What a router's logits become.
+enum class Scoring {
+  softmax,            ///< over all experts
+  sigmoid,            ///< each by itself
+  softmax_of_chosen,  ///< experts are chosen by their logits, and the softmax is over the chosen ones
+  sparse_mixer,       ///< one after the other: a softmax over the rest, without what is far below its largest logit
+};
+
+enum class GroupScore { largest, two_largest };  ///< of a group's choice scores; two_largest: their sum
+
+/// How experts are chosen, in this order: the logits' bias, scoring, the choice bias, the best groups, the top_k of
+/// them, top_p, null experts, normalisation, scale.
 struct RouterOptions {
   int top_k = 1;
   bool normalise = false;  ///< divide the chosen weights by their sum
+  float added_to_sum = 0;  ///< to that sum before the division
+  float least_sum = 0;     ///< that sum is at least this
+  float scale = 1;         ///< on the weights, last
+  Scoring scoring = Scoring::softmax;
+  float jitter = 0;    ///< sparse_mixer: experts are far below m when (m - logit) / max(|logit|, m) exceeds twice this
+  int groups = 1;      ///< consecutive experts, groups of equal size
+  int top_groups = 1;  ///< only the experts of so many groups may be chosen
+  GroupScore group_score = GroupScore::largest;
+  float top_p = 1;       ///< fewer than top_k, as soon as the scores of the chosen reach this sum; 1: always top_k
+  int null_experts = 0;  ///< the last so many outputs are no experts: they may be chosen, and leave their place empty
 };
 
-/// Experts of each token by falling weight; ties: the lower id first.
+/// A router's biases, (1, experts) each in f32; without data: none.
+struct RouterBiases {
+  Tensor logits;  ///< added to the logits
+  Tensor choice;  ///< added to the scores that experts and groups are chosen by, not to those that weigh
+};
+
+/// Experts of each token by falling weight; ties: the lower id first. Empty places are last: expert -1, weight 0.
 struct Routing {
   int top_k = 0;
   std::vector<std::int32_t> experts;  ///< (tokens, top_k)
@@ -147,8 +175,12 @@ class Device {
   virtual void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
                          const AttentionShape& shape, const Tensor& out) = 0;
 
-  /// Softmax over in * weight^T, the top_k largest.
-  [[nodiscard]] virtual Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) = 0;
+  /// Chooses by the logits in * weight^T.
+  [[nodiscard]] virtual Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
+                                      const RouterBiases& biases) = 0;
+  [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) {
+    return route(in, weight, options, {});
+  }
   /// out = each row through its expert. Groups cover the rows of `in`; one call for all experts that have rows.
   virtual void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) = 0;
 };

@@ -1,4 +1,4 @@
-// Products with packed weights, the router and the experts.
+// Products with packed weights, and the experts.
 #include "tests/kernels/device_suite.hpp"
 
 #include <algorithm>
@@ -6,7 +6,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 
 namespace coterie {
@@ -177,54 +176,6 @@ TEST_P(DeviceTest, PackingReadsEveryRowOnceInBoundedPieces) {
   EXPECT_LE(largest, std::int64_t{16} << 20);
   const auto dense = static_cast<double>(rows * cols) * static_cast<double>(size_of(GetParam().options.weights));
   EXPECT_LE(static_cast<double>(matrix->bytes().size()), dense * 1.02);
-}
-
-TEST_P(DeviceTest, RouterTakesTheLargest) {
-  const std::int64_t rows = 50;
-  const std::int64_t experts = 11;
-  const std::int64_t inputs = 36;
-  const Numbers in = normal(rows * inputs);
-  const Numbers weight = normal(experts * inputs, 0.2F);
-  const auto matrix = packed(weight, experts, inputs);
-  const auto logits = product(as_weights(in), as_weights(weight), rows, inputs, experts);
-  const Array x = on_device(in, rows, inputs);
-  for (const bool normalise : {false, true}) {
-    for (const int k : {1, 2, 11}) {
-      const Routing routing = device->route(x.tensor, *matrix, {k, normalise});
-      ASSERT_EQ(routing.top_k, k);
-      ASSERT_EQ(routing.experts.size(), static_cast<std::size_t>(rows * k));
-      ASSERT_EQ(routing.weights.size(), static_cast<std::size_t>(rows * k));
-      for (std::int64_t t = 0; t < rows; ++t) {
-        std::vector<double> p(experts);
-        for (std::size_t e = 0; e < p.size(); ++e)
-          p[e] = std::exp(logits[static_cast<std::size_t>(t * experts) + e].value);
-        const double total = std::accumulate(p.begin(), p.end(), 0.0);
-        std::vector<int> order(experts);
-        std::iota(order.begin(), order.end(), 0);
-        std::ranges::stable_sort(
-            order, [&](int a, int b) { return p[static_cast<std::size_t>(a)] > p[static_cast<std::size_t>(b)]; });
-        double chosen = 0;
-        for (int i = 0; i < k; ++i) chosen += p[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])];
-        for (int i = 0; i < k; ++i) {
-          const auto at = static_cast<std::size_t>(t * k + i);
-          const auto e = static_cast<std::size_t>(order[static_cast<std::size_t>(i)]);
-          EXPECT_EQ(routing.experts[at], order[static_cast<std::size_t>(i)]);
-          EXPECT_NEAR(routing.weights[at], p[e] / (normalise ? chosen : total), 1e-5);
-        }
-      }
-    }
-  }
-}
-
-TEST_P(DeviceTest, RouterPrefersTheLowerOfEquals) {
-  const Numbers weight = {1, 1, 0, 0, 1, 1, 2, 2, 1, 1};  // experts 0, 2, 4 are the same
-  const Numbers in = {1, 1, -1, -1, 0, 0};
-  const Array x = on_device(in, 3, 2);
-  const Routing routing = device->route(x.tensor, *packed(weight, 5, 2), {5, false});
-  EXPECT_EQ(routing.experts, (std::vector<std::int32_t>{3, 0, 2, 4, 1, 1, 0, 2, 4, 3, 0, 1, 2, 3, 4}));
-  EXPECT_EQ(routing.weights[1], routing.weights[3]);
-  EXPECT_EQ(device->route(x.tensor.row_range(0, 0), *packed(weight, 5, 2), {2, true}).experts.size(), 0U);
-  EXPECT_THROW((void)device->route(x.tensor, *packed(weight, 5, 2), {6, false}), std::invalid_argument);
 }
 
 TEST_P(DeviceTest, ExpertsAreSwigluOfTheirRows) {
