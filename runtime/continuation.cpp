@@ -13,6 +13,7 @@ Continuation::Continuation(Request request, const Tokenizer* tokenizer, std::spa
   decoder_.emplace(*tokenizer);
   // The prompt decides whether the first token is at the start of the text, and may end inside a character.
   for (const std::int32_t token : completion_.request.prompt) static_cast<void>(decoder_->add(token));
+  static_cast<void>(decoder_->settle());
 }
 
 bool Continuation::ends(std::int32_t token) {
@@ -27,7 +28,10 @@ bool Continuation::ends(std::int32_t token) {
 
 bool Continuation::cut_at_stop_string(std::size_t searched) {
   const Request& r = completion_.request;
+  if (r.stop.empty()) return false;
   std::string& text = completion_.text;
+  const std::size_t certain = text.size();
+  text += decoder_->pending();
   std::size_t where = std::string::npos;
   const std::string* found = nullptr;
   for (const std::string& stop : r.stop) {
@@ -39,7 +43,10 @@ bool Continuation::cut_at_stop_string(std::size_t searched) {
       found = &stop;
     }
   }
-  if (found == nullptr) return false;
+  if (found == nullptr) {
+    text.resize(certain);
+    return false;
+  }
   text.resize(where + (r.include_stop_str_in_output ? found->size() : 0));
   completion_.stop_reason = *found;
   return true;
@@ -58,7 +65,7 @@ void Continuation::add(Sampled sampled) {
   const std::size_t before = completion_.text.size();
   if (!ended || r.include_stop_str_in_output) completion_.text += decoder_->add(sampled.token);
   if (finished_) completion_.text += decoder_->finish();
-  if (completion_.text.size() > before && cut_at_stop_string(before)) {
+  if (cut_at_stop_string(before)) {
     completion_.finish_reason = FinishReason::stop;
     finished_ = true;
   }

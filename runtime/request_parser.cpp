@@ -182,8 +182,8 @@ std::vector<std::int32_t> token_ids(const Json& values, const std::string& field
   return ids;
 }
 
-void take_text_prompt(const std::string& text, const std::string& field, bool special_tokens, const RequestRules& rules,
-                      Request& request) {
+void take_text_prompt(const std::string& text, const std::string& field, EncodeOptions options,
+                      const RequestRules& rules, Request& request) {
   if (rules.tokenizer == nullptr) {
     throw wrong_value(field, "text", "token ids: the model folder has no tokenizer.model");
   }
@@ -192,7 +192,7 @@ void take_text_prompt(const std::string& text, const std::string& field, bool sp
                                                " bytes of text, expected at most " +
                                                std::to_string(rules.max_positions) + " tokens"};
   }
-  request.prompt = rules.tokenizer->encode(text, special_tokens);
+  request.prompt = rules.tokenizer->encode(text, options);
   if (request.echo) request.prompt_text = text;
   for (const std::int32_t id : request.prompt) {
     if (id < 0 || id >= rules.vocabulary) {
@@ -204,7 +204,9 @@ void take_text_prompt(const std::string& text, const std::string& field, bool sp
 
 void take_prompt(Fields& body, const RequestRules& rules, Request& request) {
   const std::string field = body.path("prompt"), expected = "a text or a list of token ids";
-  const bool special_tokens = body.flag("add_special_tokens", true);
+  EncodeOptions options;
+  options.add_special_tokens = body.flag("add_special_tokens", true);
+  options.parse_special_tokens = !body.flag("split_special_tokens", true);
   std::optional<Json> prompt = body.take("prompt");
   if (!prompt) throw missing(field, expected);
   if (prompt->is_array() && !prompt->empty() && !prompt->front().is_number()) {  // a list of prompts
@@ -215,7 +217,7 @@ void take_prompt(Fields& body, const RequestRules& rules, Request& request) {
     prompt = Json(std::move(prompt->front()));
   }
   if (prompt->is_string()) {
-    take_text_prompt(prompt->get_ref<const std::string&>(), field, special_tokens, rules, request);
+    take_text_prompt(prompt->get_ref<const std::string&>(), field, options, rules, request);
   } else if (prompt->is_array()) {
     request.prompt = token_ids(*prompt, field, rules);
   } else {

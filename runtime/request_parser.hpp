@@ -22,7 +22,8 @@ using RequestOrError = std::variant<Request, RequestError>;
 
 /// Takes `custom_id`, `method` POST, `url` /v1/completions and `body`: the parameters of OpenAI's completions that a
 /// batch can have, and of vLLM's extensions top_k, stop_token_ids, ignore_eos, include_stop_str_in_output,
-/// return_token_ids and add_special_tokens. Other parameters may stand there with the value that changes nothing (`n`
+/// return_token_ids and add_special_tokens, and HF's split_special_tokens (default true: a special token's name in the
+/// prompt is text; false: it is the token). Other parameters may stand there with the value that changes nothing (`n`
 /// 1, `stream` false, null). Whatever the bytes are, it returns: a wrong line is an answer, not an exception.
 [[nodiscard]] RequestOrError parse_request(std::string_view line, std::int64_t number, const RequestRules& rules);
 

@@ -61,11 +61,22 @@ class LogprobsWriter {
     if (decoder_) static_cast<void>(decoder_->add(token));
   }
 
+  /// What follows is the continuation; `reported` where the prompt's text stands before it.
+  void end_prompt(bool reported) {
+    if (!decoder_) return;
+    const std::size_t settled = count_characters(decoder_->settle());
+    if (reported) certain_ += settled;
+  }
+
   /// `logprobs` null: the first token of a prompt, which nothing predicts.
   void add(std::int32_t token, const Logprobs* logprobs) {
     tokens_.push_back(token_name(tokenizer_, token));
-    offsets_.push_back(std::min(offset_, text_characters_));
-    if (decoder_) offset_ += count_characters(decoder_->add(token));
+    if (decoder_) {
+      offsets_.push_back(std::min(certain_ + count_characters(decoder_->pending()), text_characters_));
+      certain_ += count_characters(decoder_->add(token));
+    } else {
+      offsets_.push_back(0);
+    }
     if (logprobs == nullptr) {
       chosen_.push_back(nullptr);
       top_.push_back(nullptr);
@@ -90,7 +101,7 @@ class LogprobsWriter {
   const Tokenizer* tokenizer_;
   std::size_t text_characters_;
   std::optional<TextDecoder> decoder_;
-  std::size_t offset_ = 0;
+  std::size_t certain_ = 0;  // characters
   Json tokens_ = Json::array(), chosen_ = Json::array(), top_ = Json::array(), offsets_ = Json::array();
 };
 
@@ -99,7 +110,7 @@ std::string echoed_prompt(const Request& request, const Tokenizer* tokenizer) {
   TextDecoder decoder(*tokenizer);
   std::string text;
   for (const std::int32_t token : request.prompt) text += decoder.add(token);
-  return text;  // a character that the prompt leaves unfinished belongs to the continuation
+  return text + decoder.settle();  // a character that the prompt leaves unfinished belongs to the continuation
 }
 
 Json logprobs_of(const Completion& c, const Tokenizer* tokenizer, const std::string& text) {
@@ -113,6 +124,7 @@ Json logprobs_of(const Completion& c, const Tokenizer* tokenizer, const std::str
       writer.pass(r.prompt[i]);
     }
   }
+  writer.end_prompt(r.echo);
   for (std::size_t i = 0; i < c.tokens.size(); ++i) writer.add(c.tokens[i], &c.logprobs.at(i));
   return std::move(writer).take();
 }

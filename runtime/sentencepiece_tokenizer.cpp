@@ -5,6 +5,10 @@
 
 #include <sentencepiece_processor.h>
 
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <optional>
 #include <vector>
 
 // The library exports this and doesn't declare it in its headers.
@@ -25,20 +29,35 @@ class SentencepieceTokenizer final : public Tokenizer {
     if (!status.ok()) {
       throw bad_field(path.string(), "contents", "\"" + std::string(status.message()) + "\"", "a sentencepiece model");
     }
-    if (add_begin && processor_.bos_id() >= 0) begin_ = processor_.bos_id();
-    if (add_end && processor_.eos_id() >= 0) end_ = processor_.eos_id();
-    for (int id = 0; id < processor_.GetPieceSize(); ++id) pieces_.push_back(read_piece(id));
+    if (processor_.bos_id() >= 0) begin_ = processor_.bos_id();
+    if (processor_.eos_id() >= 0) end_ = processor_.eos_id();
+    add_begin_ = add_begin && begin_;
+    add_end_ = add_end && end_;
+    for (int id = 0; id < processor_.GetPieceSize(); ++id) {
+      pieces_.push_back(read_piece(id));
+      if (pieces_.back().kind == PieceKind::control) controls_.emplace(pieces_.back().text, id);
+    }
     leading_space_ = probe_leading_space();
   }
 
   std::int32_t vocabulary() const noexcept override { return static_cast<std::int32_t>(pieces_.size()); }
 
-  std::vector<std::int32_t> encode(std::string_view text, bool special_tokens) const override {
-    std::vector<int> ids;
-    const auto status = processor_.Encode(text, &ids);
-    if (!status.ok()) throw std::runtime_error("sentencepiece can't encode a text: " + status.ToString());
-    if (special_tokens && begin_ >= 0) ids.insert(ids.begin(), begin_);
-    if (special_tokens && end_ >= 0) ids.push_back(end_);
+  std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options) const override {
+    std::vector<std::int32_t> ids;
+    if (options.add_special_tokens && add_begin_) ids.push_back(*begin_);
+    std::size_t literal = 0;  // where the text that is not encoded yet begins
+    for (std::size_t at = 0; options.parse_special_tokens && at < text.size();) {
+      const auto control = control_at(text.substr(at));
+      if (control == controls_.end()) {
+        ++at;
+        continue;
+      }
+      encode_literally(text.substr(literal, at - literal), ids);
+      ids.push_back(control->second);
+      literal = at += control->first.size();
+    }
+    encode_literally(text.substr(literal), ids);
+    if (options.add_special_tokens && add_end_) ids.push_back(*end_);
     return ids;
   }
 
@@ -46,9 +65,35 @@ class SentencepieceTokenizer final : public Tokenizer {
     return id >= 0 && id < vocabulary() ? pieces_[id] : nameless_;
   }
 
-  LeadingSpace leading_space() const noexcept override { return leading_space_; }
+  Decoding decoding() const noexcept override { return {leading_space_, BrokenBytes::each, false}; }
+
+  std::optional<std::int32_t> special_token(std::string_view name) const override {
+    const auto found = controls_.find(name);
+    return found == controls_.end() ? std::nullopt : std::optional(found->second);
+  }
+  std::optional<std::int32_t> begin_of_sequence() const noexcept override { return begin_; }
+  std::optional<std::int32_t> end_of_sequence() const noexcept override { return end_; }
 
  private:
+  using Controls = std::map<std::string, std::int32_t, std::less<>>;
+
+  void encode_literally(std::string_view text, std::vector<std::int32_t>& ids) const {
+    std::vector<int> found;
+    const auto status = processor_.Encode(text, &found);
+    if (!status.ok()) throw std::runtime_error("sentencepiece can't encode a text: " + status.ToString());
+    ids.insert(ids.end(), found.begin(), found.end());
+  }
+
+  /// The longest name of a control piece that `text` begins with.
+  Controls::const_iterator control_at(std::string_view text) const {
+    auto longest = controls_.end();
+    for (auto it = controls_.begin(); it != controls_.end(); ++it) {
+      if (text.starts_with(it->first) && (longest == controls_.end() || it->first.size() > longest->first.size()))
+        longest = it;
+    }
+    return longest;
+  }
+
   Piece read_piece(int id) const {
     const std::string& raw = processor_.IdToPiece(id);
     if (processor_.IsControl(id)) return {PieceKind::control, raw};
@@ -78,8 +123,10 @@ class SentencepieceTokenizer final : public Tokenizer {
   }
 
   sentencepiece::SentencePieceProcessor processor_;
-  int begin_ = -1, end_ = -1;  // -1: not added
+  std::optional<std::int32_t> begin_, end_;
+  bool add_begin_ = false, add_end_ = false;
   std::vector<Piece> pieces_;
+  Controls controls_;
   Piece nameless_;
   LeadingSpace leading_space_ = LeadingSpace::keep;
 };

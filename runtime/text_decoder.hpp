@@ -9,25 +9,33 @@
 
 namespace coterie {
 
-/// Decodes a sequence from its first token on. What `add` returned stays valid: the pieces put together are the decoded
-/// sequence, and each is whole UTF-8. Bytes that make no character become U+FFFD, one each.
+/// Decodes a sequence from its first token on, without its special tokens. What `add` returned stays valid: the pieces
+/// put together are the decoded sequence, and each is whole UTF-8.
 class TextDecoder {
  public:
   /// `tokenizer` must outlive this object.
-  explicit TextDecoder(const Tokenizer& tokenizer)
-      : tokenizer_(&tokenizer), at_start_(tokenizer.leading_space() != Tokenizer::LeadingSpace::keep) {}
+  explicit TextDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer), decoding_(tokenizer.decoding()) {}
 
   /// The text that is certain since the last call; empty while the bytes of a character are still arriving.
   [[nodiscard]] std::string add(std::int32_t token);
-  /// What is left at the end of the sequence: the bytes of a character that never became whole.
+  /// Whole characters that are the text if the sequence ends here or goes on with text, and are not if bytes follow
+  /// that make no character (Tokenizer::BrokenBytes::run).
+  [[nodiscard]] std::string pending() const;
+  /// Makes what is pending certain, and gives it: for the end of a prompt, whose text no continuation changes.
+  [[nodiscard]] std::string settle();
+  /// What is left at the end of the sequence: pending text, and the bytes of a character that never became whole.
   [[nodiscard]] std::string finish();
 
  private:
-  [[nodiscard]] std::string take_bytes(bool all);
+  [[nodiscard]] std::string take_characters();
+  [[nodiscard]] std::string take_bytes();
+  [[nodiscard]] std::string without_leading_space(std::string text);
 
   const Tokenizer* tokenizer_;
-  bool at_start_;      ///< no text yet, and spaces there are to be dropped
-  std::string bytes_;  ///< of an unfinished character
+  Tokenizer::Decoding decoding_;
+  bool at_start_ = true;     ///< no text yet
+  bool run_broken_ = false;  ///< a byte of this run made no character
+  std::string bytes_;        ///< of an unfinished character, or of an unfinished run
 };
 
 /// The text of a whole sequence.

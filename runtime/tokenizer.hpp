@@ -4,37 +4,63 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace coterie {
 
+struct EncodeOptions {
+  bool add_special_tokens = true;     ///< put the begin (and end) of sequence that the model wants around the text
+  bool parse_special_tokens = false;  ///< "</s>" in the text is the token; otherwise it is four characters
+};
+
 /// A tokenizer of a model folder. Immutable; all members may be called from several threads.
 class Tokenizer {
  public:
   enum class PieceKind : std::uint8_t {
     text,     ///< some characters
-    byte,     ///< one byte, of a character that takes several such pieces
-    control,  ///< no text: begin and end of a sequence, padding
+    byte,     ///< bytes, perhaps of a character that takes several such pieces
+    control,  ///< a special token, no text: begin and end of a sequence, padding, marks of a chat template
   };
   struct Piece {
     PieceKind kind = PieceKind::control;
-    std::string text;  ///< text: UTF-8; byte: the byte; control: the name, such as "</s>"
+    std::string text;  ///< text: UTF-8; byte: the bytes; control: the name, such as "</s>"
   };
   /// What becomes of the spaces with which a decoded sequence begins.
-  enum class LeadingSpace : std::uint8_t { keep, drop_one, drop_all };
+  enum class LeadingSpace : std::uint8_t {
+    keep,
+    drop_one,
+    drop_all,
+    drop_in_first_piece,  ///< all spaces of the first piece, wherever in it
+  };
+  /// What becomes of bytes that make no character.
+  enum class BrokenBytes : std::uint8_t {
+    each,     ///< U+FFFD for each of them
+    run,      ///< U+FFFD for each byte of a run of byte pieces, where there is one such byte in the run
+    subpart,  ///< U+FFFD for each maximal subpart of a character (Unicode 15, section 3.9)
+  };
+  /// How pieces are put together to a text.
+  struct Decoding {
+    LeadingSpace leading_space = LeadingSpace::keep;
+    BrokenBytes broken_bytes = BrokenBytes::each;
+    bool join_over_controls = false;  ///< byte pieces left and right of a control piece may make one character
+  };
 
   virtual ~Tokenizer() = default;
-  /// Ids below this have a piece.
+  /// Ids below this have a piece, or are holes in the vocabulary.
   [[nodiscard]] virtual std::int32_t vocabulary() const noexcept = 0;
-  /// Begins with the model's begin-of-sequence token where the model wants one and `special_tokens` is set (and ends
-  /// with its end-of-sequence token, which few models want). The text is taken literally: "</s>" in it is four
-  /// characters.
-  [[nodiscard]] virtual std::vector<std::int32_t> encode(std::string_view text, bool special_tokens = true) const = 0;
+  /// `text` is UTF-8; bytes that are none count as U+FFFD.
+  [[nodiscard]] virtual std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const = 0;
   /// For an id outside the vocabulary (a model's padding rows): a control piece without a name.
   [[nodiscard]] virtual const Piece& piece(std::int32_t id) const noexcept = 0;
-  [[nodiscard]] virtual LeadingSpace leading_space() const noexcept = 0;
+  [[nodiscard]] virtual Decoding decoding() const noexcept = 0;
+  /// The control piece of this name, if there is one.
+  [[nodiscard]] virtual std::optional<std::int32_t> special_token(std::string_view name) const = 0;
+  /// The model's begin and end of sequence, where it names one; whether `encode` adds them is another matter.
+  [[nodiscard]] virtual std::optional<std::int32_t> begin_of_sequence() const noexcept = 0;
+  [[nodiscard]] virtual std::optional<std::int32_t> end_of_sequence() const noexcept = 0;
 };
 
 /// The tokenizer of a model folder: `tokenizer.model` (sentencepiece), and `tokenizer_config.json` beside it for

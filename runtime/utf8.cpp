@@ -8,14 +8,14 @@ Utf8Character first_character(std::string_view text) noexcept {
   const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char lead = byte(0);
   if (lead < 0x80) return {Utf8Character::whole, 1};
-  if (lead < 0xC2 || lead > 0xF4) return {};
+  if (lead < 0xC2 || lead > 0xF4) return {Utf8Character::broken, 1};
   const std::size_t length = lead < 0xE0 ? 2 : lead < 0xF0 ? 3 : 4;
   for (std::size_t i = 1; i < length; ++i) {
-    if (i == text.size()) return {Utf8Character::incomplete, 0};
+    if (i == text.size()) return {Utf8Character::incomplete, i};
     // The second byte's range is narrower behind some leads, so that every code point has one form.
     const unsigned char lowest = i > 1 ? 0x80 : lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
     const unsigned char highest = i > 1 ? 0xBF : lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-    if (byte(i) < lowest || byte(i) > highest) return {};
+    if (byte(i) < lowest || byte(i) > highest) return {Utf8Character::broken, i};
   }
   return {Utf8Character::whole, length};
 }

@@ -9,7 +9,7 @@ namespace coterie {
 struct Utf8Character {
   enum State { whole, incomplete, broken };
   State state = broken;
-  std::size_t bytes = 0;  ///< of a whole character
+  std::size_t bytes = 1;  ///< of the character, or as many of them as could still have become one
 };
 
 /// What `text` (not empty) begins with. Incomplete: its bytes end before the character does, and more may make it

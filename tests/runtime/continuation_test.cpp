@@ -140,6 +140,23 @@ TEST(Continuation, GoesOnWhereThePromptEnds) {
   EXPECT_EQ(complete(r, &kBytes, spelled("\xAC")).text, "€");
 }
 
+TEST(Continuation, AStopStringOfBytesCountsBeforeTheirRunEnds) {
+  const auto runs = FakeTokenizer::with({{Tokenizer::PieceKind::control, "</s>"},
+                                         {Tokenizer::PieceKind::byte, "\n"},
+                                         {Tokenizer::PieceKind::byte, "\xC3"},
+                                         {Tokenizer::PieceKind::text, "x"}},
+                                        {Tokenizer::LeadingSpace::keep, Tokenizer::BrokenBytes::run, true});
+  Request r = request_with(20, {"\n\n"});
+  r.prompt = {1};
+  const Completion c = complete(r, &runs, {3, 1, 1, 3});
+  EXPECT_EQ(c.text, "x");
+  EXPECT_EQ(c.tokens.size(), 3U);
+  r.stop = {};
+  r.max_tokens = 3;
+  EXPECT_EQ(complete(r, &runs, {1, 1, 2}).text, "\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(complete(r, &runs, {1, 3, 1}).text, "\nx\n") << "the prompt's own line is not repeated";
+}
+
 TEST(Continuation, WithoutATokenizerThereAreTokensOnly) {
   const Completion c = complete(request_with(2), nullptr, {5, 6, 7});
   EXPECT_EQ(c.text, "");

@@ -62,7 +62,7 @@ TEST(RequestParser, TakesEveryParameter) {
       good(line(R"({"prompt": "hé", "model": "any", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 40,
     "seed": -1, "stop": ["\n", "END"], "stop_token_ids": [2], "logprobs": 5, "echo": true, "ignore_eos": true,
     "return_token_ids": true, "include_stop_str_in_output": true, "user": "u", "metadata": {"a": 1}})"));
-  EXPECT_EQ(r.prompt, kTokenizer.encode("hé", true));
+  EXPECT_EQ(r.prompt, kTokenizer.encode("hé"));
   EXPECT_EQ(r.prompt_text, "hé");
   EXPECT_EQ(r.max_tokens, 7);
   EXPECT_EQ(r.sampling.temperature, 0.5F);
@@ -83,11 +83,19 @@ TEST(RequestParser, NullIsAsGoodAsAbsent) {
 }
 
 TEST(RequestParser, PromptsHaveManyForms) {
-  EXPECT_EQ(good(line(R"({"prompt": ["hi"]})")).prompt, kTokenizer.encode("hi", true));
+  EXPECT_EQ(good(line(R"({"prompt": ["hi"]})")).prompt, kTokenizer.encode("hi"));
   EXPECT_EQ(good(line(R"({"prompt": [[7, 8]]})")).prompt, (std::vector<std::int32_t>{7, 8}));
   EXPECT_EQ(good(line(R"({"prompt": ""})")).prompt, std::vector<std::int32_t>{0}) << "the begin of the sequence";
-  EXPECT_EQ(good(line(R"({"prompt": "hi", "add_special_tokens": false})")).prompt, kTokenizer.encode("hi", false));
+  EXPECT_EQ(good(line(R"({"prompt": "hi", "add_special_tokens": false})")).prompt,
+            kTokenizer.encode("hi", {.add_special_tokens = false}));
   EXPECT_EQ(good(line(R"({"prompt": [0, 256]})"), rules(nullptr)).prompt, (std::vector<std::int32_t>{0, 256}));
+}
+
+TEST(RequestParser, SpecialTokensInAPromptAreObeyedOnlyWhereAsked) {
+  EXPECT_EQ(good(line(R"({"prompt": "</s>"})")).prompt, kTokenizer.encode("</s>"));
+  EXPECT_EQ(good(line(R"({"prompt": "</s>"})")).prompt.size(), 5U);
+  EXPECT_EQ(good(line(R"({"prompt": "</s>", "split_special_tokens": false})")).prompt,
+            (std::vector<std::int32_t>{0, 0}));
 }
 
 TEST(RequestParser, LimitsAreInclusive) {

@@ -8,6 +8,8 @@ namespace coterie {
 namespace {
 
 using Space = Tokenizer::LeadingSpace;
+using Broken = Tokenizer::BrokenBytes;
+using Kind = Tokenizer::PieceKind;
 
 TEST(TextDecoder, GivesACharacterWhenItIsWhole) {
   const auto tokenizer = FakeTokenizer::bytes_and({"x"});
@@ -40,6 +42,50 @@ TEST(TextDecoder, TheFirstSpaceOfASequenceIsNotText) {
   EXPECT_EQ(decode(FakeTokenizer::bytes_and(texts, Space::drop_all), two_spaces), "a a");
   const std::vector<std::int32_t> no_space{FakeTokenizer::text(2), FakeTokenizer::text(0)};
   EXPECT_EQ(decode(FakeTokenizer::bytes_and(texts, Space::drop_all), no_space), "b a");
+}
+
+TEST(TextDecoder, ARunWithABrokenByteIsReplacedAsAWhole) {
+  const auto tokenizer = FakeTokenizer::with(
+      {{Kind::control, "</s>"}, {Kind::byte, "\n"}, {Kind::byte, "\xC3"}, {Kind::byte, "\xA9"}, {Kind::text, " x"}},
+      {Space::drop_one, Broken::run, true});
+  const auto text = [&](const std::vector<std::int32_t>& tokens) { return decode(tokenizer, tokens); };
+  EXPECT_EQ(text({1, 2, 3, 4}), "\né x");
+  EXPECT_EQ(text({1, 2, 0, 3, 4}), "\né x") << "a special token is not there at all";
+  EXPECT_EQ(text({1, 2, 4, 3}), "\uFFFD\uFFFD x\uFFFD");
+  EXPECT_EQ(text({4, 1, 3, 1}), "x\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(text({0, 4, 4}), "x x");
+  EXPECT_EQ(text({1, 2}), "\uFFFD\uFFFD");
+}
+
+TEST(TextDecoder, WhatIsPendingIsThereUntilTheRunBreaks) {
+  const auto tokenizer = FakeTokenizer::with({{Kind::byte, "\n"}, {Kind::byte, "\xC3"}, {Kind::byte, "\xA9"}},
+                                             {Space::keep, Broken::run, true});
+  TextDecoder decoder(tokenizer);
+  EXPECT_EQ(decoder.add(0), "");
+  EXPECT_EQ(decoder.pending(), "\n");
+  EXPECT_EQ(decoder.add(1), "");
+  EXPECT_EQ(decoder.pending(), "\n") << "without the half character";
+  EXPECT_EQ(decoder.settle(), "\n");
+  EXPECT_EQ(decoder.pending(), "");
+  EXPECT_EQ(decoder.add(2), "");
+  EXPECT_EQ(decoder.pending(), "é");
+  EXPECT_EQ(decoder.add(2), "\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(decoder.add(0), "\uFFFD");
+  EXPECT_EQ(decoder.finish(), "");
+}
+
+TEST(TextDecoder, AMaximalSubpartIsOneReplacement) {
+  const auto tokenizer = FakeTokenizer::with(
+      {{Kind::control, "</s>"}, {Kind::byte, "a\xF0\x9F"}, {Kind::byte, "\x98\x80z"}, {Kind::byte, "b"}},
+      {Space::keep, Broken::subpart, true});
+  EXPECT_EQ(decode(tokenizer, std::vector<std::int32_t>{1, 0, 2}), "a😀z");
+  EXPECT_EQ(decode(tokenizer, std::vector<std::int32_t>{1, 3, 2, 1}), "a\uFFFDb\uFFFD\uFFFDza\uFFFD");
+}
+
+TEST(TextDecoder, TheFirstPieceMayLoseAllItsSpaces) {
+  const auto tokenizer = FakeTokenizer::with({{Kind::control, "</s>"}, {Kind::text, " a b"}},
+                                             {Space::drop_in_first_piece, Broken::run, true});
+  EXPECT_EQ(decode(tokenizer, std::vector<std::int32_t>{0, 1, 1}), "ab a b");
 }
 
 TEST(TextDecoder, ControlsAndUnknownIdsAreNoText) {

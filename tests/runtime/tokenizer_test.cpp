@@ -48,7 +48,8 @@ TEST(Tokenizer, EncodesAndDecodesAsTheReferenceDid) {
       const std::string& text = reference.metadata().at("text_" + n);
       EXPECT_EQ(tokenizer->encode(text), prompt) << text;
       EXPECT_EQ(decode(*tokenizer, prompt), text);
-      EXPECT_EQ(tokenizer->encode(text, false), std::vector<std::int32_t>(prompt.begin() + 1, prompt.end()));
+      EXPECT_EQ(tokenizer->encode(text, {.add_special_tokens = false}),
+                std::vector<std::int32_t>(prompt.begin() + 1, prompt.end()));
 
       auto all = prompt;
       for (const std::int32_t id : ids(reference, "greedy_" + n)) all.push_back(id);
@@ -81,7 +82,7 @@ TEST(Tokenizer, DecodesAnySequenceAsTheLibraryDoes) {
 
 TEST(Tokenizer, TheConfigSaysWhichSpecialTokensAreAdded) {
   const auto with = [](const char* config) { return load_tokenizer(folder_with(config))->encode("In"); };
-  const std::vector<std::int32_t> plain = load_tokenizer(kTrained)->encode("In", false);
+  const std::vector<std::int32_t> plain = load_tokenizer(kTrained)->encode("In", {.add_special_tokens = false});
   auto begin = plain;
   begin.insert(begin.begin(), 1);
   auto both = begin;
@@ -98,6 +99,21 @@ TEST(Tokenizer, SpecialTokensInATextAreJustText) {
   const auto encoded = tokenizer->encode("a</s>b");
   EXPECT_EQ(std::count(encoded.begin(), encoded.end(), 2), 0);
   EXPECT_EQ(decode(*tokenizer, encoded), "a</s>b");
+}
+
+TEST(Tokenizer, SpecialTokensAreObeyedWhereAsked) {
+  const auto tokenizer = load_tokenizer(kTrained);
+  const auto plain = [&](const char* text) { return tokenizer->encode(text, {.add_special_tokens = false}); };
+  std::vector<std::int32_t> expected{1};
+  for (const std::int32_t id : plain("In")) expected.push_back(id);
+  expected.insert(expected.end(), {2, 2});
+  for (const std::int32_t id : plain("the <s")) expected.push_back(id);
+  const EncodeOptions obey{.add_special_tokens = false, .parse_special_tokens = true};
+  EXPECT_EQ(tokenizer->encode("<s>In</s></s>the <s", obey), expected);
+  EXPECT_EQ(tokenizer->special_token("</s>"), 2);
+  EXPECT_EQ(tokenizer->special_token("the"), std::nullopt);
+  EXPECT_EQ(tokenizer->begin_of_sequence(), 1);
+  EXPECT_EQ(tokenizer->end_of_sequence(), 2);
 }
 
 TEST(Tokenizer, AFolderWithoutOneIsNoError) {
