@@ -36,6 +36,7 @@ struct Call {
   Tensor q;
   KvCache cache;
   AttentionShape shape;
+  const float* sinks;  ///< (heads), or none
   Tensor out;
 };
 
@@ -63,8 +64,9 @@ struct Query {
   float* out = nullptr;  ///< the sum so far, not yet divided
   float largest = -std::numeric_limits<float>::infinity();
   float sums[16] = {};  ///< of the weights, by position modulo 16
-  Range visible;        ///< positions
-  Range here;           ///< of them in this tile, from the tile's first
+  float sink = -std::numeric_limits<float>::infinity();
+  Range visible;  ///< positions
+  Range here;     ///< of them in this tile, from the tile's first
 };
 
 /// Where a tile's positions are in the cache.
@@ -315,6 +317,7 @@ void start(const Call& call, const Task& task, Query* queries) {
     query.q = f32_row(call.q, task.sequence->first_row + row) + head * shape.head_dim;
     query.out = f32_row(call.out, task.sequence->first_row + row) + head * shape.head_dim;
     query.visible = {shape.window > 0 ? std::max<std::int64_t>(0, position - shape.window + 1) : 0, position + 1};
+    if (call.sinks != nullptr) query.sink = call.sinks[head];
     std::fill_n(query.out, shape.head_dim, 0.0F);
   }
 }
@@ -325,7 +328,11 @@ void finish(const Call& call, const Task& task, Query* queries) {
     for (int half = 8; half > 0; half /= 2) {
       for (int lane = 0; lane < half; ++lane) sums[lane] += sums[lane + half];
     }
-    for (int d = 0; d < call.shape.head_dim; ++d) queries[i].out[d] /= sums[0];
+    // A sink may be far larger than every score.
+    const float largest = std::max(queries[i].largest, queries[i].sink);
+    const float factor = fast_exp(queries[i].largest - largest);
+    const float total = sums[0] * factor + fast_exp(queries[i].sink - largest);
+    for (int d = 0; d < call.shape.head_dim; ++d) queries[i].out[d] = queries[i].out[d] * factor / total;
   }
 }
 
@@ -425,7 +432,7 @@ void CpuDevice::write_kv(const Tensor& k, const Tensor& v, std::span<const Seque
 }
 
 void CpuDevice::attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
-                          const AttentionShape& shape, const Tensor& out) {
+                          const AttentionShape& shape, const Tensor& out, const Tensor& sinks) {
   require(shape.heads >= 1 && shape.kv_heads >= 1 && shape.heads % shape.kv_heads == 0 && shape.head_dim >= 1 &&
               shape.window >= 0,
           "attention: the shape makes no sense");
@@ -433,7 +440,8 @@ void CpuDevice::attention(const Tensor& q, const KvCache& cache, std::span<const
   check_sequences(sequences, cache, q.rows);
   require_shape(q, q.rows, std::int64_t{shape.heads} * shape.head_dim, "attention: the queries");
   require_shape(out, q.rows, q.cols, "attention: the output");
-  const Call call{q, cache, shape, out};
+  if (sinks.data != nullptr) require_shape(sinks, 1, shape.heads, "attention: the sinks");
+  const Call call{q, cache, shape, sinks.data == nullptr ? nullptr : f32_row(sinks, 0), out};
   const std::int64_t group = shape.heads / shape.kv_heads;
   std::vector<Task> tasks;
   std::int64_t operations = 0;

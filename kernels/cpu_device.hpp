@@ -36,7 +36,7 @@ class CpuDevice final : public Device {
   void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences,
                 const KvCache& cache) override;
   void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
-                 const AttentionShape& shape, const Tensor& out) override;
+                 const AttentionShape& shape, const Tensor& out, const Tensor& sinks) override;
 
   using Device::route;
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,

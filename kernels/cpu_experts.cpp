@@ -1,10 +1,11 @@
-// The CPU's grouped SwiGLU.
+// The CPU's grouped experts.
 #include "kernels/cpu_device.hpp"
 #include "kernels/cpu_simd.hpp"
 
 #include <omp.h>
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 namespace coterie {
@@ -15,6 +16,25 @@ COTERIE_SIMD void swiglu(const float* gate_up, std::int64_t count, float* out) {
   for (std::int64_t c = 0; c < count; ++c) {
     out[c] = gate_up[c] / (1.0F + fast_exp(-gate_up[c])) * gate_up[count + c];
   }
+}
+
+/// The same with a bias on `gate_up` and another gating.
+COTERIE_SIMD void gate_biased(const float* gate_up, const float* bias, std::int64_t count, const Gating& gating,
+                              float* out) {
+  const float most = gating.limit > 0 ? gating.limit : std::numeric_limits<float>::infinity();
+  const float alpha = gating.alpha;
+  const float offset = gating.offset;
+  for (std::int64_t c = 0; c < count; ++c) {
+    float gate = gate_up[c] + bias[c];
+    float up = gate_up[count + c] + bias[count + c];
+    gate = gate > most ? most : gate;
+    up = up > most ? most : up < -most ? -most : up;
+    out[c] = (up + offset) * (gate / (1.0F + fast_exp(-alpha * gate)));
+  }
+}
+
+COTERIE_SIMD void add(const float* bias, std::int64_t count, float* out) {
+  for (std::int64_t c = 0; c < count; ++c) out[c] += bias[c];
 }
 
 constexpr std::int64_t rows_a_task = 120;  // of one expert: bounds the scratch
@@ -32,6 +52,14 @@ void check(const ExpertRows& group, const Tensor& in) {
   require(gate_up.in_features() == in.cols && down.out_features() == in.cols &&
               gate_up.out_features() == 2 * down.in_features(),
           "experts: an expert's weights don't fit the rows");
+  const DeviceArray& first = group.expert->gate_up_bias;
+  const DeviceArray& second = group.expert->down_bias;
+  if (first.memory) require_shape(first.view, 1, gate_up.out_features(), "experts: a bias of gate and up");
+  if (second.memory) require_shape(second.view, 1, in.cols, "experts: a bias of down");
+}
+
+bool is_swiglu(const Gating& gating) {
+  return gating.alpha == 1 && gating.offset == 0 && gating.limit == 0;
 }
 
 }  // namespace
@@ -48,8 +76,22 @@ void CpuDevice::expert(const ExpertRows& group, const Tensor& in, const Tensor& 
           ? scratch.converted.get<std::uint16_t>(group.rows * std::max(gate_up.depth(), down.depth()))
           : nullptr;
   multiply_rows(in.row_range(group.first_row, group.rows), gate_up, both, false, converted, threads);
-  parallel_for(threads, group.rows, [&](std::int64_t r) { swiglu(f32_row(both, r), width, f32_row(hidden, r)); });
-  multiply_rows(hidden, down, out.row_range(group.first_row, group.rows), false, converted, threads);
+  const ExpertWeights& weights = *group.expert;
+  if (!weights.gate_up_bias.memory && is_swiglu(weights.gating)) {
+    parallel_for(threads, group.rows, [&](std::int64_t r) { swiglu(f32_row(both, r), width, f32_row(hidden, r)); });
+  } else {
+    const std::vector<float> none(weights.gate_up_bias.memory ? 0 : static_cast<std::size_t>(2 * width));
+    const float* bias = weights.gate_up_bias.memory ? f32_row(weights.gate_up_bias.view, 0) : none.data();
+    parallel_for(threads, group.rows, [&](std::int64_t r) {
+      gate_biased(f32_row(both, r), bias, width, weights.gating, f32_row(hidden, r));
+    });
+  }
+  const Tensor result = out.row_range(group.first_row, group.rows);
+  multiply_rows(hidden, down, result, false, converted, threads);
+  if (weights.down_bias.memory) {
+    const float* bias = f32_row(weights.down_bias.view, 0);
+    parallel_for(threads, group.rows, [&](std::int64_t r) { add(bias, result.cols, f32_row(result, r)); });
+  }
 }
 
 void CpuDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) {

@@ -30,10 +30,20 @@ class PackedMatrix {
   [[nodiscard]] virtual std::span<const std::byte> bytes() const noexcept = 0;
 };
 
-/// A SwiGLU expert: y = down (silu(gate x) * (up x)).
+/// (up + offset) * gate * sigmoid(alpha * gate); the defaults are SwiGLU's.
+struct Gating {
+  float alpha = 1;
+  float offset = 0;
+  float limit = 0;  ///< gate is limited to at most this, up to [-limit, limit]; 0: neither
+};
+
+/// A gated expert: y = down (gating(gate x, up x)), each product with its bias where there is one.
 struct ExpertWeights {
   std::unique_ptr<PackedMatrix> gate_up;  ///< (2 * intermediate, hidden): the rows of gate, then those of up
   std::unique_ptr<PackedMatrix> down;     ///< (hidden, intermediate)
+  DeviceArray gate_up_bias = {};          ///< (1, 2 * intermediate), or no memory
+  DeviceArray down_bias = {};             ///< (1, hidden), or no memory
+  Gating gating = {};
 };
 
 /// Rows [first_row, first_row + rows) of a grouped call belong to this expert.
@@ -171,9 +181,10 @@ class Device {
   virtual void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences,
                         const KvCache& cache) = 0;
   /// Causal attention of q (rows, heads * head_dim) over what the cache holds up to each row's own position; prefill
-  /// chunks and decode rows of many sequences in one call. `out` is not `q`.
+  /// chunks and decode rows of many sequences in one call. `out` is not `q`. `sinks`, (1, heads): one more score for
+  /// each softmax of a head, whose weight goes to nothing; without data: none.
   virtual void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
-                         const AttentionShape& shape, const Tensor& out) = 0;
+                         const AttentionShape& shape, const Tensor& out, const Tensor& sinks = {}) = 0;
 
   /// Chooses by the logits in * weight^T.
   [[nodiscard]] virtual Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,

@@ -34,4 +34,10 @@ struct Tensor {
 /// Memory of a device; freed with the last owner gone. The deleter knows its device, which must outlive it.
 using DeviceMemory = std::unique_ptr<std::byte[], std::function<void(std::byte*)>>;
 
+/// A tensor and its memory.
+struct DeviceArray {
+  DeviceMemory memory;
+  Tensor view;
+};
+
 }  // namespace coterie

@@ -40,7 +40,8 @@ LayerWeights load_layer(const LayerSpec& spec, const Checkpoint& checkpoint, con
   layer.experts.resize(spec.moe.experts.size());
   for (const int e : held) {
     const ExpertRef& expert = spec.moe.experts[e];
-    layer.experts[e] = {pack({expert.gate, expert.up}), pack({expert.down})};
+    layer.experts[e].gate_up = pack({expert.gate, expert.up});
+    layer.experts[e].down = pack({expert.down});
   }
   return layer;
 }

@@ -11,12 +11,6 @@
 
 namespace coterie {
 
-/// A tensor and its memory.
-struct DeviceArray {
-  DeviceMemory memory;
-  Tensor view;
-};
-
 struct LayerWeights {
   DeviceArray attention_norm;  ///< (1, hidden)
   std::unique_ptr<PackedMatrix> qkv;

@@ -58,6 +58,7 @@ class Attention {
     for (Sequence& sequence : sequences) {
       for (std::int32_t& block : sequence.blocks) block = *next++;
     }
+    sinks = with_sinks ? test.normal(of.heads, 3) : Numbers{};
     keys = test.blank(blocks, block_tokens * kv_cols());
     values = test.blank(blocks, block_tokens * kv_cols());
     cache.k = keys.tensor.data;
@@ -88,7 +89,8 @@ class Attention {
     const Array vs = test.on_device(v, total, kv_cols(), 2);
     const Array out = test.blank(total, q_cols(), 4);
     test.device->write_kv(ks.tensor, vs.tensor, rows, cache);
-    test.device->attention(qs.tensor, cache, rows, shape, out.tensor);
+    const Array s = test.on_device(sinks, sinks.empty() ? 0 : 1, shape.heads);
+    test.device->attention(qs.tensor, cache, rows, shape, out.tensor, sinks.empty() ? Tensor{} : s.tensor);
     const Numbers got = test.on_host(out);
     std::vector<Numbers> parts;
     parts.reserve(rows.size());
@@ -125,7 +127,9 @@ class Attention {
           largest = std::max(largest, score);
           size = std::max(size, terms);
         }
-        double sum = 0;
+        const double sink = sinks.empty() ? -std::numeric_limits<double>::infinity() : sinks[head];
+        largest = std::max(largest, sink);
+        double sum = std::exp(sink - largest);
         for (double& score : scores) sum += score = std::exp(score - largest);
         const double relative =
             std::numeric_limits<float>::epsilon() * (8 + 4 * size + std::sqrt(static_cast<double>(scores.size())));
@@ -152,6 +156,8 @@ class Attention {
   KvCache cache;
   Array keys;
   Array values;
+  bool with_sinks = false;  ///< from the next make() on
+  Numbers sinks;            ///< (heads), or none
   std::vector<Sequence> sequences;
 };
 
@@ -169,6 +175,7 @@ TEST_P(DeviceTest, AttentionIsTheSoftmaxOfWhatIsVisible) {
       SCOPED_TRACE("heads " + std::to_string(of.heads) + " of " + std::to_string(of.kv_heads) + " x " +
                    std::to_string(of.head_dim) + ", window " + std::to_string(of.window) + ", blocks of " +
                    std::to_string(block_tokens));
+      attention.with_sinks = !attention.with_sinks;
       attention.make(Lengths{1, 17, 200, 40}, of, block_tokens);
       const auto out = attention.step({{0, 0, 1}, {1, 0, 17}, {2, 0, 200}, {3, 0, 40}});
       for (std::size_t s = 0; s < out.size(); ++s) attention.expect_attention(attention.sequences[s], 0, out[s]);
@@ -179,8 +186,10 @@ TEST_P(DeviceTest, AttentionIsTheSoftmaxOfWhatIsVisible) {
 
 TEST_P(DeviceTest, AttentionChunksAndNeighboursChangeNoBit) {
   Attention attention(*this);
-  for (const AttentionShape& of : {AttentionShape{4, 2, 16, 0.25F, 0}, {2, 2, 20, 0.3F, 50}, {8, 2, 64, 0.125F, 0}}) {
+  for (const AttentionShape& of :
+       {AttentionShape{4, 2, 16, 0.25F, 0}, {2, 2, 20, 0.3F, 50}, {4, 2, 12, 0.3F, 5}, {8, 2, 64, 0.125F, 0}}) {
     for (const int block_tokens : {16, 6}) {
+      attention.with_sinks = block_tokens == 16;
       attention.make(Lengths{290, 33, 141}, of, block_tokens);
       std::vector<Numbers> whole;
       for (std::size_t s = 0; s < attention.sequences.size(); ++s)
@@ -216,6 +225,29 @@ TEST_P(DeviceTest, AttentionChunksAndNeighboursChangeNoBit) {
       }
     }
   }
+}
+
+TEST_P(DeviceTest, AttentionSinksMayDwarfTheScoresOrVanish) {
+  Attention attention(*this);
+  attention.with_sinks = true;
+  attention.make(Lengths{40}, {3, 1, 8, 0.3F, 0}, 16);
+  attention.sinks = {-1000, 1000, -std::numeric_limits<float>::infinity()};
+  const Numbers out = attention.step({{0, 0, 40}})[0];
+  attention.sinks.clear();
+  const Numbers without = attention.step({{0, 0, 40}})[0];
+  for (std::size_t i = 0; i < out.size(); ++i) EXPECT_EQ(out[i], i / 8 % 3 == 1 ? 0 : without[i]) << i;
+}
+
+TEST_P(DeviceTest, AttentionRefusesSinksOfOtherHeads) {
+  Attention attention(*this);
+  attention.make(Lengths{5}, {2, 2, 8, 0.3F, 0}, 16);
+  const Array q = blank(1, 16);
+  const Array out = blank(1, 16);
+  const Array sinks = blank(1, 3);
+  const SequenceRows row{0, 1, 0, attention.sequences[0].blocks};
+  EXPECT_THROW(
+      device->attention(q.tensor, attention.cache, std::span(&row, 1), attention.shape, out.tensor, sinks.tensor),
+      std::invalid_argument);
 }
 
 TEST_P(DeviceTest, AttentionNothingToDo) {

@@ -1,4 +1,4 @@
-// Products with packed weights, and the experts.
+// Products with packed weights.
 #include "tests/kernels/device_suite.hpp"
 
 #include <algorithm>
@@ -14,19 +14,6 @@ namespace {
 struct Size {
   std::int64_t outputs;
   std::int64_t inputs;
-};
-
-double silu(double x) {
-  return x / (1 + std::exp(-x));
-}
-
-/// An expert with its weights as plain numbers.
-struct Swiglu {
-  std::int64_t hidden;
-  std::int64_t width;
-  Numbers gate_up;
-  Numbers down;
-  ExpertWeights weights;
 };
 
 TEST_P(DeviceTest, LinearIsTheProduct) {
@@ -176,69 +163,6 @@ TEST_P(DeviceTest, PackingReadsEveryRowOnceInBoundedPieces) {
   EXPECT_LE(largest, std::int64_t{16} << 20);
   const auto dense = static_cast<double>(rows * cols) * static_cast<double>(size_of(GetParam().options.weights));
   EXPECT_LE(static_cast<double>(matrix->bytes().size()), dense * 1.02);
-}
-
-TEST_P(DeviceTest, ExpertsAreSwigluOfTheirRows) {
-  for (const auto& [hidden, width] : {Size{24, 40}, {128, 64}, {33, 7}}) {
-    std::vector<Swiglu> experts;
-    for (int e = 0; e < 4; ++e) {
-      Swiglu& expert = experts.emplace_back(
-          Swiglu{hidden, width, normal(2 * width * hidden, 0.2F), normal(hidden * width, 0.2F), {}});
-      expert.weights = {packed(expert.gate_up, 2 * width, hidden), packed(expert.down, hidden, width)};
-    }
-    const std::vector<std::int64_t> counts = {5, 0, 1, 70};
-    std::vector<ExpertRows> groups;
-    std::int64_t rows = 0;
-    for (std::size_t e = 0; e < counts.size(); ++e) {
-      groups.push_back({&experts[e].weights, rows, counts[e]});
-      rows += counts[e];
-    }
-    const Numbers in = normal(rows * hidden);
-    const Array x = on_device(in, rows, hidden, 4);
-    const Array y = blank(rows, hidden, 2);
-    device->experts(x.tensor, groups, y.tensor);
-    const Numbers out = on_host(y);
-
-    // bf16: the intermediate row is rounded once more, by a relative 2^-8.
-    const double relative = GetParam().options.weights == DType::bf16 ? 0x1p-8 : 0;
-    for (std::size_t e = 0; e < counts.size(); ++e) {
-      const auto first = static_cast<std::size_t>(groups[e].first_row);
-      const auto count = static_cast<std::size_t>(counts[e]);
-      const auto both = product(as_weights(Numbers(in.begin() + groups[e].first_row * hidden,
-                                                   in.begin() + (groups[e].first_row + counts[e]) * hidden)),
-                                as_weights(experts[e].gate_up), counts[e], hidden, 2 * width);
-      const Numbers down = as_weights(experts[e].down);
-      const auto w = static_cast<std::size_t>(width);
-      const auto h = static_cast<std::size_t>(hidden);
-      for (std::size_t r = 0; r < count; ++r) {
-        for (std::size_t c = 0; c < h; ++c) {
-          double value = 0;
-          double bound = 0;
-          for (std::size_t i = 0; i < w; ++i) {
-            const Bounded& gate = both[r * 2 * w + i];
-            const Bounded& up = both[r * 2 * w + w + i];
-            const double middle = silu(gate.value) * up.value;
-            value += middle * down[c * w + i];
-            bound += std::abs(down[c * w + i]) *
-                     (std::abs(middle) * (relative + 1e-6) + 1.1 * gate.bound * std::abs(up.value) +
-                      std::abs(silu(gate.value)) * up.bound);
-          }
-          ASSERT_LE(std::abs(out[(first + r) * h + c] - value), bound + 1e-6)
-              << "expert " << e << " row " << r << " column " << c;
-        }
-      }
-    }
-
-    // One row by itself gives the same bits.
-    const Array lone = blank(1, hidden);
-    const ExpertRows group{&experts[3].weights, 0, 1};
-    device->experts(x.tensor.row_range(40, 1), std::span(&group, 1), lone.tensor);
-    expect_same(on_host(lone),
-                std::span(out).subspan(static_cast<std::size_t>(40 * hidden), static_cast<std::size_t>(hidden)),
-                "row 40 alone");
-  }
-  const Array none = blank(0, 24);
-  device->experts(none.tensor, {}, none.tensor);
 }
 
 }  // namespace
