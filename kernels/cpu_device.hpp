@@ -30,6 +30,11 @@ class CpuDevice final : public Device {
   void combine(const Tensor& in, std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
                const Tensor& out, bool accumulate) override;
   void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) override;
+  void layer_norm(const Tensor& in, const Tensor& weight, const Tensor& bias, float epsilon,
+                  const Tensor& out) override;
+  void add_bias(const Tensor& x, const Tensor& bias) override;
+  void add(const Tensor& in, float factor, const Tensor& out) override;
+  void scale(const Tensor& x, float factor) override;
   void clamp(const Tensor& x, float limit) override;
   void rotary(const Tensor& x, int head_dim, const Rotary& rotary, std::span<const std::int64_t> positions) override;
 
@@ -41,6 +46,7 @@ class CpuDevice final : public Device {
   using Device::route;
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
                               const RouterBiases& biases) override;
+  [[nodiscard]] std::vector<float> gate(const Tensor& in, const PackedMatrix& weight) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
 
  private:

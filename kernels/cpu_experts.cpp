@@ -33,7 +33,7 @@ COTERIE_SIMD void gate_biased(const float* gate_up, const float* bias, std::int6
   }
 }
 
-COTERIE_SIMD void add(const float* bias, std::int64_t count, float* out) {
+COTERIE_SIMD void add_numbers(const float* bias, std::int64_t count, float* out) {
   for (std::int64_t c = 0; c < count; ++c) out[c] += bias[c];
 }
 
@@ -90,7 +90,7 @@ void CpuDevice::expert(const ExpertRows& group, const Tensor& in, const Tensor& 
   multiply_rows(hidden, down, result, false, converted, threads);
   if (weights.down_bias.memory) {
     const float* bias = f32_row(weights.down_bias.view, 0);
-    parallel_for(threads, group.rows, [&](std::int64_t r) { add(bias, result.cols, f32_row(result, r)); });
+    parallel_for(threads, group.rows, [&](std::int64_t r) { add_numbers(bias, result.cols, f32_row(result, r)); });
   }
 }
 

@@ -4,6 +4,7 @@
 #include "kernels/cpu_simd.hpp"
 
 #include <algorithm>
+#include <cmath>
 
 namespace coterie {
 namespace {
@@ -49,6 +50,13 @@ void CpuDevice::linear(const Tensor& in, const PackedMatrix& packed, const Tenso
   std::uint16_t* scratch =
       weight.type() == DType::bf16 ? converted_.get<std::uint16_t>(in.rows * weight.depth()) : nullptr;
   multiply_rows(in, weight, out, accumulate, scratch, threads_for(in.rows * in.cols * out.cols));
+}
+
+std::vector<float> CpuDevice::gate(const Tensor& in, const PackedMatrix& weight) {
+  std::vector<float> out(static_cast<std::size_t>(in.rows));
+  linear(in, weight, {reinterpret_cast<std::byte*>(out.data()), DType::f32, in.rows, 1, 1}, false);
+  for (float& x : out) x = 1.0F / (1.0F + std::exp(-x));
+  return out;
 }
 
 }  // namespace coterie

@@ -31,6 +31,32 @@ COTERIE_SIMD void norm_group(const float* in, const float* weight, std::int64_t 
   for (c = 0; c < count; ++c) out[c] = in[c] * factor * weight[c];
 }
 
+/// 16 partial sums, each in order, then a tree.
+COTERIE_SIMD float sum_of(const float* in, std::int64_t count) {
+  float sums[16] = {};
+  std::int64_t c = 0;
+  for (; c + 16 <= count; c += 16) {
+    for (int i = 0; i < 16; ++i) sums[i] += in[c + i];
+  }
+  for (int i = 0; c < count; ++c, ++i) sums[i] += in[c];
+  for (int half = 8; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+  }
+  return sums[0];
+}
+
+COTERIE_SIMD void subtract(const float* in, float what, std::int64_t count, float* out) {
+  for (std::int64_t c = 0; c < count; ++c) out[c] = in[c] - what;
+}
+
+COTERIE_SIMD void add_to(const float* in, std::int64_t count, float* out) {
+  for (std::int64_t c = 0; c < count; ++c) out[c] += in[c];
+}
+
+COTERIE_SIMD void scale_row(float* x, std::int64_t count, float factor) {
+  for (std::int64_t c = 0; c < count; ++c) x[c] *= factor;
+}
+
 COTERIE_SIMD void clamp_row(float* x, std::int64_t count, float limit) {
   for (std::int64_t c = 0; c < count; ++c) x[c] = x[c] < -limit ? -limit : x[c] > limit ? limit : x[c];
 }
@@ -98,6 +124,37 @@ void CpuDevice::rms_norm(const Tensor& in, const Tensor& weight, float epsilon, 
       norm_group(f32_row(in, r) + c, f32_row(weight, 0), weight.cols, epsilon, f32_row(out, r) + c);
     }
   });
+}
+
+void CpuDevice::layer_norm(const Tensor& in, const Tensor& weight, const Tensor& bias, float epsilon,
+                           const Tensor& out) {
+  require_shape(weight, 1, in.cols, "layer_norm: the weight");
+  if (bias.data != nullptr) require_shape(bias, 1, in.cols, "layer_norm: the bias");
+  require_shape(in, in.rows, in.cols, "layer_norm: the input");
+  require_shape(out, in.rows, in.cols, "layer_norm: the output");
+  parallel_for(threads_for(in.rows * in.cols), in.rows, [&](std::int64_t r) {
+    float* to = f32_row(out, r);
+    subtract(f32_row(in, r), sum_of(f32_row(in, r), in.cols) / static_cast<float>(in.cols), in.cols, to);
+    norm_group(to, f32_row(weight, 0), in.cols, epsilon, to);
+    if (bias.data != nullptr) add_to(f32_row(bias, 0), in.cols, to);
+  });
+}
+
+void CpuDevice::add_bias(const Tensor& x, const Tensor& bias) {
+  require_shape(x, x.rows, x.cols, "add_bias");
+  require_shape(bias, 1, x.cols, "add_bias: the bias");
+  for (std::int64_t r = 0; r < x.rows; ++r) add_to(f32_row(bias, 0), x.cols, f32_row(x, r));
+}
+
+void CpuDevice::add(const Tensor& in, float factor, const Tensor& out) {
+  require_shape(in, out.rows, out.cols, "add: the input");
+  require_shape(out, out.rows, out.cols, "add: the output");
+  for (std::int64_t r = 0; r < out.rows; ++r) add_scaled(f32_row(in, r), factor, out.cols, f32_row(out, r));
+}
+
+void CpuDevice::scale(const Tensor& x, float factor) {
+  require_shape(x, x.rows, x.cols, "scale");
+  for (std::int64_t r = 0; r < x.rows; ++r) scale_row(f32_row(x, r), x.cols, factor);
 }
 
 void CpuDevice::clamp(const Tensor& x, float limit) {

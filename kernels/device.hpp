@@ -170,6 +170,15 @@ class Device {
                        std::span<const Contribution> contributions, const Tensor& out, bool accumulate = false) = 0;
   /// out = in / rms(in) * weight, over groups of `weight.cols` columns when in.cols is a multiple of it (heads).
   virtual void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) = 0;
+  /// out = (in - mean(in)) / sqrt(var(in) + epsilon) * weight + bias, over all columns; `bias` may have no memory.
+  virtual void layer_norm(const Tensor& in, const Tensor& weight, const Tensor& bias, float epsilon,
+                          const Tensor& out) = 0;
+  /// Each row of x += bias (1, cols).
+  virtual void add_bias(const Tensor& x, const Tensor& bias) = 0;
+  /// out += factor * in
+  virtual void add(const Tensor& in, float factor, const Tensor& out) = 0;
+  /// x = factor * x
+  virtual void scale(const Tensor& x, float factor) = 0;
   /// x = min(max(x, -limit), limit)
   virtual void clamp(const Tensor& x, float limit) = 0;
   /// out = in * weight^T, or out += with accumulate.
@@ -192,6 +201,8 @@ class Device {
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) {
     return route(in, weight, options, {});
   }
+  /// (rows): sigmoid(in * weight^T) for a weight of one row (1, hidden).
+  [[nodiscard]] virtual std::vector<float> gate(const Tensor& in, const PackedMatrix& weight) = 0;
   /// out = each row through its expert. Groups cover the rows of `in`; one call for all experts that have rows.
   virtual void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) = 0;
 };

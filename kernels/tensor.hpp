@@ -34,10 +34,12 @@ struct Tensor {
 /// Memory of a device; freed with the last owner gone. The deleter knows its device, which must outlive it.
 using DeviceMemory = std::unique_ptr<std::byte[], std::function<void(std::byte*)>>;
 
-/// A tensor and its memory.
+/// A tensor and its memory; empty where a model has no such array.
 struct DeviceArray {
   DeviceMemory memory;
   Tensor view;
+
+  [[nodiscard]] explicit operator bool() const noexcept { return view.data != nullptr; }
 };
 
 }  // namespace coterie

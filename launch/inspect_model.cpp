@@ -74,7 +74,8 @@ Inspection inspect_model(const InspectOptions& options) {
   const auto active = static_cast<double>(spec.active_parameters());
   const auto in_experts = static_cast<double>(spec.expert_parameters());
   const auto kv = static_cast<double>(spec.kv_elements_per_token());
-  const MoeSpec& moe = spec.layers.front().moe;
+  const int moe_layers = spec.moe_layers();
+  const std::int64_t width = spec.layers[spec.moe_layer_ids().front()].moe->experts.front().gate.rows;
 
   Inspection found;
   TextPage page;
@@ -82,8 +83,11 @@ Inspection inspect_model(const InspectOptions& options) {
   page.fact("family", spec.family + ": " + std::to_string(spec.layers.size()) + " layers, hidden size " +
                           grouped(static_cast<double>(spec.hidden)) + ", vocabulary " +
                           grouped(static_cast<double>(spec.vocabulary)));
-  page.fact("experts", "top " + std::to_string(spec.top_k()) + " of " + std::to_string(spec.experts()) +
-                           " at each layer, intermediate size " + grouped(static_cast<double>(moe.intermediate)));
+  page.fact("experts",
+            "top " + std::to_string(spec.top_k()) + " of " + std::to_string(spec.experts()) + " at " +
+                (moe_layers == static_cast<int>(spec.layers.size()) ? "each layer"
+                                                                    : std::to_string(moe_layers) + " of the layers") +
+                ", intermediate size " + grouped(static_cast<double>(width)));
   page.fact("parameters", metric(parameters) + " in all, " + metric(active) + " that a token meets; " +
                               percent(in_experts / parameters) + " are experts");
   page.fact("context", grouped(kv) + " elements of K and V a token: " + bytes_text(kv * kFloat) + " as f32, " +
@@ -97,7 +101,8 @@ Inspection inspect_model(const InspectOptions& options) {
                 {"vocabulary", spec.vocabulary},
                 {"experts", spec.experts()},
                 {"top_k", spec.top_k()},
-                {"intermediate", moe.intermediate},
+                {"moe_layers", moe_layers},
+                {"intermediate", width},
                 {"parameters", spec.parameters()},
                 {"active_parameters", spec.active_parameters()},
                 {"expert_parameters", spec.expert_parameters()},

@@ -25,6 +25,39 @@ float from_bf16(std::uint16_t bits) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
 }
 
+/// Whether the rows lie one after the other.
+bool dense(const WeightRef& ref) {
+  return ref.col_stride == 1 && ref.row_stride == ref.cols;
+}
+
+/// From the first to the last number of these rows.
+std::span<const std::byte> span_of(const WeightRef& ref, std::int64_t first, std::int64_t count,
+                                   const TensorView& tensor) {
+  const std::int64_t begin = ref.offset + first * ref.row_stride;
+  const std::int64_t end = begin + (count - 1) * ref.row_stride + (ref.cols - 1) * ref.col_stride + 1;
+  const auto number = static_cast<std::int64_t>(size_of(tensor.type));
+  return tensor.bytes.subspan(static_cast<std::size_t>(begin * number),
+                              static_cast<std::size_t>((end - begin) * number));
+}
+
+/// Rows [first, first + count) as f32, dense.
+void read_rows(const WeightRef& ref, std::int64_t first, std::int64_t count, const TensorView& tensor, float* out) {
+  if (dense(ref)) return expand(tensor.type, span_of(ref, first, count, tensor), out);
+  if (ref.col_stride == 1) {
+    for (std::int64_t r = 0; r < count; ++r) {
+      expand(tensor.type, span_of(ref, first + r, 1, tensor), out + r * ref.cols);
+    }
+    return;
+  }
+  std::vector<float> column(static_cast<std::size_t>((count - 1) * ref.row_stride + 1));
+  for (std::int64_t c = 0; c < ref.cols; ++c) {  // stored column after column: read in that order
+    const WeightRef one{{}, {}, ref.rows, 1, ref.offset + c * ref.col_stride, ref.row_stride, 1};
+    expand(tensor.type, span_of(one, first, count, tensor), column.data());
+    for (std::int64_t r = 0; r < count; ++r)
+      out[r * ref.cols + c] = column[static_cast<std::size_t>(r * ref.row_stride)];
+  }
+}
+
 }  // namespace
 
 void expand(ElementType type, std::span<const std::byte> bytes, float* out) {
@@ -103,7 +136,7 @@ void Checkpoint::check(const WeightRef& ref) const {
 
 WeightSource Checkpoint::source(const StackedRef& refs) const {
   WeightSource out;
-  out.cols = refs.front().cols();
+  out.cols = refs.front().cols;
   out.fits_bf16 = true;
   for (const WeightRef& ref : refs) {
     out.rows += ref.rows;
@@ -116,13 +149,11 @@ WeightSource Checkpoint::source(const StackedRef& refs) const {
       first -= ref.rows;
       if (begin >= end) continue;
       const Entry& entry = find(ref);
-      const ElementType type = entry.tensor->type;
-      const std::size_t row_bytes = static_cast<std::size_t>(ref.cols()) * size_of(type);
-      const auto bytes = entry.tensor->bytes.subspan(static_cast<std::size_t>(ref.first_row + begin) * row_bytes,
-                                                     static_cast<std::size_t>(end - begin) * row_bytes);
-      expand(type, bytes, to);
-      entry.file->release(bytes);
-      to += (end - begin) * ref.cols();
+      read_rows(ref, begin, end - begin, *entry.tensor, to);
+      // Rows that lie apart share pages with rows still to come.
+      if (dense(ref)) entry.file->release(span_of(ref, begin, end - begin, *entry.tensor));
+      if (!dense(ref) && end == ref.rows) entry.file->release(span_of(ref, 0, ref.rows, *entry.tensor));
+      to += (end - begin) * ref.cols;
     }
   };
   return out;

@@ -48,15 +48,16 @@ RowPlan plan_rows(const Batch& batch, std::span<const std::int32_t> rows, const 
     const auto routes = [&](int j) { return Route{routing.experts[i * k + j], routing.weights[i * k + j]}; };
 
     shares.clear();
-    for (int j = 0; j < k; ++j) {
+    for (int j = 0; j < k && routes(j).expert != Route::kNone; ++j) {
       const int rank = destinations[routes(j).expert];
       const auto found = std::find_if(shares.begin(), shares.end(), [&](const Share& s) { return s.rank == rank; });
       found == shares.end() ? shares.push_back({rank, routes(j).weight}) : void(found->weight += routes(j).weight);
     }
+    plan.partial_sums = plan.partial_sums || sequence.replicated;  // of a shared expert, if of no other
     const int landing = sequence.replicated ? RowTag::kEverywhere
                         : sequence.prompt   ? sequence.home
                                             : landing_rank(shares, domains, sequence.home);
-    for (int j = 0; j < k; ++j) {
+    for (int j = 0; j < k && routes(j).expert != Route::kNone; ++j) {
       const int rank = destinations[routes(j).expert];
       const bool sends =
           !sequence.replicated || rank == self || (self == sequence.home && !domains.together(rank, self));

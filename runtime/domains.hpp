@@ -21,13 +21,14 @@ class Domains {
 
   [[nodiscard]] int self() const noexcept { return self_; }
   [[nodiscard]] int count() const noexcept { return static_cast<int>(ranks_.size()); }
+  [[nodiscard]] int ranks_of_job() const noexcept { return static_cast<int>(domain_of_rank_.size()); }
   [[nodiscard]] int of(int rank) const { return domain_of_rank_[rank]; }
   [[nodiscard]] std::span<const int> ranks(int domain) const { return ranks_[domain]; }
   /// The ranks of this rank's domain, itself included, ascending.
   [[nodiscard]] std::span<const int> peers() const { return ranks_[domain_of_rank_[self_]]; }
   [[nodiscard]] bool together(int a, int b) const { return of(a) == of(b); }
   /// Whether tokens may stay away from home at all.
-  [[nodiscard]] bool coherent() const noexcept { return count() < static_cast<int>(domain_of_rank_.size()); }
+  [[nodiscard]] bool coherent() const noexcept { return count() < ranks_of_job(); }
 
  private:
   int self_;

@@ -37,6 +37,9 @@ ModelSpec read_model_spec(const std::filesystem::path& directory) {
   if (config.has("quantization_config")) config.fail("quantization_config", "weights stored as F32, F16 or BF16");
 
   ModelSpec spec = (*family)->spec(config);
+  if (spec.moe_layers() == 0) {
+    throw InputError((directory / "config.json").string() + ": found no layer with experts, expected one at least");
+  }
   spec.family = type;
   spec.end_tokens = config.integers("eos_token_id");
   if (std::filesystem::exists(directory / "generation_config.json")) {
@@ -51,10 +54,10 @@ ModelSpec common_spec(const ConfigFile& config) {
   spec.hidden = config.positive("hidden_size");
   spec.vocabulary = config.positive("vocab_size");
   spec.max_positions = config.positive("max_position_embeddings");
-  spec.rms_epsilon = static_cast<float>(config.number("rms_norm_eps"));
-  if (spec.rms_epsilon < 0) config.fail("rms_norm_eps", "a number of at least 0");
+  spec.norm_epsilon = static_cast<float>(config.number("rms_norm_eps"));
+  if (spec.norm_epsilon < 0) config.fail("rms_norm_eps", "a number of at least 0");
   spec.embedding = whole("model.embed_tokens.weight", {spec.vocabulary, spec.hidden});
-  spec.final_norm = whole("model.norm.weight", {spec.hidden});
+  spec.final_norm = rms_norm("model.norm.weight", spec.hidden, spec.norm_epsilon);
   spec.head = config.flag("tie_word_embeddings", false) ? spec.embedding
                                                         : whole("lm_head.weight", {spec.vocabulary, spec.hidden});
   return spec;

@@ -11,7 +11,7 @@ ModelSpec mixtral(const ConfigFile& config) {
     shape.window = static_cast<int>(config.positive("sliding_window", 0));
     return shape;
   }();
-  spec.rotary = read_rotary(config, attention.head_dim);
+  const Rotary rotary = read_rotary(config, attention.head_dim);
   const std::int64_t experts = config.count("num_local_experts", kMostExperts);
   const std::int64_t top_k = config.positive("num_experts_per_tok");
   const std::int64_t width = config.positive("intermediate_size");
@@ -19,19 +19,20 @@ ModelSpec mixtral(const ConfigFile& config) {
 
   for (std::int64_t l = 0; l < config.count("num_hidden_layers", kMostLayers); ++l) {
     const std::string layer = "model.layers." + std::to_string(l) + ".";
-    const std::string moe = layer + "block_sparse_moe.";
+    const std::string block = layer + "block_sparse_moe.";
     LayerSpec out;
     out.attention = separate_projections(layer + "self_attn.", spec.hidden, attention);
-    out.attention.norm = whole(layer + "input_layernorm.weight", {spec.hidden});
-    out.moe.router = {.top_k = static_cast<int>(top_k), .normalise = true};
-    out.moe.intermediate = width;
-    out.moe.norm = whole(layer + "post_attention_layernorm.weight", {spec.hidden});
-    out.moe.router_weight = whole(moe + "gate.weight", {experts, spec.hidden});
+    out.attention.rotary = rotary;
+    out.attention.norm = rms_norm(layer + "input_layernorm.weight", spec.hidden, spec.norm_epsilon);
+    out.mlp_norm = rms_norm(layer + "post_attention_layernorm.weight", spec.hidden, spec.norm_epsilon);
+    MoeSpec& moe = out.moe.emplace();
+    moe.router = {.top_k = static_cast<int>(top_k), .normalise = true};
+    moe.router_weight = whole(block + "gate.weight", {experts, spec.hidden});
     for (std::int64_t e = 0; e < experts; ++e) {
-      const std::string expert = moe + "experts." + std::to_string(e) + ".";
-      out.moe.experts.push_back({whole(expert + "w1.weight", {width, spec.hidden}),
-                                 whole(expert + "w3.weight", {width, spec.hidden}),
-                                 whole(expert + "w2.weight", {spec.hidden, width})});
+      const std::string expert = block + "experts." + std::to_string(e) + ".";
+      moe.experts.push_back({whole(expert + "w1.weight", {width, spec.hidden}),
+                             whole(expert + "w3.weight", {width, spec.hidden}),
+                             whole(expert + "w2.weight", {spec.hidden, width})});
     }
     spec.layers.push_back(std::move(out));
   }

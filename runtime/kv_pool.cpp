@@ -13,10 +13,10 @@ KvPool::KvPool(const ModelSpec& spec, Device& device, std::int64_t blocks)
   memory_ = device.allocate(static_cast<std::size_t>(bytes_));
   std::byte* at = memory_.get();
   for (const LayerSpec& layer : spec.layers) {
-    const std::int64_t one = blocks * kBlockTokens * layer.attention.kv_width() *
-                             static_cast<std::int64_t>(size_of(device.activation_type()));
-    layers_.push_back({at, at + one, kBlockTokens, layer.attention.shape.head_dim});
-    at += 2 * one;
+    const std::int64_t number = blocks * kBlockTokens * static_cast<std::int64_t>(size_of(device.activation_type()));
+    std::byte* const v = at + number * layer.attention.cached_k();
+    layers_.push_back({at, v, kBlockTokens, layer.attention.shape.head_dim});
+    at = v + number * layer.attention.cached_v();
   }
   for (std::int64_t b = blocks; b-- > 0;) free_.push_back(static_cast<std::int32_t>(b));
 }

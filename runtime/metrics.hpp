@@ -22,11 +22,12 @@ struct WorkMetrics {
   double decode_seconds = 0;
   std::int64_t generated = 0;  ///< tokens of the requests that are done
   PhaseSeconds phases;
-  std::int64_t dense_rows = 0;            ///< rows through attention and router on this rank, summed over the layers
-  std::int64_t moved_rows = 0;            ///< of those, the ones that went on on another rank
-  std::vector<std::int64_t> expert_rows;  ///< (layers): rows that this rank's experts computed, one per (token, expert)
-  std::int64_t kv_bytes = 0;              ///< memory of the KV cache
-  std::int64_t kv_peak_bytes = 0;         ///< the most of it that was in use
+  std::int64_t dense_rows = 0;  ///< rows through attention and router on this rank, summed over the layers
+  std::int64_t moved_rows = 0;  ///< of those, the ones that went on on another rank
+  std::vector<std::int64_t>
+      expert_rows;                 ///< (MoE layers): rows that this rank's experts computed, one per (token, expert)
+  std::int64_t kv_bytes = 0;       ///< memory of the KV cache
+  std::int64_t kv_peak_bytes = 0;  ///< the most of it that was in use
 };
 
 /// Bytes of memory that this process held at most.

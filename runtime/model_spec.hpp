@@ -3,59 +3,70 @@
 #pragma once
 
 #include "kernels/device.hpp"
-#include "placement/safetensors.hpp"
+#include "runtime/weight_ref.hpp"
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace coterie {
 
-/// Rows of a stored tensor, seen as a matrix of its last dimension's width.
-struct WeightRef {
-  std::string tensor;
-  Shape stored;  ///< the shape it must have in the checkpoint
-  std::int64_t first_row = 0;
-  std::int64_t rows = 0;
-
-  [[nodiscard]] std::int64_t cols() const { return stored.back(); }
+struct NormSpec {
+  WeightRef weight;      ///< (1, width)
+  StackedRef bias;       ///< empty, or (1, width)
+  float epsilon = 0;     ///< added to the mean of the squares
+  bool centred = false;  ///< LayerNorm: the mean is taken off first; otherwise RMSNorm
 };
 
-/// A whole stored matrix or vector; a vector is one row.
-[[nodiscard]] WeightRef whole(std::string tensor, Shape shape);
-
-/// Matrices stacked row-wise into one.
-using StackedRef = std::vector<WeightRef>;
-
+/// A gated MLP: an expert, a shared expert, or that of a dense layer. Biases: empty, or columns.
 struct ExpertRef {
-  WeightRef gate, up;  ///< (intermediate, hidden)
-  WeightRef down;      ///< (hidden, intermediate)
+  WeightRef gate, up;                 ///< (intermediate, hidden)
+  WeightRef down;                     ///< (hidden, intermediate)
+  StackedRef gate_bias{}, up_bias{};  ///< (intermediate, 1)
+  StackedRef down_bias{};             ///< (hidden, 1)
+  Gating gating{};
 };
 
 struct AttentionSpec {
   AttentionShape shape;
-  float clip = 0;     ///< q, k and v are limited to [-clip, clip]; 0: not
-  WeightRef norm;     ///< (hidden)
-  StackedRef qkv;     ///< ((heads + 2 kv_heads) * head_dim, hidden)
-  WeightRef out;      ///< (hidden, heads * head_dim)
-  StackedRef q_norm;  ///< empty, or one vector: (heads * head_dim), or (head_dim) for each head alike
-  StackedRef k_norm;  ///< empty, or one vector: (kv_heads * head_dim) or (head_dim)
+  Rotary rotary;                   ///< no frequencies: none
+  float clip = 0;                  ///< q, k and v are limited to [-clip, clip]; 0: not
+  NormSpec norm;                   ///< of the layer's input, (hidden)
+  StackedRef qkv;                  ///< ((heads + 2 kv_heads) * head_dim, hidden)
+  StackedRef qkv_bias;             ///< empty, or ((heads + 2 kv_heads) * head_dim, 1)
+  WeightRef out;                   ///< (hidden, heads * head_dim)
+  StackedRef out_bias;             ///< empty, or (hidden, 1)
+  std::optional<NormSpec> q_norm;  ///< over (heads * head_dim), or (head_dim) for each head alike
+  std::optional<NormSpec> k_norm;  ///< over (kv_heads * head_dim) or (head_dim)
 
   [[nodiscard]] std::int64_t q_width() const { return std::int64_t{shape.heads} * shape.head_dim; }
   [[nodiscard]] std::int64_t kv_width() const { return std::int64_t{shape.kv_heads} * shape.head_dim; }
+  /// Numbers of a token's rows in the cache.
+  [[nodiscard]] std::int64_t cached_k() const { return kv_width(); }
+  [[nodiscard]] std::int64_t cached_v() const { return kv_width(); }
+};
+
+/// An expert that every token meets.
+struct SharedExpertSpec {
+  ExpertRef mlp;
+  StackedRef gate;  ///< empty, or (1, hidden): the token's output counts sigmoid(gate x)
 };
 
 struct MoeSpec {
   RouterOptions router;
-  std::int64_t intermediate = 0;
-  WeightRef norm;                  ///< (hidden)
   WeightRef router_weight;         ///< (experts, hidden)
+  StackedRef router_bias;          ///< empty, or (experts, 1): added to the logits
+  StackedRef router_correction;    ///< empty, or (experts, 1): added to the scores for the choice alone
   std::vector<ExpertRef> experts;  ///< (experts)
+  std::optional<SharedExpertSpec> shared;
 };
 
 struct LayerSpec {
   AttentionSpec attention;
-  MoeSpec moe;
+  NormSpec mlp_norm;           ///< of what MLP or experts see, (hidden)
+  std::optional<MoeSpec> moe;  ///< empty: a dense layer
+  ExpertRef dense;             ///< the MLP of a dense layer
 };
 
 struct ModelSpec {
@@ -63,51 +74,36 @@ struct ModelSpec {
   std::int64_t hidden = 0;
   std::int64_t vocabulary = 0;
   std::int64_t max_positions = 0;
-  float rms_epsilon = 0;
-  Rotary rotary;
+  float norm_epsilon = 0;                ///< of the model's norms where nothing else is said
+  float embedding_scale = 1;             ///< on the embedded tokens
+  float residual_scale = 1;              ///< on what attention and MLP add to the stream
+  float logits_scale = 1;                ///< on the logits
   std::vector<std::int32_t> end_tokens;  ///< any of them ends a sequence
   WeightRef embedding;                   ///< (vocabulary, hidden)
-  WeightRef final_norm;                  ///< (hidden)
+  NormSpec final_norm;                   ///< (hidden)
   WeightRef head;                        ///< (vocabulary, hidden); the embedding again when they are tied
+  StackedRef head_bias;                  ///< empty, or (vocabulary, 1)
   std::vector<LayerSpec> layers;
 
-  [[nodiscard]] int experts() const { return static_cast<int>(layers.front().moe.experts.size()); }
-  [[nodiscard]] int top_k() const { return layers.front().moe.router.top_k; }
-  /// (layers): the ids by which traces and plans name the MoE layers.
+  /// (MoE layers): the layers with experts, by which traces and plans name them; what counts MoE layers counts these.
   [[nodiscard]] std::vector<int> moe_layer_ids() const;
-  /// K and V elements of one token over all layers.
+  [[nodiscard]] int moe_layers() const { return static_cast<int>(moe_layer_ids().size()); }
+  /// Most experts of a layer, and most experts of a token.
+  [[nodiscard]] int experts() const;
+  [[nodiscard]] int top_k() const;
+  /// Elements that the cache keeps of one token, over all layers.
   [[nodiscard]] std::int64_t kv_elements_per_token() const;
-  /// Weights outside the experts; tied embeddings count once.
+  /// Weights outside the experts; tied embeddings count once, shared experts count here.
   [[nodiscard]] std::int64_t dense_parameters() const;
   [[nodiscard]] std::int64_t expert_parameters() const;  ///< of all experts of all layers
   [[nodiscard]] std::int64_t parameters() const { return dense_parameters() + expert_parameters(); }
   [[nodiscard]] std::int64_t active_parameters() const;  ///< that one token meets
 
   /// Calls visit(ref) for every weight that the model has, each once.
-  template <class Visit>
-  void for_each_weight(Visit visit) const;
+  void for_each_weight(const std::function<void(const WeightRef&)>& visit) const;
 };
 
-template <class Visit>
-void ModelSpec::for_each_weight(Visit visit) const {
-  visit(embedding);
-  visit(final_norm);
-  if (head.tensor != embedding.tensor) visit(head);
-  for (const LayerSpec& layer : layers) {
-    const AttentionSpec& a = layer.attention;
-    visit(a.norm);
-    for (const WeightRef& w : a.qkv) visit(w);
-    visit(a.out);
-    for (const WeightRef& w : a.q_norm) visit(w);
-    for (const WeightRef& w : a.k_norm) visit(w);
-    visit(layer.moe.norm);
-    visit(layer.moe.router_weight);
-    for (const ExpertRef& e : layer.moe.experts) {
-      visit(e.gate);
-      visit(e.up);
-      visit(e.down);
-    }
-  }
-}
+/// A norm over `width` columns without a bias, of the model's epsilon.
+[[nodiscard]] NormSpec rms_norm(std::string tensor, std::int64_t width, float epsilon);
 
 }  // namespace coterie

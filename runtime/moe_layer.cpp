@@ -33,6 +33,25 @@ void sum(Device& device, const GroupedRows& groups, const Tensor& outputs, const
   device.combine(outputs, offsets, contributions, sums);
 }
 
+/// Shared experts' sums follow the experts' in a message, their rows told apart by the sign of the label.
+std::int32_t label_of_shared(std::int32_t row) {
+  return -1 - row;
+}
+
+/// The experts' sums, and those of the shared expert.
+std::pair<PartialSums, PartialSums> parted(const LabelledRows& came) {
+  PartialSums of_experts{came.labels(), {}};
+  PartialSums of_shared;
+  const auto middle =
+      std::find_if(of_experts.rows.begin(), of_experts.rows.end(), [](auto label) { return label < 0; });
+  for (auto label = middle; label != of_experts.rows.end(); ++label) of_shared.rows.push_back(label_of_shared(*label));
+  const auto n = middle - of_experts.rows.begin();
+  of_experts.rows.erase(middle, of_experts.rows.end());
+  of_experts.sums = came.rows.row_range(0, n);
+  of_shared.sums = came.rows.row_range(n, came.rows.rows - n);
+  return {std::move(of_experts), std::move(of_shared)};
+}
+
 }  // namespace
 
 Outbox MoeLayer::depart(const Batch& batch, InFlight& flight, Scratch& scratch, const RoutingObserver& observe) const {
@@ -40,9 +59,11 @@ Outbox MoeLayer::depart(const Batch& batch, InFlight& flight, Scratch& scratch, 
   {
     const Timed timed(context_.metrics.phases.router);
     const Tensor normed = scratch.take(at.x.rows, at.x.cols);
-    context_.device.rms_norm(at.x, weights_.moe_norm.view, rms_epsilon_, normed);
-    const Routing routing = context_.device.route(normed, *weights_.router, spec_.router);
+    weights_.mlp_norm.apply(context_.device, at.x, normed);
+    Routing routing = context_.device.route(normed, *weights_.moe.router, spec_.router,
+                                            {weights_.moe.router_bias.view, weights_.moe.router_correction.view});
     if (observe) observe(batch, at.rows, index_, routing);
+    for (float& weight : routing.weights) weight *= residual_scale_;
     flight.plan = plan_rows(batch, at.rows, routing, index_, context_.ownership, context_.domains);
     context_.metrics.dense_rows += at.x.rows;
     context_.metrics.moved_rows += at.x.rows - static_cast<std::int64_t>(flight.plan.stay.size());
@@ -51,10 +72,18 @@ Outbox MoeLayer::depart(const Batch& batch, InFlight& flight, Scratch& scratch, 
   return pack(batch, flight);
 }
 
-void MoeLayer::arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scratch& scratch) const {
+void MoeLayer::arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scratch& scratch, Scratch& next) const {
   flight.arrived = std::move(arrived);
-  store(batch, flight.arrived, flight.freight);
-  compute(flight, scratch);
+  {
+    const Timed timed(context_.metrics.phases.exchange);
+    for (Message& message : flight.arrived) {
+      flight.freight.store(context_.device, batch, message.section(Section::freight));
+    }
+    flight.landed = gather(flight, scratch, next);
+  }
+  const Timed timed(context_.metrics.phases.experts);
+  if (spec_.shared) share(batch, flight, scratch);
+  compute(batch, flight, scratch);
 }
 
 bool MoeLayer::partial_sums_follow(const InFlight& flight) {
@@ -62,36 +91,37 @@ bool MoeLayer::partial_sums_follow(const InFlight& flight) {
                      [](const Message& m) { return (m.flags() & kPartialSumsFollow) != 0; });
 }
 
-Resident MoeLayer::land(InFlight& flight, Inbox& sums, Scratch& scratch, Scratch& next) const {
+Resident MoeLayer::land(InFlight& flight, Inbox& sums) const {
   const Timed timed(context_.metrics.phases.exchange);
-  const Resident here = gather(flight, scratch, next);
+  const Resident& here = flight.landed;
+  std::vector<PartialSums> shared{std::move(flight.shared)};
   for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
     if (rank == context_.comm.rank()) {
       add(flight.here, here);
     } else if (!sums.empty()) {
-      const LabelledRows partial(sums[rank].section(Section::partial_sums), here.x.cols, here.x.type);
-      add({partial.labels(), partial.rows}, here);
+      const LabelledRows came(sums[rank].section(Section::partial_sums), here.x.cols, here.x.type);
+      auto [of_experts, of_shared] = parted(came);
+      add(of_experts, here);
+      shared.push_back(std::move(of_shared));
     }
   }
+  for (const PartialSums& partial : shared) add(partial, here);
   return here;
 }
 
 Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
-  const auto& [at, freight, plan, arrived, sums, here] = flight;
+  const auto& at = flight.at;
+  const auto& plan = flight.plan;
   const DType type = context_.device.activation_type();
   const int self = context_.comm.rank();
   const auto flags = plan.partial_sums ? kPartialSumsFollow : std::uint64_t{0};
 
-  std::vector<std::int32_t> carried;  // rows whose K and V the rest of the domain lacks
-  if (context_.domains.coherent()) {
-    for (std::size_t i = 0; i < at.rows.size(); ++i) {
-      if (!batch.of(at.rows[i]).replicated) carried.push_back(static_cast<std::int32_t>(i));
-    }
-  }
-  std::vector<std::int32_t> carried_rows;
-  for (const std::int32_t i : carried) carried_rows.push_back(at.rows[i]);
-  const std::int64_t kv = freight.k.cols;
-  const std::uint64_t freight_bytes = LabelledRows::bytes(static_cast<std::int64_t>(carried.size()), 2 * kv, type);
+  std::vector<std::int32_t> carried;
+  if (context_.domains.coherent()) carried = carried_rows(batch, at.rows);
+  std::vector<std::int32_t> carried_labels;
+  for (const std::int32_t i : carried) carried_labels.push_back(at.rows[i]);
+  const std::uint64_t freight_bytes =
+      LabelledRows::bytes(static_cast<std::int64_t>(carried.size()), flight.freight.width(), type);
 
   Outbox out(plan.to.size());
   for (int rank = 0; rank < static_cast<int>(plan.to.size()); ++rank) {
@@ -110,34 +140,48 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
       std::memcpy(records.data() + tag_bytes, to.routes.data(), records.size() - tag_bytes);
     }
     if (takes_freight) {
-      const LabelledRows section(out[rank].section(Section::freight), 2 * kv, type);
-      section.set_labels(carried_rows);
-      context_.device.gather(freight.k, carried, section.rows.col_range(0, kv));
-      context_.device.gather(freight.v, carried, section.rows.col_range(kv, kv));
+      flight.freight.pack(context_.device, carried, carried_labels, out[rank].section(Section::freight));
     }
   }
   return out;
 }
 
-void MoeLayer::store(const Batch& batch, Inbox& arrived, const Freight& freight) const {
-  for (Message& message : arrived) {
-    const auto section = message.section(Section::freight);
-    if (section.empty()) continue;
-    const LabelledRows came(section, 2 * freight.k.cols, context_.device.activation_type());
-    context_.device.write_kv(came.rows.col_range(0, freight.k.cols),
-                             came.rows.col_range(freight.k.cols, freight.k.cols), sequence_rows(batch, came.labels()),
-                             freight.cache);
+void MoeLayer::share(const Batch& batch, InFlight& flight, Scratch& scratch) const {
+  const Resident& here = flight.landed;
+  std::vector<std::int32_t> mine;
+  for (std::size_t i = 0; i < here.rows.size(); ++i) {
+    const BatchSequence& sequence = batch.of(here.rows[i]);
+    if (sequence.replicated && sequence.home != context_.comm.rank()) continue;
+    mine.push_back(static_cast<std::int32_t>(i));
+    flight.shared.rows.push_back(here.rows[i]);
   }
+  const auto rows = static_cast<std::int64_t>(mine.size());
+  const Tensor normed = scratch.take(rows, here.x.cols);
+  const Tensor outputs = scratch.take(rows, here.x.cols);
+  flight.shared.sums = scratch.take(rows, here.x.cols);
+  context_.device.gather(here.x, mine, normed);
+  weights_.mlp_norm.apply(context_.device, normed, normed);
+  const std::vector<ExpertRows> all{{weights_.moe.shared.get(), 0, rows}};
+  context_.device.experts(normed, all, outputs);
+
+  std::vector<float> gates(mine.size(), 1);
+  if (weights_.moe.shared_gate) gates = context_.device.gate(normed, *weights_.moe.shared_gate);
+  std::vector<std::int64_t> offsets{0};
+  std::vector<Contribution> contributions;
+  for (std::int32_t i = 0; i < rows; ++i) {
+    contributions.push_back({i, residual_scale_ * gates[i]});
+    offsets.push_back(i + 1);
+  }
+  context_.device.combine(outputs, offsets, contributions, flight.shared.sums);
 }
 
-void MoeLayer::compute(InFlight& flight, Scratch& scratch) const {
+void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) const {
   Inbox& arrived = flight.arrived;
-  const Timed timed(context_.metrics.phases.experts);
   const GroupedRows groups =
       group_by_expert(routes_of(arrived), spec_.router.top_k, static_cast<int>(spec_.experts.size()));
   const auto rows = static_cast<std::int64_t>(groups.offsets.size()) - 1;
   const auto pairs = static_cast<std::int64_t>(groups.arrived.size());
-  const std::int64_t hidden = weights_.moe_norm.view.cols;
+  const std::int64_t hidden = flight.at.x.cols;
   const Tensor normed = scratch.take(rows, hidden);
   const Tensor inputs = scratch.take(pairs, hidden);
   const Tensor outputs = scratch.take(pairs, hidden);
@@ -146,7 +190,7 @@ void MoeLayer::compute(InFlight& flight, Scratch& scratch) const {
   std::int32_t first = 0;
   for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
     const Tensor x = as_rows(arrived[from].section(Section::rows));
-    context_.device.rms_norm(x, weights_.moe_norm.view, rms_epsilon_, normed.row_range(first, x.rows));
+    weights_.mlp_norm.apply(context_.device, x, normed.row_range(first, x.rows));
     for (const RowTag& tag : tags_of(arrived[from])) {
       const auto want = [&](int rank) {
         wanted[rank].arrived.push_back(first);
@@ -165,19 +209,32 @@ void MoeLayer::compute(InFlight& flight, Scratch& scratch) const {
   context_.device.experts(inputs, calls(groups), outputs);
   context_.metrics.expert_rows[index_] += pairs;
 
+  std::vector<std::int32_t> told;         // indices of shared sums that the domain's other ranks lack
+  std::vector<std::int32_t> told_labels;  // and their labels
+  for (std::size_t i = 0; i < flight.shared.rows.size(); ++i) {
+    if (!batch.of(flight.shared.rows[i]).replicated) continue;
+    told.push_back(static_cast<std::int32_t>(i));
+    told_labels.push_back(label_of_shared(flight.shared.rows[i]));
+  }
   flight.sums.resize(arrived.size());
   for (int rank = 0; rank < static_cast<int>(arrived.size()); ++rank) {
-    const auto n = static_cast<std::int64_t>(wanted[rank].rows.size());
+    Wanted& want = wanted[rank];
+    const auto n = static_cast<std::int64_t>(want.rows.size());
     if (rank == context_.comm.rank()) {
-      flight.here = {wanted[rank].rows, scratch.take(n, hidden)};
-      sum(context_.device, groups, outputs, wanted[rank], flight.here.sums);
-    } else if (n > 0) {
-      const DType type = context_.device.activation_type();
-      flight.sums[rank] = Message(sizes_of({{Section::partial_sums, LabelledRows::bytes(n, hidden, type)}}));
-      const LabelledRows section(flight.sums[rank].section(Section::partial_sums), hidden, type);
-      section.set_labels(wanted[rank].rows);
-      sum(context_.device, groups, outputs, wanted[rank], section.rows);
+      flight.here = {want.rows, scratch.take(n, hidden)};
+      sum(context_.device, groups, outputs, want, flight.here.sums);
+      continue;
     }
+    const bool tells = context_.domains.together(rank, context_.comm.rank());
+    const auto shared = static_cast<std::int64_t>(tells ? told.size() : 0);
+    if (n + shared == 0) continue;
+    const DType type = context_.device.activation_type();
+    flight.sums[rank] = Message(sizes_of({{Section::partial_sums, LabelledRows::bytes(n + shared, hidden, type)}}));
+    const LabelledRows section(flight.sums[rank].section(Section::partial_sums), hidden, type);
+    if (tells) want.rows.insert(want.rows.end(), told_labels.begin(), told_labels.end());
+    section.set_labels(want.rows);
+    sum(context_.device, groups, outputs, want, section.rows.row_range(0, n));
+    if (shared > 0) context_.device.gather(flight.shared.sums, told, section.rows.row_range(n, shared));
   }
 }
 
@@ -269,18 +326,18 @@ std::vector<Route> MoeLayer::routes_of(const Inbox& arrived) const {
 std::vector<ExpertRows> MoeLayer::calls(const GroupedRows& groups) const {
   std::vector<ExpertRows> out;
   for (std::size_t g = 0; g < groups.experts.size(); ++g) {
-    const ExpertWeights& expert = weights_.experts[groups.experts[g]];
-    if (!expert.down) {
+    const ExpertWeights* expert = weights_.moe.experts[groups.experts[g]].get();
+    if (expert == nullptr) {
       throw CommError("layer " + std::to_string(index_) + ": a row arrived for expert " +
                       std::to_string(groups.experts[g]) + ", which this rank doesn't hold");
     }
-    out.push_back({&expert, groups.first[g], groups.first[g + 1] - groups.first[g]});
+    out.push_back({expert, groups.first[g], groups.first[g + 1] - groups.first[g]});
   }
   return out;
 }
 
 Tensor MoeLayer::as_rows(std::span<std::byte> section) const {
-  const std::int64_t hidden = weights_.moe_norm.view.cols;
+  const std::int64_t hidden = weights_.mlp_norm.weight.view.cols;
   const DType type = context_.device.activation_type();
   const auto rows = static_cast<std::int64_t>(section.size()) / (hidden * static_cast<std::int64_t>(size_of(type)));
   return {section.data(), type, rows, hidden, hidden};

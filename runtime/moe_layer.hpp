@@ -3,6 +3,7 @@
 
 #include "comm/communicator.hpp"
 #include "runtime/dispatch.hpp"
+#include "runtime/freight.hpp"
 #include "runtime/labelled_rows.hpp"
 #include "runtime/metrics.hpp"
 #include "runtime/scratch.hpp"
@@ -25,14 +26,6 @@ struct RankContext {
   WorkMetrics& metrics;
 };
 
-/// K and V of the rows of a step that the other ranks of the domain don't have yet, (rows, kv width) each, and where
-/// they belong.
-struct Freight {
-  Tensor k;
-  Tensor v;
-  KvCache cache;
-};
-
 /// Partial sums, and of which rows.
 struct PartialSums {
   std::vector<std::int32_t> rows;
@@ -45,33 +38,39 @@ struct InFlight {
   Freight freight;
   RowPlan plan;
   Inbox arrived;
-  Outbox sums;       ///< partial sums for the other ranks
-  PartialSums here;  ///< those for the rows that go on here
+  Resident landed;     ///< the rows that go on here, the experts' output not yet added
+  Outbox sums;         ///< partial sums for the other ranks
+  PartialSums here;    ///< those for the rows that go on here
+  PartialSums shared;  ///< what the shared expert adds to rows that go on here, computed on this rank
 };
 
 /// The layer in three parts, with the exchanges between them the caller's: what one set of rows sends may share a
 /// message with what another set sends (micro-batches). Each row adds the partial sums of the ranks in the order of the
-/// ranks, so that a result doesn't depend on where the row is.
+/// ranks, and what the shared expert adds last, so that a result doesn't depend on where the row is. The shared expert
+/// runs where the row goes on; of a row that is on all ranks of its domain, at home, which tells the others.
 class MoeLayer {
  public:
-  MoeLayer(int index, const MoeSpec& spec, float rms_epsilon, const LayerWeights& weights, RankContext& context)
-      : index_(index), spec_(spec), rms_epsilon_(rms_epsilon), weights_(weights), context_(context) {}
+  /// `index` counts the MoE layers. All references outlive this object.
+  MoeLayer(int index, const MoeSpec& spec, float residual_scale, const LayerWeights& weights, RankContext& context)
+      : index_(index), spec_(spec), residual_scale_(residual_scale), weights_(weights), context_(context) {}
+
+  [[nodiscard]] int index() const noexcept { return index_; }
 
   /// Routes the rows of `flight.at` and plans their way; returns the messages that dispatch them, with their freight.
   [[nodiscard]] Outbox depart(const Batch& batch, InFlight& flight, Scratch& scratch,
                               const RoutingObserver& observe) const;
-  /// Takes in what was dispatched to this rank: stores the freight, computes the experts.
-  void arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scratch& scratch) const;
+  /// Takes in what was dispatched to this rank: stores the freight, computes the experts. The rows that go on here are
+  /// in memory of `next` unless nothing moved.
+  void arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scratch& scratch, Scratch& next) const;
   /// Whether any rank has partial sums for another.
   [[nodiscard]] static bool partial_sums_follow(const InFlight& flight);
-  /// The rows that go on here, with the partial sums that `sums` brought (none when empty) added; their x is in memory
-  /// of `next` unless nothing moved.
-  [[nodiscard]] Resident land(InFlight& flight, Inbox& sums, Scratch& scratch, Scratch& next) const;
+  /// The rows that go on here, with the partial sums that `sums` brought (none when empty) added.
+  [[nodiscard]] Resident land(InFlight& flight, Inbox& sums) const;
 
  private:
   [[nodiscard]] Outbox pack(const Batch& batch, const InFlight& flight) const;
-  void store(const Batch& batch, Inbox& arrived, const Freight& freight) const;
-  void compute(InFlight& flight, Scratch& scratch) const;
+  void share(const Batch& batch, InFlight& flight, Scratch& scratch) const;
+  void compute(const Batch& batch, InFlight& flight, Scratch& scratch) const;
   /// The rows that go on here: those that stay and those that came.
   [[nodiscard]] Resident gather(InFlight& flight, Scratch& scratch, Scratch& next) const;
   void add(const PartialSums& partial, const Resident& to) const;
@@ -84,7 +83,7 @@ class MoeLayer {
 
   int index_;
   const MoeSpec& spec_;
-  float rms_epsilon_;
+  float residual_scale_;
   const LayerWeights& weights_;
   RankContext& context_;
 };

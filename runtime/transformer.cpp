@@ -1,5 +1,7 @@
 #include "runtime/transformer.hpp"
 
+#include "runtime/attention.hpp"
+
 #include <cstring>
 #include <utility>
 
@@ -28,10 +30,11 @@ Message joined(Message a, Message b) {
 
 Transformer::Transformer(const ModelSpec& spec, const Weights& weights, KvPool& kv, RankContext& context,
                          int micro_batches)
-    : spec_(spec), weights_(weights), kv_(kv), context_(context) {
+    : spec_(spec), weights_(weights), kv_(kv), context_(context), layer_of_moe_(spec.moe_layer_ids()) {
   for (int m = 0; m < micro_batches; ++m) micro_batches_.emplace_back(context.device);
-  for (int l = 0; l < static_cast<int>(spec.layers.size()); ++l) {
-    moe_.emplace_back(l, spec.layers[l].moe, spec.rms_epsilon, weights.layers[l], context);
+  for (int i = 0; i < static_cast<int>(layer_of_moe_.size()); ++i) {
+    const int l = layer_of_moe_[i];
+    moe_.emplace_back(i, *spec.layers[l].moe, spec.residual_scale, weights.layers[l], context);
   }
 }
 
@@ -42,31 +45,38 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
   const bool dispatches = micro_batches > 1 || !batch.replicated_everywhere(context_.domains.count());
   const bool always_settles = !context_.domains.coherent() || !dispatches;
   Waiting waiting;
-  for (int layer = 0; layer < static_cast<int>(spec_.layers.size()); ++layer) {
+  int next_layer = 0;
+  for (const MoeLayer& moe : moe_) {
+    const int layer = layer_of_moe_[moe.index()];
     for (int m = 0; m < micro_batches; ++m) {
       if (waiting.micro_batch == m) settle(waiting, always_settles, step);
       MicroBatch& rows = micro_batches_[m];
       rows.scratch.reset();
       InFlight flight;
-      flight.freight = attention(layer, batch, rows);
+      flight.freight = dense_layers(next_layer, layer, batch, rows);
+      flight.freight.layers.push_back(attention(layer, batch, rows));
       flight.at = std::move(rows.at);
-      Outbox out = moe_[layer].depart(batch, flight, rows.scratch, observe);
+      Outbox out = moe.depart(batch, flight, rows.scratch, observe);
       Inbox arrived;
       if (dispatches) {
         const Timed timed(context_.metrics.phases.exchange);
         for (std::size_t r = 0; r < waiting.flight.sums.size(); ++r) {
           out[r] = joined(std::move(out[r]), std::move(waiting.flight.sums[r]));
         }
-        arrived = context_.comm.exchange(std::move(out), {"dispatch", layer, step});
+        arrived = context_.comm.exchange(std::move(out), {"dispatch", moe.index(), step});
       } else {
         arrived = std::move(out);
       }
       if (waiting.micro_batch >= 0) land(waiting, arrived);
-      moe_[layer].arrive(batch, std::move(arrived), flight, rows.scratch);
-      waiting = {m, layer, std::move(flight)};
+      Scratch& next = rows.streams[1 - rows.stream];
+      next.reset();
+      moe.arrive(batch, std::move(arrived), flight, rows.scratch, next);
+      waiting = {m, &moe, std::move(flight)};
     }
+    next_layer = layer + 1;
   }
   settle(waiting, always_settles, step);
+  finish(batch, step);
   return head(batch);
 }
 
@@ -74,18 +84,40 @@ void Transformer::settle(Waiting& waiting, bool always, std::int64_t step) {
   Inbox sums;
   if (always || MoeLayer::partial_sums_follow(waiting.flight)) {
     const Timed timed(context_.metrics.phases.exchange);
-    sums = context_.comm.exchange(std::move(waiting.flight.sums), {"combine", waiting.layer, step});
+    sums = context_.comm.exchange(std::move(waiting.flight.sums), {"combine", waiting.layer->index(), step});
   }
   land(waiting, sums);
 }
 
 void Transformer::land(Waiting& waiting, Inbox& sums) {
   MicroBatch& rows = micro_batches_[waiting.micro_batch];
-  Scratch& next = rows.streams[1 - rows.stream];
-  next.reset();
-  rows.at = moe_[waiting.layer].land(waiting.flight, sums, rows.scratch, next);
+  rows.at = waiting.layer->land(waiting.flight, sums);
   if (rows.at.x.data != waiting.flight.at.x.data) rows.stream = 1 - rows.stream;
   waiting = {};
+}
+
+Freight Transformer::dense_layers(int first, int last, const Batch& batch, MicroBatch& rows) {
+  Freight freight;
+  for (int layer = first; layer < last; ++layer) {
+    freight.layers.push_back(attention(layer, batch, rows));
+    dense_mlp(layer, rows);
+  }
+  return freight;
+}
+
+void Transformer::finish(const Batch& batch, std::int64_t step) {
+  const int first = layer_of_moe_.back() + 1;
+  const int layers = static_cast<int>(spec_.layers.size());
+  if (first == layers) return;
+  for (MicroBatch& rows : micro_batches_) {
+    rows.scratch.reset();
+    const Freight freight = dense_layers(first, layers, batch, rows);
+    if (!context_.domains.coherent()) continue;
+    const Timed timed(context_.metrics.phases.exchange);
+    Inbox came = context_.comm.exchange(freight.for_peers(context_.device, context_.domains, batch, rows.at.rows),
+                                        {"freight", moe_.back().index(), step});
+    for (Message& message : came) freight.store(context_.device, batch, message.section(Section::freight));
+  }
 }
 
 void Transformer::start(const Batch& batch, int micro_batch) {
@@ -102,36 +134,26 @@ void Transformer::start(const Batch& batch, int micro_batch) {
   stream.reset();
   rows.at.x = stream.take(static_cast<std::int64_t>(tokens.size()), spec_.hidden);
   context_.device.gather(weights_.embedding.view, tokens, rows.at.x);
+  if (spec_.embedding_scale != 1) context_.device.scale(rows.at.x, spec_.embedding_scale);
 }
 
-Freight Transformer::attention(int layer, const Batch& batch, MicroBatch& rows) {
-  const Resident& at = rows.at;
-  Scratch& scratch = rows.scratch;
+KvRows Transformer::attention(int layer, const Batch& batch, MicroBatch& rows) {
   const Timed timed(context_.metrics.phases.attention);
-  const AttentionSpec& spec = spec_.layers[layer].attention;
-  const LayerWeights& weights = weights_.layers[layer];
-  Device& device = context_.device;
-  const auto sequences = sequence_rows(batch, at.rows);
-  const auto positions = positions_of(batch, at.rows);
+  return attend(
+      context_.device,
+      {spec_.layers[layer].attention, weights_.layers[layer].attention, kv_.layer(layer), spec_.residual_scale}, batch,
+      rows.at, rows.scratch);
+}
 
-  const Tensor normed = scratch.take(at.x.rows, at.x.cols);
-  const Tensor qkv = scratch.take(at.x.rows, spec.q_width() + 2 * spec.kv_width());
-  const Tensor q = qkv.col_range(0, spec.q_width());
-  const Tensor k = qkv.col_range(spec.q_width(), spec.kv_width());
-  const Tensor v = qkv.col_range(spec.q_width() + spec.kv_width(), spec.kv_width());
-  const Tensor out = scratch.take(at.x.rows, spec.q_width());
-
-  device.rms_norm(at.x, weights.attention_norm.view, spec_.rms_epsilon, normed);
-  device.linear(normed, *weights.qkv, qkv);
-  if (weights.q_norm.memory) device.rms_norm(q, weights.q_norm.view, spec_.rms_epsilon, q);
-  if (weights.k_norm.memory) device.rms_norm(k, weights.k_norm.view, spec_.rms_epsilon, k);
-  if (spec.clip > 0) device.clamp(qkv, spec.clip);
-  device.rotary(q, spec.shape.head_dim, spec_.rotary, positions);
-  device.rotary(k, spec.shape.head_dim, spec_.rotary, positions);
-  device.write_kv(k, v, sequences, kv_.layer(layer));
-  device.attention(q, kv_.layer(layer), sequences, spec.shape, out);
-  device.linear(out, *weights.attention_out, at.x, true);
-  return {k, v, kv_.layer(layer)};
+void Transformer::dense_mlp(int layer, MicroBatch& rows) {
+  const Timed timed(context_.metrics.phases.experts);
+  const Tensor& x = rows.at.x;
+  const Tensor normed = rows.scratch.take(x.rows, x.cols);
+  const Tensor out = rows.scratch.take(x.rows, x.cols);
+  weights_.layers[layer].mlp_norm.apply(context_.device, x, normed);
+  const std::vector<ExpertRows> all{{&weights_.layers[layer].dense, 0, x.rows}};
+  context_.device.experts(normed, all, out);
+  context_.device.add(out, spec_.residual_scale, x);
 }
 
 Logits Transformer::head(const Batch& batch) {
@@ -158,8 +180,10 @@ Logits Transformer::head(const Batch& batch) {
     context_.device.gather(micro_batches_[m].at.x, sampled[m], x.row_range(first, n));
     first += n;
   }
-  context_.device.rms_norm(x, weights_.final_norm.view, spec_.rms_epsilon, x);
+  weights_.final_norm.apply(context_.device, x, x);
   context_.device.linear(x, *weights_.head, logits);
+  if (weights_.head_bias) context_.device.add_bias(logits, weights_.head_bias.view);
+  if (spec_.logits_scale != 1) context_.device.scale(logits, spec_.logits_scale);
   logits_.resize(static_cast<std::size_t>(rows * spec_.vocabulary));
   context_.device.download(logits, logits_);
   out.values = logits_;

@@ -40,13 +40,18 @@ class Transformer {
   /// A micro-batch whose partial sums have not been sent yet.
   struct Waiting {
     int micro_batch = -1;
-    int layer = 0;
+    const MoeLayer* layer = nullptr;
     InFlight flight;
   };
 
   void start(const Batch& batch, int micro_batch);
+  /// Layers [first, last) without experts, in which rows stay where they are; returns the K and V rows.
+  [[nodiscard]] Freight dense_layers(int first, int last, const Batch& batch, MicroBatch& rows);
   /// Adds attention to x; returns the K and V rows that it computed.
-  [[nodiscard]] Freight attention(int layer, const Batch& batch, MicroBatch& rows);
+  [[nodiscard]] KvRows attention(int layer, const Batch& batch, MicroBatch& rows);
+  void dense_mlp(int layer, MicroBatch& rows);
+  /// Layers after the last one with experts; their K and V rows have an exchange of their own.
+  void finish(const Batch& batch, std::int64_t step);
   /// Sends the partial sums of `waiting` in an exchange of their own, if any rank has some, and lands its rows.
   void settle(Waiting& waiting, bool always, std::int64_t step);
   void land(Waiting& waiting, Inbox& sums);
@@ -58,6 +63,7 @@ class Transformer {
   RankContext& context_;
   std::vector<MicroBatch> micro_batches_;
   std::vector<MoeLayer> moe_;
+  std::vector<int> layer_of_moe_;
   std::vector<float> logits_;
 };
 

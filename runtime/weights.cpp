@@ -5,7 +5,7 @@
 namespace coterie {
 namespace {
 
-/// Copies a matrix or vector as it is, some rows at a time.
+/// Copies a matrix as it is, some rows at a time.
 DeviceArray load_array(const WeightSource& source, Device& device, DType type) {
   constexpr std::int64_t kPanelElements = 1 << 20;
   DeviceArray out;
@@ -22,41 +22,81 @@ DeviceArray load_array(const WeightSource& source, Device& device, DType type) {
   return out;
 }
 
-LayerWeights load_layer(const LayerSpec& spec, const Checkpoint& checkpoint, const std::vector<int>& held,
-                        Device& device) {
-  const auto array = [&](const StackedRef& refs) {
-    return refs.empty() ? DeviceArray{} : load_array(checkpoint.source(refs), device, device.activation_type());
-  };
-  const auto pack = [&](const StackedRef& refs) { return device.pack(checkpoint.source(refs)); };
+/// Loads weights of one checkpoint onto one device.
+struct Loader {
+  const Checkpoint& checkpoint;
+  Device& device;
 
-  LayerWeights layer;
-  layer.attention_norm = array({spec.attention.norm});
-  layer.qkv = pack(spec.attention.qkv);
-  layer.attention_out = pack({spec.attention.out});
-  layer.q_norm = array(spec.attention.q_norm);
-  layer.k_norm = array(spec.attention.k_norm);
-  layer.moe_norm = array({spec.moe.norm});
-  layer.router = pack({spec.moe.router_weight});
-  layer.experts.resize(spec.moe.experts.size());
-  for (const int e : held) {
-    const ExpertRef& expert = spec.moe.experts[e];
-    layer.experts[e].gate_up = pack({expert.gate, expert.up});
-    layer.experts[e].down = pack({expert.down});
+  [[nodiscard]] std::unique_ptr<PackedMatrix> matrix(const StackedRef& refs) const {
+    return device.pack(checkpoint.source(refs));
   }
-  return layer;
-}
+  /// A vector (1, width), stored as a row or as columns one below the other; empty for no references.
+  [[nodiscard]] DeviceArray vector(const StackedRef& refs) const {
+    if (refs.empty()) return {};
+    DeviceArray out = load_array(checkpoint.source(refs), device, device.activation_type());
+    out.view.cols = out.view.stride = out.view.rows * out.view.cols;
+    out.view.rows = 1;
+    return out;
+  }
+  [[nodiscard]] Norm norm(const NormSpec& spec) const {
+    return {vector({spec.weight}), vector(spec.bias), spec.epsilon, spec.centred};
+  }
+  [[nodiscard]] Norm norm(const std::optional<NormSpec>& spec) const { return spec ? norm(*spec) : Norm{}; }
+
+  [[nodiscard]] ExpertWeights mlp(const ExpertRef& ref) const {
+    StackedRef gate_up_bias = ref.gate_bias;
+    gate_up_bias.insert(gate_up_bias.end(), ref.up_bias.begin(), ref.up_bias.end());
+    return {matrix({ref.gate, ref.up}), matrix({ref.down}), vector(gate_up_bias), vector(ref.down_bias), ref.gating};
+  }
+  [[nodiscard]] AttentionWeights attention(const AttentionSpec& spec) const {
+    AttentionWeights out;
+    out.norm = norm(spec.norm);
+    out.qkv = matrix(spec.qkv);
+    out.qkv_bias = vector(spec.qkv_bias);
+    out.out = matrix({spec.out});
+    out.out_bias = vector(spec.out_bias);
+    out.q_norm = norm(spec.q_norm);
+    out.k_norm = norm(spec.k_norm);
+    return out;
+  }
+  [[nodiscard]] MoeWeights moe(const MoeSpec& spec, const std::vector<int>& held) const {
+    MoeWeights out;
+    out.router = matrix({spec.router_weight});
+    out.router_bias = vector(spec.router_bias);
+    out.router_correction = vector(spec.router_correction);
+    out.experts.resize(spec.experts.size());
+    for (const int e : held) {
+      if (e >= static_cast<int>(spec.experts.size())) continue;  // a plan numbers the experts of the largest layer
+      out.experts[e] = std::make_shared<const ExpertWeights>(mlp(spec.experts[e]));
+    }
+    if (!spec.shared) return out;
+    out.shared = std::make_unique<ExpertWeights>(mlp(spec.shared->mlp));
+    if (!spec.shared->gate.empty()) out.shared_gate = matrix(spec.shared->gate);
+    return out;
+  }
+};
 
 }  // namespace
 
 Weights load_weights(const ModelSpec& spec, const Checkpoint& checkpoint, const Ownership& ownership, Device& device,
                      DType type) {
   spec.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
+  const Loader load{checkpoint, device};
   Weights weights;
   weights.embedding = load_array(checkpoint.source(spec.embedding), device, type);
-  weights.final_norm = load_array(checkpoint.source(spec.final_norm), device, device.activation_type());
-  weights.head = device.pack(checkpoint.source(spec.head));
-  for (std::size_t l = 0; l < spec.layers.size(); ++l) {
-    weights.layers.push_back(load_layer(spec.layers[l], checkpoint, ownership.held(static_cast<int>(l)), device));
+  weights.final_norm = load.norm(spec.final_norm);
+  weights.head = load.matrix({spec.head});
+  weights.head_bias = load.vector(spec.head_bias);
+  int moe_layer = 0;
+  for (const LayerSpec& from : spec.layers) {
+    LayerWeights& layer = weights.layers.emplace_back();
+    layer.attention = load.attention(from.attention);
+    layer.mlp_norm = load.norm(from.mlp_norm);
+    if (from.moe) {
+      layer.moe = load.moe(*from.moe, ownership.held(moe_layer++));
+    } else {
+      layer.dense = load.mlp(from.dense);
+    }
   }
   return weights;
 }

@@ -4,6 +4,7 @@
 #include "kernels/device.hpp"
 #include "runtime/checkpoint.hpp"
 #include "runtime/model_spec.hpp"
+#include "runtime/norm.hpp"
 #include "runtime/ownership.hpp"
 
 #include <memory>
@@ -11,21 +12,37 @@
 
 namespace coterie {
 
-struct LayerWeights {
-  DeviceArray attention_norm;  ///< (1, hidden)
+struct AttentionWeights {
+  Norm norm;
   std::unique_ptr<PackedMatrix> qkv;
-  std::unique_ptr<PackedMatrix> attention_out;
-  DeviceArray q_norm;  ///< no memory where the model has none
-  DeviceArray k_norm;
-  DeviceArray moe_norm;  ///< (1, hidden)
+  DeviceArray qkv_bias;  ///< biases: empty where the model has none
+  std::unique_ptr<PackedMatrix> out;
+  DeviceArray out_bias;
+  Norm q_norm;
+  Norm k_norm;
+};
+
+struct MoeWeights {
   std::unique_ptr<PackedMatrix> router;
-  std::vector<ExpertWeights> experts;  ///< (experts); empty ones are held elsewhere
+  DeviceArray router_bias;
+  DeviceArray router_correction;
+  std::vector<std::shared_ptr<const ExpertWeights>> experts;  ///< (experts); none where held elsewhere
+  std::unique_ptr<ExpertWeights> shared;                      ///< none where the model has none
+  std::unique_ptr<PackedMatrix> shared_gate;                  ///< the same
+};
+
+struct LayerWeights {
+  AttentionWeights attention;
+  Norm mlp_norm;
+  MoeWeights moe;       ///< of a layer with experts
+  ExpertWeights dense;  ///< of a dense layer
 };
 
 struct Weights {
-  DeviceArray embedding;   ///< (vocabulary, hidden)
-  DeviceArray final_norm;  ///< (1, hidden)
+  DeviceArray embedding;  ///< (vocabulary, hidden)
+  Norm final_norm;
   std::unique_ptr<PackedMatrix> head;
+  DeviceArray head_bias;
   std::vector<LayerWeights> layers;
 };
 

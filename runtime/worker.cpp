@@ -11,7 +11,7 @@ Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& 
       context_{device, comm, ownership_, domains_, metrics_},
       transformer_(spec, weights_, kv_, context_, options.micro_batches),
       scheduler_(kv_, tokenizer, spec.end_tokens, domains_, options.scheduler) {
-  metrics_.expert_rows.resize(spec.layers.size());
+  metrics_.expert_rows.resize(static_cast<std::size_t>(spec.moe_layers()));
 }
 
 std::vector<RowSample> Worker::step(std::int64_t step) {

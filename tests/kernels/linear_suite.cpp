@@ -165,5 +165,14 @@ TEST_P(DeviceTest, PackingReadsEveryRowOnceInBoundedPieces) {
   EXPECT_LE(static_cast<double>(matrix->bytes().size()), dense * 1.02);
 }
 
+TEST_P(DeviceTest, GateIsTheSigmoidOfOneOutput) {
+  const Numbers in = normal(7 * 36);
+  const Numbers weight = normal(36, 0.4F);
+  const auto logits = product(as_weights(in), as_weights(weight), 7, 36, 1);
+  const auto gates = device->gate(on_device(in, 7, 36).tensor, *packed(weight, 1, 36));
+  ASSERT_EQ(gates.size(), logits.size());
+  for (std::size_t t = 0; t < gates.size(); ++t) EXPECT_NEAR(gates[t], 1 / (1 + std::exp(-logits[t].value)), 1e-5);
+}
+
 }  // namespace
 }  // namespace coterie

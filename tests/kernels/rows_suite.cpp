@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 
 namespace coterie {
@@ -104,6 +105,54 @@ TEST_P(DeviceTest, RmsNormOfRowsAndOfHeads) {
       expect_same(on_host(x), got, "in place");
     }
   }
+}
+
+TEST_P(DeviceTest, LayerNormCentresAndScales) {
+  for (const std::int64_t width : {1, 15, 64, 100}) {
+    const Numbers in = normal(5 * width);
+    const Numbers weight = normal(width);
+    const Numbers bias = normal(width);
+    const Array x = on_device(in, 5, width, 3);
+    const Array w = on_device(weight, 1, width);
+    const Array b = on_device(bias, 1, width);
+    for (const bool biased : {false, true}) {
+      const Array y = blank(5, width);
+      device->layer_norm(x.tensor, w.tensor, biased ? b.tensor : Tensor{}, 1e-5F, y.tensor);
+      const Numbers got = on_host(y);
+      for (std::size_t r = 0; r < 5; ++r) {
+        const auto row = std::span(in).subspan(r * weight.size(), weight.size());
+        const double mean = std::accumulate(row.begin(), row.end(), 0.0) / static_cast<double>(width);
+        double squares = 0;
+        for (const float value : row) squares += (value - mean) * (value - mean);
+        const double factor = 1 / std::sqrt(squares / static_cast<double>(width) + 1e-5);
+        for (std::size_t c = 0; c < row.size(); ++c) {
+          const double value = (row[c] - mean) * factor * weight[c] + (biased ? bias[c] : 0.0F);
+          ASSERT_NEAR(got[r * row.size() + c], value, 2e-5) << width;
+        }
+      }
+    }
+    const Numbers apart = [&] {
+      const Array y = blank(5, width);
+      device->layer_norm(x.tensor, w.tensor, b.tensor, 1e-5F, y.tensor);
+      return on_host(y);
+    }();
+    device->layer_norm(x.tensor, w.tensor, b.tensor, 1e-5F, x.tensor);
+    expect_same(on_host(x), apart, "in place");
+  }
+}
+
+TEST_P(DeviceTest, BiasesAndFactorsGoToEveryRow) {
+  const Array x = on_device(Numbers{1, 2, 3, 4, 5, 6}, 2, 3, 2);
+  const Array bias = on_device(Numbers{10, 20, 30}, 1, 3);
+  device->add_bias(x.tensor, bias.tensor);
+  EXPECT_EQ(on_host(x), (Numbers{11, 22, 33, 14, 25, 36}));
+  device->scale(x.tensor, 0.5F);
+  EXPECT_EQ(on_host(x), (Numbers{5.5F, 11, 16.5F, 7, 12.5F, 18}));
+  const Array more = on_device(Numbers{1, 0, 1, 0, 1, 0}, 2, 3);
+  device->add(more.tensor, 2, x.tensor);
+  EXPECT_EQ(on_host(x), (Numbers{7.5F, 11, 18.5F, 7, 14.5F, 18}));
+  EXPECT_THROW(device->add(bias.tensor, 1, x.tensor), std::invalid_argument);
+  EXPECT_THROW(device->add_bias(x.tensor, x.tensor), std::invalid_argument);
 }
 
 TEST_P(DeviceTest, ClampKeepsNotANumber) {

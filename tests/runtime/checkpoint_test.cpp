@@ -72,10 +72,10 @@ TEST_F(ModelFolder, CountsParameters) {
 }
 
 TEST_F(ModelFolder, BothSpellingsOfTheRotaryBaseGiveTheSame) {
-  const auto older = spec().rotary.inverse_frequencies;
+  const auto older = spec().layers[0].attention.rotary.inverse_frequencies;
   change_config("rope_theta", json(json::value_t::discarded));
   change_config("rope_parameters", {{"rope_theta", 1000000.0}, {"rope_type", "default"}});
-  EXPECT_EQ(spec().rotary.inverse_frequencies, older);
+  EXPECT_EQ(spec().layers[0].attention.rotary.inverse_frequencies, older);
 }
 
 TEST_F(ModelFolder, WrongFieldsAreNamed) {

@@ -123,7 +123,7 @@ TEST_P(CoherenceTest, OneExchangeALayerInDecodeWhereNoPartialSumsAreSent) {
   request.max_tokens = 16;
   const JobResult result = run_job(model(), {request}, options(), comm_);
   const auto steps_with_rows = static_cast<std::int64_t>(request.max_tokens);  // one of them reads the prompt
-  for (int layer = 0; layer < static_cast<int>(spec.layers.size()); ++layer) {
+  for (int layer = 0; layer < spec.moe_layers(); ++layer) {
     std::int64_t exchanges = 0;
     for (const auto& [key, traffic] : comm_.traffic()) {
       if (key.layer != layer) continue;
@@ -138,7 +138,7 @@ TEST_P(CoherenceTest, OneExchangeALayerInDecodeWhereNoPartialSumsAreSent) {
 TEST_P(CoherenceTest, OneExchangeALayerAndMicroBatch) {
   if (GetParam().micro_batches != 2) return;
   const ModelSpec spec = read_model_spec(model());
-  const int layers = static_cast<int>(spec.layers.size());
+  const int layers = spec.moe_layers();
   const JobResult result = run_job(model(), requests(), options(), comm_);
   for (const auto& [key, traffic] : comm_.traffic()) {
     if (key.layer < 0) continue;

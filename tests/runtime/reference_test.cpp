@@ -93,7 +93,7 @@ TEST_P(ReferenceTest, WithRandomPlans) {
 
 TEST_P(ReferenceTest, TwoExchangesPerLayerAndStep) {
   const JobResult result = run_job(model(), requests(), {}, comm_);
-  const int layers = static_cast<int>(read_model_spec(model()).layers.size());
+  const int layers = read_model_spec(model()).moe_layers();
   std::int64_t in_layers = 0;
   for (const auto& [key, traffic] : comm_.traffic()) {
     if (key.layer < 0) continue;

@@ -1,0 +1,27 @@
+// Attention of one layer for the rows on this rank.
+#pragma once
+
+#include "runtime/freight.hpp"
+#include "runtime/model_spec.hpp"
+#include "runtime/scratch.hpp"
+#include "runtime/weights.hpp"
+
+namespace coterie {
+
+/// One layer's attention, as a layer of the model has it. All of it outlives the call.
+struct AttentionLayer {
+  const AttentionSpec& spec;
+  const AttentionWeights& weights;
+  const KvCache& cache;
+  float residual_scale = 1;
+};
+
+/// at.x += attention(norm(at.x)), over what the cache holds and these rows themselves, whose K and V it receives.
+/// Returns those rows, in memory of `scratch`.
+KvRows attend(Device& device, const AttentionLayer& layer, const Batch& batch, const Resident& at, Scratch& scratch);
+
+/// x += scale * (in * weight^T + bias); `bias` may be empty.
+void add_projection(Device& device, const Tensor& in, const PackedMatrix& weight, const DeviceArray& bias, float scale,
+                    const Tensor& x, Scratch& scratch);
+
+}  // namespace coterie
