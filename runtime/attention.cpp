@@ -5,7 +5,6 @@ namespace coterie {
 KvRows attend(Device& device, const AttentionLayer& layer, const Batch& batch, const Resident& at, Scratch& scratch) {
   const auto& [spec, weights, cache, residual_scale] = layer;
   const auto sequences = sequence_rows(batch, at.rows);
-  const auto positions = positions_of(batch, at.rows);
 
   const Tensor normed = scratch.take(at.x.rows, at.x.cols);
   const Tensor qkv = scratch.take(at.x.rows, spec.q_width() + 2 * spec.kv_width());
@@ -20,14 +19,27 @@ KvRows attend(Device& device, const AttentionLayer& layer, const Batch& batch, c
   if (weights.q_norm) weights.q_norm.apply(device, q, q);
   if (weights.k_norm) weights.k_norm.apply(device, k, k);
   if (spec.clip > 0) device.clamp(qkv, spec.clip);
-  if (!spec.rotary.inverse_frequencies.empty()) {
-    device.rotary(q, spec.shape.head_dim, spec.rotary, positions);
-    device.rotary(k, spec.shape.head_dim, spec.rotary, positions);
-  }
+  rotate(device, q, spec.shape.head_dim, spec.rotary, batch, at.rows);
+  rotate(device, k, spec.shape.head_dim, spec.rotary, batch, at.rows);
   device.write_kv(k, v, sequences, cache);
   device.attention(q, cache, sequences, spec.shape, out);
   add_projection(device, out, *weights.out, weights.out_bias, residual_scale, at.x, scratch);
   return {k, v, cache};
+}
+
+void rotate(Device& device, const Tensor& x, int head_dim, const RotarySpec& rotary, const Batch& batch,
+            std::span<const std::int32_t> rows) {
+  if (rotary.usual.inverse_frequencies.empty()) return;
+  const auto positions = positions_of(batch, rows);
+  if (!rotary.depends_on_length()) return device.rotary(x, head_dim, rotary.usual, positions);
+  for (std::size_t first = 0; first < rows.size();) {
+    const BatchSequence& sequence = batch.of(rows[first]);
+    std::size_t count = 1;
+    while (first + count < rows.size() && &batch.of(rows[first + count]) == &sequence) ++count;
+    device.rotary(x.row_range(static_cast<std::int64_t>(first), static_cast<std::int64_t>(count)), head_dim,
+                  rotary.of_length(sequence.length), std::span(positions).subspan(first, count));
+    first += count;
+  }
 }
 
 void add_projection(Device& device, const Tensor& in, const PackedMatrix& weight, const DeviceArray& bias, float scale,

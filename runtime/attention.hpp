@@ -20,6 +20,10 @@ struct AttentionLayer {
 /// Returns those rows, in memory of `scratch`.
 KvRows attend(Device& device, const AttentionLayer& layer, const Batch& batch, const Resident& at, Scratch& scratch);
 
+/// Turns x (rows, heads * head_dim) by the positions of these rows of the batch.
+void rotate(Device& device, const Tensor& x, int head_dim, const RotarySpec& rotary, const Batch& batch,
+            std::span<const std::int32_t> rows);
+
 /// x += scale * (in * weight^T + bias); `bias` may be empty.
 void add_projection(Device& device, const Tensor& in, const PackedMatrix& weight, const DeviceArray& bias, float scale,
                     const Tensor& x, Scratch& scratch);

@@ -20,6 +20,7 @@ struct BatchSequence {
   std::int32_t first_row = 0;
   std::int32_t rows = 0;
   std::int64_t first_position = 0;
+  std::int64_t length = 0;               ///< of the sequence as far as its rows know: at least the prompt's
   std::span<const std::int32_t> blocks;  ///< of the KV cache, the same on all ranks of the domain
 };
 

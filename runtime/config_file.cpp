@@ -83,6 +83,17 @@ std::vector<std::int32_t> ConfigFile::integers(const std::string& field) const {
   return out;
 }
 
+std::vector<double> ConfigFile::numbers(const std::string& field) const {
+  const auto* value = find(field);
+  if (value == nullptr || !value->is_array()) fail(field, "a list of numbers");
+  std::vector<double> out;
+  for (const auto& item : *value) {
+    if (!item.is_number() || !std::isfinite(item.get<double>())) fail(field, "a list of numbers");
+    out.push_back(item.get<double>());
+  }
+  return out;
+}
+
 std::optional<ConfigFile> ConfigFile::object(const std::string& field) const {
   const auto* value = find(field);
   if (value == nullptr) return std::nullopt;

@@ -29,6 +29,8 @@ class ConfigFile {
   [[nodiscard]] bool has(const std::string& field) const;  ///< present and not null
   /// An integer or a list of integers; empty when the field is missing or null.
   [[nodiscard]] std::vector<std::int32_t> integers(const std::string& field) const;
+  /// A list of numbers.
+  [[nodiscard]] std::vector<double> numbers(const std::string& field) const;
   /// The nested object of that name; its messages name the field as "outer.inner". Empty when missing or null.
   [[nodiscard]] std::optional<ConfigFile> object(const std::string& field) const;
   /// The names of all fields.

@@ -63,26 +63,6 @@ ModelSpec common_spec(const ConfigFile& config) {
   return spec;
 }
 
-Rotary read_rotary(const ConfigFile& config, std::int64_t head_dim) {
-  const auto newer = config.object("rope_parameters");
-  const auto older = config.object("rope_scaling");
-  for (const auto& scaling : {newer, older}) {
-    if (!scaling) continue;
-    const std::string key = scaling->has("rope_type") ? "rope_type" : "type";
-    scaling->expect(key, "default");
-  }
-  const ConfigFile& holder = newer ? *newer : config;
-  const double theta = newer ? newer->number("rope_theta") : config.number("rope_theta", 10000.0);
-  if (theta <= 0) holder.fail("rope_theta", "a positive number");
-
-  Rotary rotary;
-  for (std::int64_t i = 0; i < head_dim / 2; ++i) {
-    const auto exponent = static_cast<float>(2 * i) / static_cast<float>(head_dim);
-    rotary.inverse_frequencies.push_back(1.0F / std::pow(static_cast<float>(theta), exponent));
-  }
-  return rotary;
-}
-
 AttentionShape read_attention_shape(const ConfigFile& config) {
   const std::int64_t hidden = config.positive("hidden_size");
   const std::int64_t heads = config.positive("num_attention_heads");

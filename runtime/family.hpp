@@ -3,6 +3,7 @@
 
 #include "runtime/config_file.hpp"
 #include "runtime/model_spec.hpp"
+#include "runtime/rotary.hpp"
 
 #include <filesystem>
 #include <string_view>
@@ -27,10 +28,6 @@ extern const Family kOlmoe;
 
 /// What families share: sizes, norm, rotary embedding, embedding and head. Layers are the family's to add.
 [[nodiscard]] ModelSpec common_spec(const ConfigFile& config);
-
-/// Rotary embedding in the hub's older (`rope_theta`, `rope_scaling`) and newer (`rope_parameters`) spelling, over
-/// `head_dim` columns.
-[[nodiscard]] Rotary read_rotary(const ConfigFile& config, std::int64_t head_dim);
 
 /// Separate q, k, v and o projections below `prefix` ("model.layers.0.self_attn."), no biases, scores scaled by
 /// head_dim^-1/2. Norms and limits are the family's to add.

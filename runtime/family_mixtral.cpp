@@ -11,7 +11,7 @@ ModelSpec mixtral(const ConfigFile& config) {
     shape.window = static_cast<int>(config.positive("sliding_window", 0));
     return shape;
   }();
-  const Rotary rotary = read_rotary(config, attention.head_dim);
+  const RotarySpec rotary = read_rotary(config, attention.head_dim, {.theta = 1e6});
   const std::int64_t experts = config.count("num_local_experts", kMostExperts);
   const std::int64_t top_k = config.positive("num_experts_per_tok");
   const std::int64_t width = config.positive("intermediate_size");

@@ -8,7 +8,7 @@ ModelSpec olmoe(const ConfigFile& config) {
   ModelSpec spec = common_spec(config);
   const AttentionShape attention = read_attention_shape(config);
   if (config.flag("attention_bias", false)) config.fail("attention_bias", "false");
-  const Rotary rotary = read_rotary(config, attention.head_dim);
+  const RotarySpec rotary = read_rotary(config, attention.head_dim);
   const double clip = config.number("clip_qkv", 0);
   if (config.has("clip_qkv") && clip <= 0) config.fail("clip_qkv", "a positive number or null");
   const std::int64_t experts = config.count("num_experts", kMostExperts);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/device.hpp"
+#include "runtime/rotary.hpp"
 #include "runtime/weight_ref.hpp"
 
 #include <cstdint>
@@ -30,7 +31,7 @@ struct ExpertRef {
 
 struct AttentionSpec {
   AttentionShape shape;
-  Rotary rotary;                   ///< no frequencies: none
+  RotarySpec rotary;
   float clip = 0;                  ///< q, k and v are limited to [-clip, clip]; 0: not
   NormSpec norm;                   ///< of the layer's input, (hidden)
   StackedRef qkv;                  ///< ((heads + 2 kv_heads) * head_dim, hidden)

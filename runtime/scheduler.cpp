@@ -79,7 +79,8 @@ void Scheduler::add_rows(Sequence& s, std::int64_t rows) {
   const bool all = wants_prompt_logits(s);
   const auto index = static_cast<std::int32_t>(batch_.sequences.size());
   batch_.sequences.push_back({s.continuation.request().line, s.home, s.at, prompt, options_.replicate && !prompt,
-                              batch_.rows(), static_cast<std::int32_t>(rows), s.computed, s.blocks});
+                              batch_.rows(), static_cast<std::int32_t>(rows), s.computed,
+                              std::max(s.prompt_size(), s.computed + 1), s.blocks});
   for (std::int64_t p = s.computed; p < s.computed + rows; ++p) {
     batch_.tokens.push_back(s.token(p));
     batch_.sequence.push_back(index);

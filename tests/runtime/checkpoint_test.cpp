@@ -72,10 +72,10 @@ TEST_F(ModelFolder, CountsParameters) {
 }
 
 TEST_F(ModelFolder, BothSpellingsOfTheRotaryBaseGiveTheSame) {
-  const auto older = spec().layers[0].attention.rotary.inverse_frequencies;
+  const auto older = spec().layers[0].attention.rotary.usual.inverse_frequencies;
   change_config("rope_theta", json(json::value_t::discarded));
   change_config("rope_parameters", {{"rope_theta", 1000000.0}, {"rope_type", "default"}});
-  EXPECT_EQ(spec().layers[0].attention.rotary.inverse_frequencies, older);
+  EXPECT_EQ(spec().layers[0].attention.rotary.usual.inverse_frequencies, older);
 }
 
 TEST_F(ModelFolder, WrongFieldsAreNamed) {
@@ -99,7 +99,7 @@ TEST_F(ModelFolder, WrongFieldsAreNamed) {
   fails("num_experts_per_tok", 9, "at most num_local_experts");
   fails("num_key_value_heads", 3, "a divisor");
   fails("hidden_act", "gelu", "\"silu\"");
-  fails("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}, "\"default\"");
+  fails("rope_scaling", {{"rope_type", "mrope"}, {"factor", 4.0}}, "default, linear");
   fails("quantization_config", {{"quant_method", "awq"}}, "F32, F16 or BF16");
 }
 
