@@ -394,6 +394,8 @@ void attend_odd_blocks(const Call& call, const Task& task, const Task& next) {
 using Attend = void(const Call&, const Task&, const Task&);
 Attend* const attend_whole_blocks = for_processor<Attend>(attend_avx512, attend_avx2, attend_any);
 
+}  // namespace
+
 void check_sequences(std::span<const SequenceRows> sequences, const KvCache& cache, std::int64_t rows) {
   require(cache.block_tokens >= 1, "a cache block holds at least one position");
   for (const SequenceRows& sequence : sequences) {
@@ -405,12 +407,11 @@ void check_sequences(std::span<const SequenceRows> sequences, const KvCache& cac
   }
 }
 
-}  // namespace
-
 void CpuDevice::write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences,
                          const KvCache& cache) {
   check_sequences(sequences, cache, k.rows);
   require_shape(k, k.rows, k.cols, "write_kv: K");
+  if (v.cols == 0) return write_latent(k, sequences, cache);
   require_shape(v, k.rows, k.cols, "write_kv: V");
   const std::int64_t tokens = cache.block_tokens;
   const ValueLayout layout(cache, v.cols);

@@ -43,6 +43,11 @@ class CpuDevice final : public Device {
   void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
                  const AttentionShape& shape, const Tensor& out, const Tensor& sinks) override;
 
+  void latent_attention(const Tensor& q_latent, const Tensor& q_rope, const KvCache& cache,
+                        std::span<const SequenceRows> sequences, const LatentShape& shape, const Tensor& out) override;
+  void linear_by_head(const Tensor& in, std::span<const std::unique_ptr<PackedMatrix>> weights,
+                      const Tensor& out) override;
+
   using Device::route;
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
                               const RouterBiases& biases) override;
@@ -73,11 +78,12 @@ class CpuDevice final : public Device {
   };
   void tabulate(const Rotary& rotary, std::span<const std::int64_t> positions);
 
-  /// What one thread needs to put a few rows through an expert.
+  /// What one thread needs to put a few rows through an expert, or through latent attention.
   struct ExpertScratch {
     Scratch gate_up;
     Scratch hidden;
     Scratch converted;
+    Scratch queries;
   };
   /// On up to `threads` threads.
   static void expert(const ExpertRows& group, const Tensor& in, const Tensor& out, ExpertScratch& scratch, int threads);
@@ -98,6 +104,11 @@ class CpuDevice final : public Device {
 void multiply_rows(const Tensor& in, const CpuMatrix& weight, const Tensor& out, bool accumulate,
                    std::uint16_t* scratch, int threads);
 
+/// write_kv for rows that are key and value in one; they lie in a block one after the other.
+void write_latent(const Tensor& rows, std::span<const SequenceRows> sequences, const KvCache& cache);
+
+/// Throws std::invalid_argument for a sequence that is outside the rows of the call or beyond its blocks.
+void check_sequences(std::span<const SequenceRows> sequences, const KvCache& cache, std::int64_t rows);
 /// Throws std::invalid_argument naming `what` if it doesn't hold.
 void require(bool holds, const char* what);
 /// f32, of these rows and columns.

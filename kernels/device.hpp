@@ -112,7 +112,7 @@ struct Routing {
 /// it.
 struct KvCache {
   std::byte* k = nullptr;  ///< (blocks, block_tokens * kv_heads * head_dim)
-  std::byte* v = nullptr;  ///< the same
+  std::byte* v = nullptr;  ///< the same; unused where rows are key and value in one (latent attention)
   int block_tokens = 16;   ///< fastest as a multiple of 16
   int head_dim = 0;        ///< a device may keep a head's numbers of a block together; 0: unknown, slower
 };
@@ -123,6 +123,15 @@ struct AttentionShape {
   int head_dim = 0;
   float scale = 0;  ///< on the scores, usually head_dim^-1/2
   int window = 0;   ///< a position sees itself and window - 1 before it; 0: all
+};
+
+/// Latent attention (DeepSeek-V2, arXiv 2405.04434) in its absorbed form: all heads share a position's one row, the
+/// latent columns, which are key and value alike, and then the rotated key's.
+struct LatentShape {
+  int heads = 0;
+  int latent = 0;
+  int rope = 0;
+  float scale = 0;  ///< on the scores
 };
 
 /// Rows of one sequence in a call, at consecutive positions: a chunk of a prompt, or the one row of a decode step.
@@ -186,7 +195,8 @@ class Device {
   /// In place on (rows, heads * head_dim).
   virtual void rotary(const Tensor& x, int head_dim, const Rotary& rotary, std::span<const std::int64_t> positions) = 0;
 
-  /// Writes K and V rows (rows, kv_heads * head_dim) of each sequence to its blocks.
+  /// Writes K and V rows (rows, kv_heads * head_dim) of each sequence to its blocks; rows for latent attention are K,
+  /// beside a V without columns.
   virtual void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences,
                         const KvCache& cache) = 0;
   /// Causal attention of q (rows, heads * head_dim) over what the cache holds up to each row's own position; prefill
@@ -194,6 +204,16 @@ class Device {
   /// each softmax of a head, whose weight goes to nothing; without data: none.
   virtual void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
                          const AttentionShape& shape, const Tensor& out, const Tensor& sinks = {}) = 0;
+
+  /// Causal attention over rows (latent + rope) in the cache. The queries' parts: q_latent (rows, heads * latent),
+  /// through the key's expansion already, and q_rope (rows, heads * rope). out (rows, heads * latent) are mean latents,
+  /// which the value's expansion follows.
+  virtual void latent_attention(const Tensor& q_latent, const Tensor& q_rope, const KvCache& cache,
+                                std::span<const SequenceRows> sequences, const LatentShape& shape,
+                                const Tensor& out) = 0;
+  /// Each head's columns by themselves: out's (outputs) of head h = in's (inputs) of head h * weights[h]^T.
+  virtual void linear_by_head(const Tensor& in, std::span<const std::unique_ptr<PackedMatrix>> weights,
+                              const Tensor& out) = 0;
 
   /// Chooses by the logits in * weight^T.
   [[nodiscard]] virtual Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
