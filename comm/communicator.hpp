@@ -21,11 +21,12 @@ class CommError : public std::runtime_error {
 };
 
 /// Where in the program a collective stands; the text of every message about ranks that did not arrive, and the key by
-/// which traffic is counted. Every rank passes the same values.
+/// which traffic is counted. Every rank passes the same values, but for the group.
 struct Place {
   const char* collective = "";  ///< a literal: "dispatch", "combine", "step report", ...
   int layer = -1;               ///< MoE layer, -1 outside the layers
   std::int64_t step = -1;       ///< engine step, -1 outside the steps
+  const char* group = "";       ///< a literal: what this rank sends is counted apart by it
 };
 
 /// "dispatch at layer 3, step 17"

@@ -14,7 +14,7 @@ std::int64_t CountingCommunicator::calls(const std::string& kind) const {
 std::vector<std::vector<std::byte>> CountingCommunicator::all_gather(std::span<const std::byte> mine,
                                                                      const Place& place) {
   auto all = inner_.all_gather(mine, place);
-  Traffic& traffic = traffic_[{"all_gather", place.collective, place.layer}];
+  Traffic& traffic = traffic_[{"all_gather", place.collective, place.layer, place.group}];
   const std::int64_t others = ranks() - 1;
   ++traffic.calls;
   traffic.messages += mine.empty() ? 0 : others;
@@ -36,7 +36,7 @@ Inbox CountingCommunicator::exchange(Outbox outbox, const Place& place) {
   }
 
   Inbox inbox = inner_.exchange(std::move(outbox), place);
-  Traffic& traffic = traffic_[{"exchange", place.collective, place.layer}];
+  Traffic& traffic = traffic_[{"exchange", place.collective, place.layer, place.group}];
   traffic.calls += sent.calls;
   traffic.messages += sent.messages;
   traffic.bytes += sent.bytes;

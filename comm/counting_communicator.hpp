@@ -4,13 +4,13 @@
 
 #include "comm/communicator.hpp"
 
+#include <compare>
 #include <map>
 #include <string>
-#include <tuple>
 
 namespace coterie {
 
-/// What this rank sent in the collectives of one kind and layer.
+/// What this rank sent in the collectives of one kind, layer and group.
 struct Traffic {
   std::int64_t calls = 0;
   std::int64_t messages = 0;     ///< non-empty messages to other ranks
@@ -24,9 +24,8 @@ class CountingCommunicator final : public Communicator {
     std::string kind;        ///< "exchange" or "all_gather"
     std::string collective;  ///< Place::collective
     int layer = -1;
-    friend bool operator<(const Key& a, const Key& b) {
-      return std::tie(a.kind, a.collective, a.layer) < std::tie(b.kind, b.collective, b.layer);
-    }
+    std::string group{};  ///< Place::group
+    friend auto operator<=>(const Key&, const Key&) = default;
   };
 
   /// `inner` must outlive this object.

@@ -3,8 +3,11 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <map>
 #include <span>
 #include <string>
+#include <tuple>
+#include <vector>
 
 namespace coterie {
 namespace {
@@ -19,20 +22,36 @@ json phases_json(const PhaseSeconds& p) {
           {"head", p.head}};
 }
 
+double rate(double n, double of) {
+  return of > 0 ? n / of : 0;
+}
+
+json counts_json(const StepCounts& c) {
+  return {{"steps", c.steps},
+          {"seconds", c.seconds},
+          {"tokens", c.tokens},
+          {"dense_rows", c.dense_rows},
+          {"moved_rows", c.moved_rows},
+          {"expert_rows", c.expert_rows},
+          {"rows_sent", c.rows_sent},
+          {"partial_sums_sent", c.sums_sent},
+          {"freight_rows_sent", c.freight_sent}};
+}
+
 json rank_json(const WorkMetrics& m) {
-  return {{"prompt_rows", m.prompt_rows},
-          {"decode_rows", m.decode_rows},
-          {"pure_decode_rows", m.pure_decode_rows},
-          {"generated", m.generated},
-          {"prefill_seconds", m.prefill_seconds},
-          {"decode_seconds", m.decode_seconds},
-          {"seconds", phases_json(m.phases)},
-          {"dense_rows", m.dense_rows},
-          {"moved_rows", m.moved_rows},
-          {"expert_rows_per_layer", m.expert_rows},
-          {"kv_bytes", m.kv_bytes},
-          {"kv_peak_bytes", m.kv_peak_bytes},
-          {"peak_memory_bytes", peak_memory()}};
+  json rank{{"prompt_rows", m.prompt_rows},
+            {"decode_rows", m.decode_rows},
+            {"generated", m.generated},
+            {"seconds", phases_json(m.phases)},
+            {"expert_rows_per_layer", m.expert_rows},
+            {"domain", m.domain},
+            {"kv_bytes", m.kv_bytes},
+            {"kv_peak_bytes", m.kv_peak_bytes},
+            {"peak_memory_bytes", peak_memory()}};
+  for (const StepKind kind : {StepKind::prefill, StepKind::decode}) {
+    rank[kStepKindNames[static_cast<std::size_t>(kind)]] = counts_json(m.of(kind));
+  }
+  return rank;
 }
 
 constexpr const char* kSectionNames[kSections] = {"rows", "routes", "partial_sums", "freight", "weights"};
@@ -47,6 +66,7 @@ json traffic_json(const CountingCommunicator& counted) {
     list.push_back({{"kind", key.kind},
                     {"collective", key.collective},
                     {"layer", key.layer},
+                    {"group", key.group},
                     {"calls", t.calls},
                     {"messages", t.messages},
                     {"bytes", t.bytes},
@@ -55,21 +75,87 @@ json traffic_json(const CountingCommunicator& counted) {
   return list;
 }
 
-/// Adds the traffic of one more rank: calls are the same on every rank, messages and bytes add up.
-void add_traffic(json& total, const json& more) {
-  for (std::size_t i = 0; i < total.size(); ++i) {
-    for (const char* field : {"messages", "bytes"}) {
-      total[i][field] = total[i][field].get<std::int64_t>() + more[i][field].get<std::int64_t>();
-    }
-    for (const auto& [section, bytes] : more[i]["section_bytes"].items()) {
-      json& sum = total[i]["section_bytes"][section];
-      sum = (sum.is_null() ? 0 : sum.get<std::int64_t>()) + bytes.get<std::int64_t>();
-    }
-  }
+void add(json& sum, const json& more) {
+  if (sum.is_null()) sum = 0;
+  sum = more.is_number_float() ? json(sum.get<double>() + more.get<double>())
+                               : json(sum.get<std::int64_t>() + more.get<std::int64_t>());
 }
 
-double rate(double n, double seconds) {
-  return seconds > 0 ? n / seconds : 0;
+/// Adds what one rank sent to `total`. Messages and bytes add up over ranks; calls are the same on each.
+void add_traffic(json& total, const json& sent, bool calls) {
+  if (calls) add(total["calls"], sent["calls"]);
+  for (const char* field : {"messages", "bytes"}) add(total[field], sent[field]);
+  if (total["section_bytes"].is_null()) total["section_bytes"] = json::object();
+  for (const auto& [section, bytes] : sent["section_bytes"].items()) add(total["section_bytes"][section], bytes);
+}
+
+/// Every collective at every place, over all ranks.
+json collectives_json(const std::vector<json>& ranks, double steps) {
+  std::map<std::tuple<std::string, std::string, int>, json> places;
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    for (const json& sent : ranks[r]["traffic"]) {
+      json& total = places[{sent["kind"], sent["collective"], sent["layer"]}];
+      for (const char* field : {"kind", "collective", "layer"}) total[field] = sent[field];
+      add_traffic(total, sent, r == 0);
+    }
+  }
+  json list = json::array();
+  for (auto& [key, total] : places) {
+    for (const char* field : {"calls", "messages", "bytes"}) {
+      total[std::string(field) + "_per_step"] = rate(total[field].get<double>(), steps);
+    }
+    list.push_back(std::move(total));
+  }
+  return list;
+}
+
+/// What a step of one kind costs, per layer and step or per token and layer, over all ranks.
+json kind_json(const std::vector<json>& ranks, const std::string& kind, double layers) {
+  json counts;
+  json traffic{{"messages", 0}, {"bytes", 0}};
+  double exchanges = 0;  // per layer and step; the ranks of other domains may have had other kinds of steps
+  for (const json& one : ranks) {
+    const json& mine = one["rank"][kind];
+    for (const auto& [field, value] : mine.items()) {
+      const bool largest = field == "steps" || field == "seconds";
+      largest ? void(counts[field] = std::max(counts.value(field, value), value)) : add(counts[field], value);
+    }
+    double calls = 0;
+    for (const json& sent : one["traffic"]) {
+      if (sent["group"] != kind || sent["layer"] < 0) continue;
+      add_traffic(traffic, sent, false);
+      calls += sent["calls"].get<double>();
+    }
+    exchanges = std::max(exchanges, rate(calls, mine["steps"].get<double>() * layers));
+  }
+  const double steps = counts["steps"].get<double>() * layers;
+  const double tokens = counts["tokens"].get<double>() * layers;
+  counts["exchanges_per_layer_and_step"] = exchanges;
+  counts["messages_per_layer_and_step"] = rate(traffic["messages"].get<double>(), steps);
+  counts["bytes_per_layer_and_step"] = {{"all", rate(traffic["bytes"].get<double>(), steps)}};
+  for (const auto& [section, bytes] : traffic["section_bytes"].items()) {
+    counts["bytes_per_layer_and_step"][section] = rate(bytes.get<double>(), steps);
+  }
+  for (const char* field : {"rows_sent", "partial_sums_sent", "freight_rows_sent"}) {
+    counts[std::string(field) + "_per_token_and_layer"] = rate(counts[field].get<double>(), tokens);
+  }
+  counts["share_stayed"] = 1 - rate(counts["moved_rows"].get<double>(), counts["dense_rows"].get<double>());
+  return counts;
+}
+
+/// Every sequence's keys and values are on all ranks of its domain.
+json kv_json(const std::vector<json>& ranks) {
+  std::map<int, json> domains;
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    const json& rank = ranks[r]["rank"];
+    json& domain = domains[rank["domain"].get<int>()];
+    domain["ranks"].push_back(r);
+    domain["bytes_per_rank"] = rank["kv_bytes"];
+    domain["peak_bytes_per_rank"] = rank["kv_peak_bytes"];
+  }
+  json list = json::array();
+  for (auto& [index, domain] : domains) list.push_back(std::move(domain));
+  return list;
 }
 
 }  // namespace
@@ -85,44 +171,35 @@ json gather_metrics(Communicator& comm, const CountingCommunicator& counted, con
   const auto gathered = comm.all_gather(std::as_bytes(std::span(text)), {"metrics"});
   if (comm.rank() != 0) return nullptr;
 
-  json ranks = json::array();
-  json traffic;
+  std::vector<json> ranks;
+  json of_ranks = json::array();
   json phases = phases_json({});
-  double prefill = 0;
-  double decode = 0;
-  std::int64_t prompt_rows = 0;
-  std::int64_t pure_decode_rows = 0;
-  std::int64_t generated = 0;
   for (const auto& bytes : gathered) {
-    const json one = json::parse(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
-    const json& r = one["rank"];
-    if (traffic.is_null()) {
-      traffic = one["traffic"];
-    } else {
-      add_traffic(traffic, one["traffic"]);
-    }
+    ranks.push_back(json::parse(std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size())));
+    of_ranks.push_back(ranks.back()["rank"]);
     for (auto& [phase, seconds] : phases.items()) {
-      seconds = seconds.get<double>() + r["seconds"][phase].get<double>() / comm.ranks();
+      seconds = seconds.get<double>() + of_ranks.back()["seconds"][phase].get<double>() / comm.ranks();
     }
-    prefill = std::max(prefill, r["prefill_seconds"].get<double>());
-    decode = std::max(decode, r["decode_seconds"].get<double>());
-    prompt_rows += r["prompt_rows"].get<std::int64_t>();
-    pure_decode_rows += r["pure_decode_rows"].get<std::int64_t>();
-    generated += r["generated"].get<std::int64_t>();
-    ranks.push_back(r);
   }
-  for (json& t : traffic) {
-    t["calls_per_step"] = rate(t["calls"].get<double>(), static_cast<double>(mine.steps));
-    t["bytes_per_step"] = rate(t["bytes"].get<double>(), static_cast<double>(mine.steps));
-  }
-  return {{"steps", mine.steps},
-          {"tokens", {{"prompt", prompt_rows}, {"generated", generated}}},
+  const auto sum = [&](const char* field) {
+    std::int64_t total = 0;
+    for (const json& r : of_ranks) total += r[field].get<std::int64_t>();
+    return total;
+  };
+  const auto layers = static_cast<double>(mine.expert_rows.size());
+  const json prefill = kind_json(ranks, "prefill", layers);
+  const json decode = kind_json(ranks, "decode", layers);
+  return {{"steps", mine.steps()},
+          {"tokens", {{"prompt", sum("prompt_rows")}, {"generated", sum("generated")}}},
           {"tokens_per_second",
-           {{"prefill", rate(static_cast<double>(prompt_rows), prefill)},
-            {"decode", rate(static_cast<double>(pure_decode_rows), decode)}}},
+           {{"prefill", rate(static_cast<double>(sum("prompt_rows")), prefill["seconds"].get<double>())},
+            {"decode", rate(decode["tokens"].get<double>(), decode["seconds"].get<double>())}}},
           {"seconds_by_phase", phases},
-          {"collectives", traffic},
-          {"ranks", ranks}};
+          {"prefill", prefill},
+          {"decode", decode},
+          {"kv_memory", kv_json(ranks)},
+          {"collectives", collectives_json(ranks, static_cast<double>(mine.steps()))},
+          {"ranks", of_ranks}};
 }
 
 }  // namespace coterie

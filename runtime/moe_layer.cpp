@@ -65,8 +65,8 @@ Outbox MoeLayer::depart(const Batch& batch, InFlight& flight, Scratch& scratch, 
     if (observe) observe(batch, at.rows, index_, routing);
     for (float& weight : routing.weights) weight *= residual_scale_;
     flight.plan = plan_rows(batch, at.rows, routing, index_, context_.ownership, context_.domains);
-    context_.metrics.dense_rows += at.x.rows;
-    context_.metrics.moved_rows += at.x.rows - static_cast<std::int64_t>(flight.plan.stay.size());
+    context_.metrics.now().dense_rows += at.x.rows;
+    context_.metrics.now().moved_rows += at.x.rows - static_cast<std::int64_t>(flight.plan.stay.size());
   }
   const Timed timed(context_.metrics.phases.exchange);
   return pack(batch, flight);
@@ -127,6 +127,8 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
   for (int rank = 0; rank < static_cast<int>(plan.to.size()); ++rank) {
     const RowsFor& to = plan.to[rank];
     const bool takes_freight = rank != self && context_.domains.together(rank, self) && !carried.empty();
+    if (rank != self) context_.metrics.now().rows_sent += static_cast<std::int64_t>(to.rows.size());
+    if (takes_freight) context_.metrics.now().freight_sent += static_cast<std::int64_t>(carried.size());
     if (to.rows.empty() && !takes_freight && flags == 0) continue;
     const std::uint64_t tag_bytes = to.tags.size() * sizeof(RowTag);
     out[rank] = Message(sizes_of({{Section::rows, to.rows.size() * at.x.cols * size_of(type)},
@@ -208,6 +210,7 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
   context_.device.gather(normed, groups.arrived, inputs);
   context_.device.experts(inputs, calls(groups), outputs);
   context_.metrics.expert_rows[index_] += pairs;
+  context_.metrics.now().expert_rows += pairs;
 
   std::vector<std::int32_t> told;         // indices of shared sums that the domain's other ranks lack
   std::vector<std::int32_t> told_labels;  // and their labels
@@ -228,6 +231,7 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     const bool tells = context_.domains.together(rank, context_.comm.rank());
     const auto shared = static_cast<std::int64_t>(tells ? told.size() : 0);
     if (n + shared == 0) continue;
+    context_.metrics.now().sums_sent += n + shared;
     const DType type = context_.device.activation_type();
     flight.sums[rank] = Message(sizes_of({{Section::partial_sums, LabelledRows::bytes(n + shared, hidden, type)}}));
     const LabelledRows section(flight.sums[rank].section(Section::partial_sums), hidden, type);

@@ -63,7 +63,7 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
         for (std::size_t r = 0; r < waiting.flight.sums.size(); ++r) {
           out[r] = joined(std::move(out[r]), std::move(waiting.flight.sums[r]));
         }
-        arrived = context_.comm.exchange(std::move(out), {"dispatch", moe.index(), step});
+        arrived = context_.comm.exchange(std::move(out), {"dispatch", moe.index(), step, context_.metrics.kind_name()});
       } else {
         arrived = std::move(out);
       }
@@ -84,7 +84,8 @@ void Transformer::settle(Waiting& waiting, bool always, std::int64_t step) {
   Inbox sums;
   if (always || MoeLayer::partial_sums_follow(waiting.flight)) {
     const Timed timed(context_.metrics.phases.exchange);
-    sums = context_.comm.exchange(std::move(waiting.flight.sums), {"combine", waiting.layer->index(), step});
+    sums = context_.comm.exchange(std::move(waiting.flight.sums),
+                                  {"combine", waiting.layer->index(), step, context_.metrics.kind_name()});
   }
   land(waiting, sums);
 }
@@ -112,10 +113,10 @@ void Transformer::finish(const Batch& batch, std::int64_t step) {
   for (MicroBatch& rows : micro_batches_) {
     rows.scratch.reset();
     const Freight freight = dense_layers(first, layers, batch, rows);
-    if (!context_.domains.coherent()) continue;
+    if (!context_.domains.coherent() || batch.replicated_everywhere(context_.domains.count())) continue;
     const Timed timed(context_.metrics.phases.exchange);
     Inbox came = context_.comm.exchange(freight.for_peers(context_.device, context_.domains, batch, rows.at.rows),
-                                        {"freight", moe_.back().index(), step});
+                                        {"freight", moe_.back().index(), step, context_.metrics.kind_name()});
     for (Message& message : came) freight.store(context_.device, batch, message.section(Section::freight));
   }
 }

@@ -1,5 +1,7 @@
 #include "runtime/worker.hpp"
 
+#include <algorithm>
+
 namespace coterie {
 
 Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& plan, const Tokenizer* tokenizer,
@@ -12,12 +14,16 @@ Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& 
       transformer_(spec, weights_, kv_, context_, options.micro_batches),
       scheduler_(kv_, tokenizer, spec.end_tokens, domains_, options.scheduler) {
   metrics_.expert_rows.resize(static_cast<std::size_t>(spec.moe_layers()));
+  metrics_.domain = domains_.of(comm.rank());
 }
 
 std::vector<RowSample> Worker::step(std::int64_t step) {
   std::vector<RowSample> samples;
   double seconds = 0;
   const Batch& batch = scheduler_.next();
+  const bool prompts =
+      std::any_of(batch.sequences.begin(), batch.sequences.end(), [](const auto& s) { return s.prompt; });
+  metrics_.kind = prompts ? StepKind::prefill : StepKind::decode;
   {
     const Timed timed(seconds);
     const Logits logits = transformer_.forward(batch, step, observer_);
@@ -32,18 +38,14 @@ std::vector<RowSample> Worker::step(std::int64_t step) {
 }
 
 void Worker::count(const Batch& batch, double seconds) {
-  std::int64_t prompt_rows = 0;
-  std::int64_t decode_rows = 0;
-  bool prefill = false;
+  StepCounts& now = metrics_.now();
+  ++now.steps;
+  now.seconds += seconds;
   for (const BatchSequence& s : batch.sequences) {
-    prefill = prefill || s.prompt;
-    if (s.home == domains_.self()) (s.prompt ? prompt_rows : decode_rows) += s.rows;
+    if (s.home != domains_.self()) continue;
+    (s.prompt ? metrics_.prompt_rows : metrics_.decode_rows) += s.rows;
+    now.tokens += s.rows;
   }
-  ++metrics_.steps;
-  metrics_.prompt_rows += prompt_rows;
-  metrics_.decode_rows += decode_rows;
-  metrics_.pure_decode_rows += prefill ? 0 : decode_rows;
-  (prefill ? metrics_.prefill_seconds : metrics_.decode_seconds) += seconds;
   metrics_.kv_bytes = kv_.bytes();
   metrics_.kv_peak_bytes = kv_.peak_bytes();
 }

@@ -34,6 +34,16 @@ TEST(CountingCommunicator, CountsCallsMessagesAndBytesByPlace) {
   EXPECT_EQ(comm.traffic().at({"all_gather", "counts", 2}).messages, comm.ranks() - 1);
 }
 
+TEST(CountingCommunicator, CountsGroupsApartWhichMayDifferBetweenRanks) {
+  const auto inner = make_mpi_communicator(test_session(), {});
+  CountingCommunicator comm(*inner);
+  const char* mine = comm.rank() == 0 ? "decode" : "prefill";
+  (void)comm.exchange(Outbox(comm.ranks()), {"dispatch", 2, 0, mine});
+  (void)comm.exchange(Outbox(comm.ranks()), {"dispatch", 2, 1, "decode"});
+  EXPECT_EQ(comm.traffic().at({"exchange", "dispatch", 2, "decode"}).calls, comm.rank() == 0 ? 2 : 1);
+  EXPECT_EQ(comm.calls("exchange"), 2);
+}
+
 TEST(CountingCommunicator, PassesOnWhatTheInnerOneReturns) {
   const auto inner = make_mpi_communicator(test_session(), {});
   CountingCommunicator comm(*inner);
