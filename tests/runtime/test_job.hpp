@@ -48,6 +48,7 @@ struct JobResult {
   Trace trace;
   std::vector<std::string> order;  ///< custom_ids as they finished
   std::int64_t steps = 0;
+  nlohmann::json metrics;
 };
 
 /// Collective over the ranks of the test.
