@@ -47,7 +47,7 @@ class SentencepieceTokenizer final : public Tokenizer {
     if (options.add_special_tokens && add_begin_) ids.push_back(*begin_);
     std::size_t literal = 0;  // where the text that is not encoded yet begins
     for (std::size_t at = 0; options.parse_special_tokens && at < text.size();) {
-      const auto control = control_at(text.substr(at));
+      const auto control = control_at(text, at, options);
       if (control == controls_.end()) {
         ++at;
         continue;
@@ -84,12 +84,13 @@ class SentencepieceTokenizer final : public Tokenizer {
     ids.insert(ids.end(), found.begin(), found.end());
   }
 
-  /// The longest name of a control piece that `text` begins with.
-  Controls::const_iterator control_at(std::string_view text) const {
+  /// The longest name of a control piece that stands at `at`.
+  Controls::const_iterator control_at(std::string_view text, std::size_t at, const EncodeOptions& options) const {
     auto longest = controls_.end();
     for (auto it = controls_.begin(); it != controls_.end(); ++it) {
-      if (text.starts_with(it->first) && (longest == controls_.end() || it->first.size() > longest->first.size()))
-        longest = it;
+      const std::size_t size = it->first.size();
+      if (!text.substr(at).starts_with(it->first) || options.has_border(at, at + size)) continue;
+      if (longest == controls_.end() || size > longest->first.size()) longest = it;
     }
     return longest;
   }

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 
@@ -19,6 +20,11 @@ bool read_flag(const nlohmann::json& config, const std::filesystem::path& path, 
 }
 
 }  // namespace
+
+bool EncodeOptions::has_border(std::size_t begin, std::size_t end) const noexcept {
+  const auto inside = std::upper_bound(borders.begin(), borders.end(), begin);
+  return inside != borders.end() && *inside < end;
+}
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
   const std::filesystem::path pieces = model / "tokenizer.model";

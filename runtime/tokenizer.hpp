@@ -1,10 +1,12 @@
 // Text to token ids, and what text each token stands for.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,8 +14,12 @@
 namespace coterie {
 
 struct EncodeOptions {
-  bool add_special_tokens = true;     ///< put the begin (and end) of sequence that the model wants around the text
-  bool parse_special_tokens = false;  ///< "</s>" in the text is the token; otherwise it is four characters
+  bool add_special_tokens = true;          ///< put the begin (and end) of sequence that the model wants around the text
+  bool parse_special_tokens = false;       ///< "</s>" in the text is the token; otherwise it is four characters
+  std::span<const std::size_t> borders{};  ///< rising byte offsets in the text: no special token is parsed across them
+
+  /// Whether a special token in [begin, end) of the text has a border inside.
+  [[nodiscard]] bool has_border(std::size_t begin, std::size_t end) const noexcept;
 };
 
 /// A tokenizer of a model folder. Immutable; all members may be called from several threads.

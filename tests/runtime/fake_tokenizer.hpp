@@ -27,10 +27,12 @@ class FakeTokenizer final : public Tokenizer {
   std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const override {
     std::vector<std::int32_t> ids;
     if (options.add_special_tokens) ids.push_back(0);
-    while (!text.empty()) {
-      const bool control = options.parse_special_tokens && text.starts_with(pieces_[0].text);
-      ids.push_back(control ? 0 : byte(static_cast<unsigned char>(text.front())));
-      text.remove_prefix(control ? pieces_[0].text.size() : 1);
+    const std::string& name = pieces_[0].text;
+    for (std::size_t at = 0; at < text.size();) {
+      const bool control = options.parse_special_tokens && text.substr(at).starts_with(name) &&
+                           !options.has_border(at, at + name.size());
+      ids.push_back(control ? 0 : byte(static_cast<unsigned char>(text[at])));
+      at += control ? name.size() : 1;
     }
     return ids;
   }

@@ -116,6 +116,20 @@ TEST(Tokenizer, SpecialTokensAreObeyedWhereAsked) {
   EXPECT_EQ(tokenizer->end_of_sequence(), 2);
 }
 
+TEST(Tokenizer, NoSpecialTokenIsParsedAcrossABorder) {
+  const auto tokenizer = load_tokenizer(kTrained);
+  const auto encode = [&](const std::vector<std::size_t>& borders) {
+    return tokenizer->encode("</s></s>",
+                             {.add_special_tokens = false, .parse_special_tokens = true, .borders = borders});
+  };
+  auto first_as_text = tokenizer->encode("</s>", {.add_special_tokens = false});
+  first_as_text.push_back(2);
+  EXPECT_EQ(encode({1}), first_as_text);
+  EXPECT_EQ(encode({3}), first_as_text);
+  EXPECT_EQ(encode({0, 4, 8}), (std::vector<std::int32_t>{2, 2})) << "borders beside them";
+  EXPECT_EQ(encode({1, 5}), tokenizer->encode("</s></s>", {.add_special_tokens = false}));
+}
+
 TEST(Tokenizer, AFolderWithoutOneIsNoError) {
   EXPECT_EQ(load_tokenizer(std::filesystem::path(COTERIE_FIXTURES) / "models/mixtral"), nullptr);
 }
