@@ -190,6 +190,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   Inputs in;
   std::unique_ptr<Device> device;
   std::int64_t blocks = 0;
+  std::unique_ptr<ChatRenderer> chat;
   std::unique_ptr<Files> files;
 
   all_or_none(comm, [&] {
@@ -201,8 +202,14 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   expect_same(comm, {{"model", in.digest}, {"plan", in.plan_digest}, {"command line", command_line}});
   blocks = smallest(comm, blocks);
   all_or_none(comm, [&] {
-    const RequestRules rules{in.spec.vocabulary, in.spec.max_positions, in.tokenizer.get(), options.seed};
-    if (first) files = std::make_unique<Files>(options, rules, blocks * KvPool::kBlockTokens);
+    if (!first) return;
+    const std::int64_t kv_tokens = blocks * KvPool::kBlockTokens;
+    RequestRules rules{in.spec.vocabulary, in.spec.max_positions, in.tokenizer.get(), options.seed, kv_tokens};
+    if (in.tokenizer) {
+      chat = std::make_unique<ChatRenderer>(options.model, *in.tokenizer);
+      rules.render_chat = [&](std::string_view line) { return chat->render(line); };
+    }
+    files = std::make_unique<Files>(options, rules, kv_tokens);
   });
 
   const WorkerOptions worker_options{

@@ -33,7 +33,7 @@ po::options_description all_options() {
       coherence("Context coherence", kWidth, kTextWidth), batch("Batch (of each rank)", kWidth, kTextWidth),
       job("Job", kWidth, kTextWidth), all;
   files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer.model)")(
-      "input", text("FILE"), "requests, OpenAI batch lines")(
+      "input", text("FILE"), "requests, OpenAI batch lines: completions and chat completions")(
       "output", text("FILE"), "results; where it is there already, the job does what it lacks")(
       "plan", text("FILE"), "which expert lives where (coterie plan); without: dealt in order")(
       "trace-out", text("FILE"), "record the experts of every token (coterie.trace/1)")(

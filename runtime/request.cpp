@@ -9,6 +9,7 @@ namespace {
 template <typename Visitor, typename AnyRequest>
 void visit(Visitor&& on, AnyRequest& r) {
   on(r.custom_id);
+  on(r.chat);
   on(r.line);
   on(r.prompt);
   on(r.prompt_text);

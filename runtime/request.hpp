@@ -13,6 +13,7 @@ namespace coterie {
 
 struct Request {
   std::string custom_id;
+  bool chat = false;                 ///< a conversation, answered as such
   std::int64_t line = 0;             ///< of the input file, from 1
   std::vector<std::int32_t> prompt;  ///< token ids, at least one, all inside the vocabulary
   std::string prompt_text;           ///< as the user wrote it; empty for a prompt of token ids, and without echo

@@ -129,6 +129,30 @@ Json logprobs_of(const Completion& c, const Tokenizer* tokenizer, const std::str
   return std::move(writer).take();
 }
 
+/// A token as a chat reports it. Its bytes are null where it has no text.
+Json chat_token(const Tokenizer* tokenizer, std::int32_t id, float logprob) {
+  Json bytes = nullptr;
+  if (tokenizer != nullptr && tokenizer->piece(id).kind != Tokenizer::PieceKind::control) {
+    bytes = Json::array();
+    for (const char c : tokenizer->piece(id).text) bytes.push_back(static_cast<unsigned char>(c));
+  }
+  return {{"token", token_name(tokenizer, id)}, {"logprob", number(logprob)}, {"bytes", std::move(bytes)}};
+}
+
+Json chat_logprobs_of(const Completion& c, const Tokenizer* tokenizer) {
+  if (c.request.sampling.logprobs < 0) return nullptr;
+  Json content = Json::array();
+  for (std::size_t i = 0; i < c.tokens.size(); ++i) {
+    Json token = chat_token(tokenizer, c.tokens[i], c.logprobs.at(i).chosen);
+    token["top_logprobs"] = Json::array();
+    for (const auto& [id, logprob] : c.logprobs.at(i).top) {
+      token["top_logprobs"].push_back(chat_token(tokenizer, id, logprob));
+    }
+    content.push_back(std::move(token));
+  }
+  return {{"content", std::move(content)}};
+}
+
 Json stop_reason_of(const Completion& c) {
   if (const auto* token = std::get_if<std::int32_t>(&c.stop_reason)) return *token;
   if (const auto* text = std::get_if<std::string>(&c.stop_reason)) return *text;
@@ -143,20 +167,25 @@ std::string dump(const Json& line) {
 
 std::string completion_line(const Completion& completion, const Tokenizer* tokenizer, std::string_view model) {
   const Request& request = completion.request;
-  const std::string text = (request.echo ? echoed_prompt(request, tokenizer) : "") + completion.text;
-  Json choice = {{"index", 0},
-                 {"text", text},
-                 {"logprobs", logprobs_of(completion, tokenizer, text)},
-                 {"finish_reason", completion.finish_reason == FinishReason::stop ? "stop" : "length"},
-                 {"stop_reason", stop_reason_of(completion)}};
+  Json choice = {{"index", 0}};
+  if (request.chat) {
+    choice["message"] = {{"role", "assistant"}, {"content", completion.text}};
+    choice["logprobs"] = chat_logprobs_of(completion, tokenizer);
+  } else {
+    const std::string text = (request.echo ? echoed_prompt(request, tokenizer) : "") + completion.text;
+    choice["text"] = text;
+    choice["logprobs"] = logprobs_of(completion, tokenizer, text);
+  }
+  choice["finish_reason"] = completion.finish_reason == FinishReason::stop ? "stop" : "length";
+  choice["stop_reason"] = stop_reason_of(completion);
   if (request.return_token_ids || tokenizer == nullptr) {
     choice["token_ids"] = completion.tokens;
     choice["prompt_token_ids"] = request.prompt;
   }
   const std::size_t prompt = request.prompt.size(), generated = completion.tokens.size();
   Json body = {
-      {"id", hex_id("cmpl-", request.custom_id)},
-      {"object", "text_completion"},
+      {"id", hex_id(request.chat ? "chatcmpl-" : "cmpl-", request.custom_id)},
+      {"object", request.chat ? "chat.completion" : "text_completion"},
       {"created", 0},
       {"model", model},
       {"choices", Json::array({std::move(choice)})},

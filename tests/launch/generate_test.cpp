@@ -89,6 +89,46 @@ TEST_F(GenerateTest, AnswersTextAndTokenIds) {
   EXPECT_GT(metrics["ranks"][0]["peak_memory_bytes"], 0);
 }
 
+TEST_F(GenerateTest, AnswersConversations) {
+  const std::filesystem::path model = folder_ / "model";
+  std::filesystem::create_directories(model);
+  for (const auto& file : std::filesystem::directory_iterator(kModel)) {
+    std::filesystem::create_symlink(file.path(), model / file.path().filename());
+  }
+  const auto chat = [](const std::string& id, const json& messages, json body) {
+    body["messages"] = messages;
+    body["temperature"] = 0;
+    return json{{"custom_id", id}, {"method", "POST"}, {"url", "/v1/chat/completions"}, {"body", body}}.dump() + "\n";
+  };
+  const auto says = [](const char* role, const char* content) { return json{{"role", role}, {"content", content}}; };
+  const json beginning = json::array({says("user", "In the beginning")});
+  const std::string requests = chat("short", beginning, {{"max_tokens", 4}, {"logprobs", true}, {"top_logprobs", 1}}) +
+                               chat("wrong", json::array({says("tool", "x")}), {{"max_tokens", 4}}) +
+                               chat("token", json::array({says("user", "In</s>")}), {{"max_tokens", 1}}) +
+                               line("plain", "In the beginning", {{"max_tokens", 4}});
+  write("requests.jsonl", requests);
+  write("model/chat_template.jinja",
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'tool' %}\n{{ raise_exception('no tools') }}{% endif %}"
+        "{{ m.content }}{% endfor %}");
+  const std::string arguments =
+      "--model " + model.string() + " --input " + path("requests.jsonl") + " --output " + path("results.jsonl");
+  const Ended ended = run(arguments);
+  EXPECT_EQ(ended.code, 1) << ended.text;
+  std::map<std::string, json> of;
+  for (const json& result : results()) of[result["custom_id"]] = result;
+  ASSERT_EQ(of.size(), 4U);
+  const json body = of["short"]["response"]["body"], plain = of["plain"]["response"]["body"];
+  EXPECT_EQ(body["choices"][0]["message"]["content"], plain["choices"][0]["text"]) << "the same prompt";
+  EXPECT_EQ(body["choices"][0]["logprobs"]["content"].size(), 4U);
+  EXPECT_EQ(body["usage"]["prompt_tokens"], plain["usage"]["prompt_tokens"]);
+  EXPECT_GT(of["token"]["response"]["body"]["usage"]["prompt_tokens"], 4) << "</s> of the user is text";
+  EXPECT_THAT(of["wrong"]["error"]["message"].get<std::string>(), HasSubstr("chat_template.jinja, line 2: no tools"));
+
+  const std::string before = read("results.jsonl");
+  EXPECT_EQ(run(arguments).code, 1);
+  EXPECT_EQ(read("results.jsonl"), before) << "nothing was left to do";
+}
+
 TEST_F(GenerateTest, WrongRequestsGetErrorRecordsAndTheOthersGoOn) {
   write("requests.jsonl", line("good", "In the beginning") + "not json\n" + line("good", "again") +
                               line("far", {1, 2048}) + line("long", "x", {{"max_tokens", 5000}}) + "\n" +

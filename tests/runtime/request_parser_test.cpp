@@ -1,5 +1,6 @@
 #include "runtime/request_parser.hpp"
 
+#include "placement/input_error.hpp"
 #include "tests/runtime/fake_tokenizer.hpp"
 
 #include <gtest/gtest.h>
@@ -207,10 +208,110 @@ TEST(RequestParser, AWrongEnvelopeIsNamed) {
   EXPECT_EQ(bad(with(id, R"("method": "GET",)", url, body)).code, "invalid_method");
   EXPECT_EQ(bad(with(id, R"("method": 1,)", url, body)).code, "invalid_method");
   EXPECT_EQ(bad(with(id, method, "", body)).code, "missing_required_parameter");
-  EXPECT_EQ(bad(with(id, method, R"("url": "/v1/chat/completions",)", body)).code, "invalid_url");
+  EXPECT_EQ(bad(with(id, method, R"("url": "/v1/chat",)", body)).code, "invalid_url");
   EXPECT_EQ(bad(with(id, method, url, "")).code, "missing_required_parameter");
   EXPECT_EQ(bad(with(id, method, url, R"("body": [],)")).code, "invalid_value");
   EXPECT_EQ(bad(with(id, method, R"("url": "/v1/embeddings",)", "")).custom_id, "a");
+}
+
+std::string chat(const std::string& body) {
+  return R"({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": )" + body + "}";
+}
+
+/// Renders every conversation as "hi</s>", the last special token being the request's own.
+RequestRules chat_rules() {
+  RequestRules r = rules();
+  r.render_chat = [](std::string_view) { return ChatPrompt{"</s>hi</s>", {7}}; };
+  return r;
+}
+
+constexpr const char* kHello = R"("messages": [{"role": "user", "content": "hi"}])";
+
+TEST(RequestParser, AConversationIsRenderedAndItsOwnSpecialTokensAreText) {
+  const Request r = good(chat(std::string("{") + kHello + "}"), chat_rules());
+  EXPECT_TRUE(r.chat);
+  EXPECT_EQ(r.prompt.front(), 0);
+  EXPECT_EQ(r.prompt.size(), 7U);
+  EXPECT_EQ(r.prompt[3], FakeTokenizer::byte('<'));
+  EXPECT_EQ(r.max_tokens, 57) << "what is left of the model's positions";
+  EXPECT_EQ(r.sampling.logprobs, -1);
+  EXPECT_FALSE(good(line(R"({"prompt": [3, 4]})")).chat);
+}
+
+TEST(RequestParser, AConversationMayUseWhatItsRankHolds) {
+  RequestRules r = chat_rules();
+  r.kv_tokens = 10;
+  EXPECT_EQ(good(chat(std::string("{") + kHello + "}"), r).max_tokens, 3);
+  r.kv_tokens = 5;
+  EXPECT_EQ(good(chat(std::string("{") + kHello + "}"), r).max_tokens, 1) << "too large, which the feed says";
+}
+
+TEST(RequestParser, TakesEveryParameterOfAConversation) {
+  const Request r = good(chat(R"({"messages": [
+      {"role": "system", "content": "s"}, {"role": "developer", "content": [{"type": "text", "text": "d"}]},
+      {"role": "user", "content": "u", "name": "n"}, {"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]},
+      {"role": "tool", "content": "t", "tool_call_id": "1"}], "tools": [{"type": "function"}], "tool_choice": "auto",
+      "documents": [{"title": "t"}], "chat_template_kwargs": {"enable_thinking": false}, "add_generation_prompt": true,
+      "continue_final_message": false, "reasoning_effort": "high", "max_tokens": 3, "max_completion_tokens": 4,
+      "logprobs": true, "top_logprobs": 2, "temperature": 0.5, "stop": "x", "stop_token_ids": [3], "seed": 1, "n": 1,
+      "response_format": {"type": "text"}, "split_special_tokens": true, "model": "m", "stream": false})"),
+                         chat_rules());
+  EXPECT_EQ(r.max_tokens, 4);
+  EXPECT_EQ(r.sampling.logprobs, 2);
+  EXPECT_EQ(r.stop, std::vector<std::string>{"x"});
+  EXPECT_EQ(
+      good(chat(std::string(R"({"logprobs": true, "max_tokens": 3, )") + kHello + "}"), chat_rules()).sampling.logprobs,
+      0);
+}
+
+TEST(RequestParser, AWrongConversationIsNamed) {
+  for (const Wrong& w : std::vector<Wrong>{
+           {R"({})", "missing_required_parameter", "body.messages"},
+           {R"({"prompt": "x"})", "missing_required_parameter", "body.messages"},
+           {R"({"messages": []})", "invalid_value", "body.messages"},
+           {R"({"messages": "x"})", "invalid_value", "body.messages"},
+           {R"({"messages": ["x"]})", "invalid_value", "body.messages[0]"},
+           {R"({"messages": [{"content": "x"}]})", "missing_required_parameter", "body.messages[0].role"},
+           {R"({"messages": [{"role": "king", "content": "x"}]})", "invalid_value",
+            "body.messages[0].role: found \"king\""},
+           {R"({"messages": [{"role": "user"}]})", "missing_required_parameter", "body.messages[0].content"},
+           {R"({"messages": [{"role": "user", "content": 5}]})", "invalid_value", "body.messages[0].content"},
+           {R"({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]})",
+            "unsupported_parameter", "body.messages[0].content[0].type: found \"image_url\""},
+           {R"({"messages": [{"role": "user", "content": [{"type": "text"}]}]})", "missing_required_parameter",
+            "body.messages[0].content[0].text"},
+           {R"({"messages": [{"role": "user", "content": ["x"]}]})", "invalid_value", "body.messages[0].content[0]"},
+           {R"({"messages": [{"role": "assistant", "tool_calls": 1}]})", "invalid_value",
+            "body.messages[0].tool_calls"},
+           {R"({"tools": {}, )", "invalid_value", "body.tools"},
+           {R"({"tools": ["f"], )", "invalid_value", "body.tools[0]"},
+           {R"({"tool_choice": "required", )", "unsupported_parameter", "body.tool_choice"},
+           {R"({"documents": 1, )", "invalid_value", "body.documents"},
+           {R"({"chat_template_kwargs": [], )", "invalid_value", "body.chat_template_kwargs"},
+           {R"({"chat_template_kwargs": {"messages": []}, )", "invalid_value", "body.chat_template_kwargs.messages"},
+           {R"({"chat_template": "x", )", "unsupported_parameter", "chat_template"},
+           {R"({"add_generation_prompt": true, "continue_final_message": true, )", "invalid_value",
+            "add_generation_prompt"},
+           {R"({"response_format": {"type": "json_object"}, )", "unsupported_parameter", "response_format"},
+           {R"({"n": 2, )", "unsupported_parameter", "\"n\""},
+           {R"({"logprobs": 1, )", "invalid_value", "body.logprobs"},
+           {R"({"top_logprobs": 1, )", "invalid_value", "body.top_logprobs"},
+           {R"({"logprobs": true, "top_logprobs": 21, )", "invalid_value", "body.top_logprobs"},
+           {R"({"max_tokens": 0, )", "invalid_value", "body.max_tokens"},
+           {R"({"max_completion_tokens": 58, )", "context_length_exceeded", "58"},
+           {R"({"echo": true, )", "unsupported_parameter", "echo"},
+       }) {
+    const std::string body = std::string_view(w.body).ends_with(", ") ? w.body + std::string(kHello) + "}" : w.body;
+    const RequestError e = bad(chat(body), chat_rules());
+    EXPECT_EQ(e.code, w.code) << body << ": " << e.message;
+    EXPECT_NE(e.message.find(w.names), std::string::npos) << body << ": " << e.message;
+  }
+  RequestRules r = chat_rules();
+  r.render_chat = [](std::string_view) -> ChatPrompt { throw InputError("chat_template.jinja, line 3: no"); };
+  EXPECT_EQ(bad(chat(std::string("{") + kHello + "}"), r).code, "chat_template_error");
+  EXPECT_NE(bad(chat(std::string("{") + kHello + "}"), r).message.find("chat_template.jinja, line 3"),
+            std::string::npos);
+  EXPECT_NE(bad(chat(std::string("{") + kHello + "}")).message.find("tokenizer"), std::string::npos);
 }
 
 TEST(RequestParser, WithoutATokenizerTextIsRefused) {

@@ -149,5 +149,30 @@ TEST(ResultLine, BytesThatAreNoTextDoNotBreakTheLine) {
   EXPECT_EQ(Json::parse(error_line({"", 1, "c", "found \xFF"})).at("error").at("message"), "found \uFFFD");
 }
 
+TEST(ResultLine, AConversationIsAnsweredWithAMessage) {
+  Completion c = completion();
+  c.request.chat = true;
+  const Json body = parsed(c).at("response").at("body");
+  EXPECT_EQ(body.at("object"), "chat.completion");
+  EXPECT_EQ(body.at("id"), "chatcmpl-af63dc4c8601ec8c");
+  EXPECT_EQ(body.at("usage").at("total_tokens"), 5);
+  EXPECT_EQ(choice(c).at("message"), Json({{"role", "assistant"}, {"content", " é the"}}));
+  EXPECT_EQ(choice(c).at("logprobs"), nullptr);
+  EXPECT_FALSE(choice(c).contains("text"));
+}
+
+TEST(ResultLine, LogprobsOfAConversationAreByToken) {
+  Completion c = completion();
+  c.request.chat = true;
+  c.request.sampling.logprobs = 2;
+  c.tokens = {kThe, 0};
+  c.logprobs = {{-0.5F, {{kThe, -0.5F}, {FakeTokenizer::byte(0xE2), -2}}}, {-1, {}}};
+  EXPECT_EQ(choice(c).at("logprobs"), Json::parse(R"({"content": [
+      {"token": " the", "logprob": -0.5, "bytes": [32, 116, 104, 101], "top_logprobs": [
+        {"token": " the", "logprob": -0.5, "bytes": [32, 116, 104, 101]},
+        {"token": "bytes:\\xe2", "logprob": -2.0, "bytes": [226]}]},
+      {"token": "</s>", "logprob": -1.0, "bytes": null, "top_logprobs": []}]})"));
+}
+
 }  // namespace
 }  // namespace coterie
