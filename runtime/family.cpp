@@ -9,7 +9,8 @@
 namespace coterie {
 namespace {
 
-const std::array kFamilies{&kMixtral, &kOlmoe};
+const std::array kFamilies{&kDots1,   &kErnie45Moe, &kGlm4Moe, &kGraniteMoe, &kGraniteMoeShared, &kMiniMaxM2,
+                           &kMixtral, &kOlmoe,      &kPhiMoe,  &kQwen2Moe,   &kQwen3Moe};
 
 std::string supported() {
   std::string list;
@@ -21,6 +22,49 @@ void add_unique(std::vector<std::int32_t>& to, const std::vector<std::int32_t>& 
   for (const std::int32_t id : more) {
     if (std::find(to.begin(), to.end(), id) == to.end()) to.push_back(id);
   }
+}
+
+/// Of training, of how files are written, of how text is generated where nothing is asked for; and what read_rotary
+/// looks after.
+void ignore_harmless(const ConfigFile& config) {
+  config.ignore(
+      {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache", "name_or_path"});
+  config.ignore({"bos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "eod_token_id",
+                 "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+                 "bad_words_ids"});
+  config.ignore({"attention_dropout", "hidden_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
+                 "resid_pdrop", "embd_pdrop", "attn_pdrop", "classifier_dropout", "initializer_range",
+                 "router_aux_loss_coef", "router_z_loss_coef", "router_jitter_noise", "output_router_logits",
+                 "aux_loss_alpha", "seq_aux", "gradient_checkpointing", "pretraining_tp", "use_mtp"});
+  config.ignore({"output_attentions",
+                 "output_hidden_states",
+                 "return_dict",
+                 "return_dict_in_generate",
+                 "output_scores",
+                 "torchscript",
+                 "use_bfloat16",
+                 "pruned_heads",
+                 "chunk_size_feed_forward",
+                 "is_decoder",
+                 "is_encoder_decoder",
+                 "add_cross_attention",
+                 "cross_attention_hidden_size",
+                 "tie_encoder_decoder",
+                 "tf_legacy_loss",
+                 "task_specific_params",
+                 "problem_type",
+                 "finetuning_task",
+                 "id2label",
+                 "label2id",
+                 "num_labels",
+                 "tokenizer_class",
+                 "prefix"});
+  config.ignore({"temperature", "top_k", "top_p", "typical_p", "do_sample", "num_beams", "num_beam_groups",
+                 "num_return_sequences", "max_length", "min_length", "early_stopping", "repetition_penalty",
+                 "length_penalty", "diversity_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size",
+                 "exponential_decay_length_penalty", "remove_invalid_values"});
+  config.ignore(
+      {"rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor", "original_max_position_embeddings"});
 }
 
 }  // namespace
@@ -37,18 +81,20 @@ ModelSpec read_model_spec(const std::filesystem::path& directory) {
   if (config.has("quantization_config")) config.fail("quantization_config", "weights stored as F32, F16 or BF16");
 
   ModelSpec spec = (*family)->spec(config);
+  spec.end_tokens = config.integers("eos_token_id");
+  ignore_harmless(config);
+  config.expect_no_more(type);
   if (spec.moe_layers() == 0) {
     throw InputError((directory / "config.json").string() + ": found no layer with experts, expected one at least");
   }
   spec.family = type;
-  spec.end_tokens = config.integers("eos_token_id");
   if (std::filesystem::exists(directory / "generation_config.json")) {
     add_unique(spec.end_tokens, ConfigFile(directory / "generation_config.json").integers("eos_token_id"));
   }
   return spec;
 }
 
-ModelSpec common_spec(const ConfigFile& config) {
+ModelSpec common_spec(const ConfigFile& config, bool tied) {
   config.expect("hidden_act", "silu");
   ModelSpec spec;
   spec.hidden = config.positive("hidden_size");
@@ -58,8 +104,8 @@ ModelSpec common_spec(const ConfigFile& config) {
   if (spec.norm_epsilon < 0) config.fail("rms_norm_eps", "a number of at least 0");
   spec.embedding = whole("model.embed_tokens.weight", {spec.vocabulary, spec.hidden});
   spec.final_norm = rms_norm("model.norm.weight", spec.hidden, spec.norm_epsilon);
-  spec.head = config.flag("tie_word_embeddings", false) ? spec.embedding
-                                                        : whole("lm_head.weight", {spec.vocabulary, spec.hidden});
+  spec.head = config.flag("tie_word_embeddings", tied) ? spec.embedding
+                                                       : whole("lm_head.weight", {spec.vocabulary, spec.hidden});
   return spec;
 }
 

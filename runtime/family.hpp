@@ -19,15 +19,26 @@ struct Family {
   ModelSpec (*spec)(const ConfigFile& config);
 };
 
+extern const Family kDots1;
+extern const Family kErnie45Moe;
+extern const Family kGlm4Moe;
+extern const Family kGraniteMoe;
+extern const Family kGraniteMoeShared;
+extern const Family kMiniMaxM2;
 extern const Family kMixtral;
 extern const Family kOlmoe;
+extern const Family kPhiMoe;
+extern const Family kQwen2Moe;
+extern const Family kQwen3Moe;
 
 /// Reads DIR/config.json (and the end tokens of DIR/generation_config.json where there is one).
-/// Throws InputError for an unknown model_type (with the list of those supported) or a field that is wrong.
+/// Throws InputError for an unknown model_type (with the list of those supported), a field that is wrong, or one that
+/// is not known and may change what the model computes.
 [[nodiscard]] ModelSpec read_model_spec(const std::filesystem::path& directory);
 
 /// What families share: sizes, norm, rotary embedding, embedding and head. Layers are the family's to add.
-[[nodiscard]] ModelSpec common_spec(const ConfigFile& config);
+/// `tied` says whether the head is the embedding again where the config doesn't.
+[[nodiscard]] ModelSpec common_spec(const ConfigFile& config, bool tied = false);
 
 /// Separate q, k, v and o projections below `prefix` ("model.layers.0.self_attn."), no biases, scores scaled by
 /// head_dim^-1/2. Norms and limits are the family's to add.

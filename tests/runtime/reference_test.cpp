@@ -120,8 +120,8 @@ TEST_P(ReferenceTest, TheSameBitsWhateverTheBatchAndTheHome) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest,
-                         testing::Values("mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "trained/top1",
-                                         "trained/top2"),
+                         testing::Values("mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "qwen2-moe", "qwen3-moe",
+                                         "granitemoe", "trained/top1", "trained/top2"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::replace_if(

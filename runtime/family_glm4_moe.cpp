@@ -1,0 +1,68 @@
+// GLM-4.5, and dots.llm1 which differs in attention: leading dense layers, then shared experts beside those that
+// DeepSeek-V3's router chooses.
+#include "runtime/family_parts.hpp"
+
+namespace coterie {
+namespace {
+
+/// Dense MLPs in the first layers, experts in the others.
+void add_mlps(const ConfigFile& config, ModelSpec& spec, bool normalise_default) {
+  const std::int64_t first = config.between("first_k_dense_replace", 0, kMostLayers, 0);
+  const std::int64_t width = config.positive("moe_intermediate_size");
+  const std::int64_t shared_width = width * config.between("n_shared_experts", 0, kMostExperts, 0);
+  for (std::int64_t l = 0; l < static_cast<std::int64_t>(spec.layers.size()); ++l) {
+    const std::string mlp = layer_prefix(l) + "mlp.";
+    if (l < first) {
+      spec.layers[l].dense = separate_mlp(mlp, spec.hidden, config.positive("intermediate_size"));
+      continue;
+    }
+    MoeSpec& moe = spec.layers[l].moe.emplace(
+        separate_experts(mlp, read_expert_count(config, "n_routed_experts", l), spec.hidden, width, true));
+    read_grouped_router(config, moe, mlp, normalise_default);
+    if (shared_width > 0) moe.shared = {separate_mlp(mlp + "shared_experts.", spec.hidden, shared_width), {}};
+  }
+  config.ignore({"intermediate_size", "num_nextn_predict_layers", "num_mtp_layers"});
+}
+
+ModelSpec glm4_moe(const ConfigFile& config) {
+  ModelSpec spec = common_spec(config);
+  const AttentionShape shape = read_attention_shape(config);
+  const RotarySpec rotary = read_rotary(config, shape.head_dim, {.partial = 0.5});
+  for (std::int64_t l = 0; l < read_layer_count(config); ++l) {
+    const std::string self = layer_prefix(l) + "self_attn.";
+    AttentionSpec& attention = add_layer(spec, shape, rotary).attention;
+    if (config.flag("attention_bias", false)) add_qkv_bias(attention, self);
+    if (config.flag("use_qk_norm", false)) add_head_norms(attention, self, spec.norm_epsilon);
+  }
+  add_mlps(config, spec, true);
+  return spec;
+}
+
+ModelSpec dots1(const ConfigFile& config) {
+  ModelSpec spec = common_spec(config);
+  AttentionShape shape = read_attention_shape(config);
+  const RotarySpec rotary = read_rotary(config, shape.head_dim);
+  config.expect("scoring_func", "noaux_tc");
+  const std::int64_t layers = read_layer_count(config);
+  std::vector<bool> slides(layers);
+  const std::int64_t first = config.between("max_window_layers", 0, kMostLayers, 62);
+  for (std::int64_t l = first; l < layers; ++l) slides[l] = config.has("sliding_window");
+  if (config.has("layer_types")) slides = read_sliding_layers(config);
+  for (std::int64_t l = 0; l < layers; ++l) {
+    const std::string self = layer_prefix(l) + "self_attn.";
+    shape.window = slides[l] ? static_cast<int>(config.positive("sliding_window")) : 0;
+    AttentionSpec& attention = add_layer(spec, shape, rotary).attention;
+    if (config.flag("attention_bias", false)) add_qkv_bias(attention, self);
+    if (config.flag("attention_bias", false)) add_out_bias(attention, self);
+    add_head_norms(attention, self, spec.norm_epsilon);
+  }
+  add_mlps(config, spec, false);
+  return spec;
+}
+
+}  // namespace
+
+const Family kGlm4Moe{"glm4_moe", glm4_moe};
+const Family kDots1{"dots1", dots1};
+
+}  // namespace coterie
