@@ -19,8 +19,9 @@ enum class Section : std::uint8_t {
   partial_sums,  ///< (rows, hidden)
   freight,       ///< K and V rows
   weights,       ///< spilled experts
+  note,          ///< what a NoteCarrier adds
 };
-inline constexpr std::size_t kSections = 5;
+inline constexpr std::size_t kSections = 6;
 
 using SectionSizes = std::array<std::uint64_t, kSections>;  ///< bytes, by Section
 

@@ -1,4 +1,5 @@
-// What a coherence domain computes in one step: the same value on all its ranks.
+// What a coherence domain computes in one step: the same value on all its ranks but for what they know alone, which is
+// where the rows are, and the tokens of decode rows, which only the ranks know where they begin.
 #pragma once
 
 #include "kernels/device.hpp"
@@ -14,7 +15,7 @@ namespace coterie {
 struct BatchSequence {
   std::int64_t request = 0;  ///< line of the input file
   int home = 0;              ///< the rank that answers the request, and reads its prompt
-  int start = 0;             ///< the rank where the rows begin the step
+  bool here = false;         ///< the rows begin the step on this rank; where they do so on none, there are none
   bool prompt = false;
   bool replicated = false;  ///< every rank of the domain does the dense work
   std::int32_t first_row = 0;
@@ -27,7 +28,7 @@ struct BatchSequence {
 /// Rows are numbered through the sequences; a row keeps its number on whatever rank it is.
 struct Batch {
   std::vector<BatchSequence> sequences;
-  std::vector<std::int32_t> tokens;    ///< (rows)
+  std::vector<std::int32_t> tokens;    ///< (rows); 0 where only another rank knows it
   std::vector<std::int32_t> sequence;  ///< (rows)
   std::vector<char> sampled;           ///< (rows): whether the row's logits are wanted
 

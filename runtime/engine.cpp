@@ -12,24 +12,26 @@ Engine::Engine(Worker& worker, Communicator& comm, int max_batch_size, EngineHoo
       dealer_(worker.domains(), max_batch_size, hooks_.next_request) {}
 
 Stop Engine::run() {
-  for (std::int64_t step = 0;; ++step) {
-    const auto gathered = comm_.all_gather(report().to_bytes(), {"step report", -1, step});
+  for (std::int64_t step = 0;; ++step) {  // in the first one there is nothing to compute
+    worker_.notes().post(report().to_bytes());
+    if (step > 0) worker_.forward(step);
+    const auto reports = worker_.notes().take({"step report", -1, step});
     Stop stop = Stop::none;
     bool exhausted = false;
     for (int rank = 0; rank < comm_.ranks(); ++rank) {
-      const StepReport theirs = StepReport::from_bytes(gathered[rank]);
+      const StepReport theirs = StepReport::from_bytes(reports[rank]);
       stop = std::max(stop, theirs.stop);
       exhausted = exhausted || theirs.exhausted;
       take(rank, theirs);
     }
+    if (stop != Stop::none || (exhausted && outstanding_ == 0)) return stop;
+    if (hooks_.progress && comm_.rank() == 0) hooks_.progress(answered_, rows_);
+    if (step > 0) samples_ = worker_.sample();
     for (const Completion& done : worker_.scheduler().finished()) {
       worker_.metrics().generated += static_cast<std::int64_t>(done.tokens.size());
       finished_work_ += expected_work(done.request);
       results_.push_back(hooks_.render(done));
     }
-    if (stop != Stop::none || (exhausted && outstanding_ == 0)) return stop;
-    if (hooks_.progress && comm_.rank() == 0) hooks_.progress(answered_, rows_);
-    samples_ = worker_.step(step);
   }
 }
 
@@ -59,7 +61,7 @@ void Engine::take(int from, const StepReport& report) {
     if (dealt.domain == domains.of(comm_.rank())) worker_.scheduler().add(dealt.request);
   }
   if (domains.together(from, comm_.rank())) {
-    for (const RowSample& sample : report.samples) worker_.scheduler().accept(from, sample);
+    for (const RowSample& sample : report.samples) worker_.scheduler().accept(sample);
   }
   if (comm_.rank() != 0) return;
   dealer_.finished(domains.of(from), answered, report.finished_work);

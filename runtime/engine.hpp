@@ -31,7 +31,8 @@ class Engine {
   /// All arguments outlive this object.
   Engine(Worker& worker, Communicator& comm, int max_batch_size, EngineHooks hooks);
 
-  /// Collective. The same answer on every rank; one collective a step beside those of the layers.
+  /// Collective. The same answer on every rank; what ranks tell one another between steps
+  /// rides in the layers' exchanges.
   [[nodiscard]] Stop run();
 
   /// Requests answered and rows through the model, on all ranks.

@@ -54,7 +54,7 @@ json rank_json(const WorkMetrics& m) {
   return rank;
 }
 
-constexpr const char* kSectionNames[kSections] = {"rows", "routes", "partial_sums", "freight", "weights"};
+constexpr const char* kSectionNames[kSections] = {"rows", "routes", "partial_sums", "freight", "weights", "note"};
 
 json traffic_json(const CountingCommunicator& counted) {
   json list = json::array();

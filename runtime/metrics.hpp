@@ -20,7 +20,7 @@ inline constexpr std::array<const char*, 2> kStepKindNames{"prefill", "decode"};
 struct StepCounts {
   std::int64_t steps = 0;
   double seconds = 0;
-  std::int64_t tokens = 0;        ///< rows of the sequences that are at home here, once a step
+  std::int64_t tokens = 0;  ///< rows that began the step here, those that began on all ranks of a domain at their home
   std::int64_t dense_rows = 0;    ///< through attention and router
   std::int64_t moved_rows = 0;    ///< of those, the ones that went on on another rank
   std::int64_t expert_rows = 0;   ///< through experts, one per (token, expert)
@@ -29,7 +29,7 @@ struct StepCounts {
   std::int64_t freight_sent = 0;  ///< K and V rows, once per destination
 };
 
-/// Of one rank, sequences by their home.
+/// Of one rank.
 struct WorkMetrics {
   StepKind kind = StepKind::decode;  ///< of the step under way
   std::array<StepCounts, 2> by_kind;

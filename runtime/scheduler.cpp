@@ -1,6 +1,8 @@
 #include "runtime/scheduler.hpp"
 
 #include <algorithm>
+#include <stdexcept>
+#include <utility>
 
 namespace coterie {
 
@@ -8,9 +10,23 @@ std::int64_t Scheduler::Sequence::prompt_size() const {
   return static_cast<std::int64_t>(continuation.request().prompt.size());
 }
 
+bool Scheduler::Sequence::known(std::int64_t position) const {
+  return position - prompt_size() < static_cast<std::int64_t>(continuation.tokens().size());
+}
+
+bool Scheduler::Sequence::known_to_all(std::int64_t position) const {
+  return position - prompt_size() < announced;
+}
+
 std::int32_t Scheduler::Sequence::token(std::int64_t position) const {
   const std::int64_t prompt = prompt_size();
-  return position < prompt ? continuation.request().prompt[position] : continuation.tokens()[position - prompt];
+  if (position < prompt) return continuation.request().prompt[position];
+  return known(position) ? continuation.tokens()[position - prompt] : 0;
+}
+
+bool Scheduler::Sequence::done() const {
+  return continuation.finished() && announced == static_cast<std::int64_t>(continuation.tokens().size()) &&
+         !reads_prompt();
 }
 
 Scheduler::Scheduler(KvPool& kv, const Tokenizer* tokenizer, std::vector<std::int32_t> end_tokens,
@@ -44,7 +60,7 @@ void Scheduler::admit() {
     if (!blocks) return;
     const std::uint64_t key = request_key(waiting_.front().custom_id);
     running_.push_back(
-        {Continuation(std::move(waiting_.front()), tokenizer_, end_tokens_), std::move(*blocks), key, home, home});
+        {Continuation(std::move(waiting_.front()), tokenizer_, end_tokens_), std::move(*blocks), key, home});
     waiting_.pop_front();
     ++at_home_[home];
   }
@@ -56,13 +72,14 @@ const Batch& Scheduler::next() {
   in_batch_.clear();
   std::vector<std::int64_t> room(at_home_.size(), options_.max_batch_tokens);
   for (Sequence& s : running_) {
-    if (s.computed < s.prompt_size()) continue;
+    if (s.released || s.reads_prompt()) continue;
+    if (options_.replicate && !s.replicated && !s.known_to_all(s.computed)) continue;  // a step later all ranks have it
     add_rows(s, 1);
     --room[s.home];
   }
   for (Sequence& s : running_) {
     const std::int64_t rows = std::min(s.prompt_size() - s.computed, room[s.home]);
-    if (rows <= 0) continue;
+    if (s.released || rows <= 0) continue;
     add_rows(s, rows);
     room[s.home] -= rows;
   }
@@ -75,10 +92,11 @@ bool Scheduler::wants_prompt_logits(const Sequence& sequence) const {
 }
 
 void Scheduler::add_rows(Sequence& s, std::int64_t rows) {
-  const bool prompt = s.computed < s.prompt_size();
+  const bool prompt = s.reads_prompt();
   const bool all = wants_prompt_logits(s);
+  s.replicated = options_.replicate && !prompt;
   const auto index = static_cast<std::int32_t>(batch_.sequences.size());
-  batch_.sequences.push_back({s.continuation.request().line, s.home, s.at, prompt, options_.replicate && !prompt,
+  batch_.sequences.push_back({s.continuation.request().line, s.home, begins_here(s), prompt, s.replicated,
                               batch_.rows(), static_cast<std::int32_t>(rows), s.computed,
                               std::max(s.prompt_size(), s.computed + 1), s.blocks});
   for (std::int64_t p = s.computed; p < s.computed + rows; ++p) {
@@ -87,6 +105,12 @@ void Scheduler::add_rows(Sequence& s, std::int64_t rows) {
     batch_.sampled.push_back(all || p + 1 >= s.prompt_size() ? 1 : 0);
   }
   in_batch_.push_back(&s);
+}
+
+bool Scheduler::begins_here(const Sequence& s) const {
+  if (s.replicated) return !s.continuation.finished();
+  if (s.reads_prompt() || s.known_to_all(s.computed)) return s.home == domains_.self();
+  return s.known(s.computed) && !s.continuation.finished();
 }
 
 std::optional<Sampled> Scheduler::sample(std::int32_t row, std::span<const float> logits) {
@@ -100,31 +124,58 @@ std::optional<Sampled> Scheduler::sample(std::int32_t row, std::span<const float
     }
   }
   if (position + 1 < s.prompt_size() || s.continuation.finished()) return std::nullopt;
-  return coterie::sample(logits, request.sampling, s.key, position + 1);
+  Sampled sampled = coterie::sample(logits, request.sampling, s.key, position + 1);
+  s.continuation.add(sampled);
+  if (domains_.peers().size() == 1) {
+    ++s.announced;
+    return std::nullopt;
+  }
+  if (s.replicated && s.home != domains_.self()) return std::nullopt;  // it is announced once
+  return sampled;
 }
 
-void Scheduler::accept(int rank, const RowSample& sample) {
-  Sequence& s = *in_batch_[batch_.sequence[sample.row]];
-  s.continuation.add(sample.sampled);
-  s.at = rank;
+void Scheduler::accept(const RowSample& sample) {
+  Sequence& s = *last_batch_[sample.row];
+  if (s.known(s.prompt_size() + s.announced)) {
+    const std::int32_t mine = s.continuation.tokens()[s.announced];
+    if (mine != sample.sampled.token) {
+      throw std::runtime_error("rank " + std::to_string(domains_.self()) + " computed token " + std::to_string(mine) +
+                               " for request '" + s.continuation.request().custom_id + "', rank " +
+                               std::to_string(s.home) + " token " + std::to_string(sample.sampled.token) +
+                               ": the ranks' processors compute differently; use --dense follow");
+    }
+  } else {
+    s.continuation.add(sample.sampled);
+  }
+  ++s.announced;
 }
 
 std::vector<Completion> Scheduler::finished() {
-  for (std::size_t i = 0; i < in_batch_.size(); ++i) in_batch_[i]->computed += batch_.sequences[i].rows;
+  last_batch_.clear();
+  for (std::size_t i = 0; i < in_batch_.size(); ++i) {
+    const auto rows = static_cast<std::size_t>(batch_.sequences[i].rows);
+    in_batch_[i]->computed += batch_.sequences[i].rows;
+    last_batch_.insert(last_batch_.end(), rows, in_batch_[i]);
+  }
   batch_ = {};
   in_batch_.clear();
   std::vector<Completion> done;
   for (auto s = running_.begin(); s != running_.end();) {
-    if (!s->continuation.finished() || s->computed < s->prompt_size()) {
+    if (s->done() || s->computed >= kv_tokens(s->continuation.request())) release(*s);
+    if (!s->done()) {
       ++s;
       continue;
     }
-    kv_.give_back(s->blocks);
-    --at_home_[s->home];
     if (s->home == domains_.self()) done.push_back(s->continuation.finish());
     s = running_.erase(s);
   }
   return done;
+}
+
+void Scheduler::release(Sequence& s) {
+  if (std::exchange(s.released, true)) return;
+  kv_.give_back(s.blocks);
+  --at_home_[s.home];
 }
 
 }  // namespace coterie

@@ -27,12 +27,17 @@ using PromptLogitsObserver =
 
 /// The next token of the sequence whose last row this was.
 struct RowSample {
-  std::int32_t row = 0;  ///< of the batch
+  std::int32_t row = 0;  ///< of the step's batch
   Sampled sampled;
 };
 
 /// The ranks of a domain all run the same scheduler with the same requests in the same order, and tell one another the
 /// tokens that they sampled; so they agree on every batch and every block of the KV cache without further talk.
+///
+/// A step doesn't wait for the others' tokens of the step before. A sequence goes on on the rank that sampled its last
+/// token and knows it, and the others hear of it while that step is under way. What all ranks must agree on, such as
+/// the end of a sequence, follows from tokens that all have heard of; a sequence that ended by itself therefore has one
+/// more row in a batch, which begins nowhere.
 ///
 /// Requests wait in the order in which they came until there is a place and KV memory for their prompt and all tokens
 /// they may generate; so nothing that runs is ever put back. Every running sequence that has read its prompt takes one
@@ -52,12 +57,13 @@ class Scheduler {
 
   /// The rows of the domain's next step; valid until `finished`. Empty when there is nothing to do.
   [[nodiscard]] const Batch& next();
-  /// Takes the logits of a sampled row on the rank where it ended; returns the next token where there is one.
+  /// Takes a token of the step before, the same on all ranks of the domain. Throws std::runtime_error when this rank
+  /// sampled another one for the same row.
+  void accept(const RowSample& sample);
+  /// After all tokens of the step before: takes the logits of a sampled row on the rank where it ended; returns the
+  /// next token where there is one that the domain's ranks, this one too, are to accept in the next step.
   [[nodiscard]] std::optional<Sampled> sample(std::int32_t row, std::span<const float> logits);
-  /// Takes a token that was sampled on `rank`, the same on all ranks of the domain.
-  void accept(int rank, const RowSample& sample);
-  /// After all tokens of a step: takes away the requests that are done, and returns those that are at home on this
-  /// rank.
+  /// Ends the step: takes away the requests that are done, and returns those that are at home on this rank.
   [[nodiscard]] std::vector<Completion> finished();
 
  private:
@@ -66,16 +72,27 @@ class Scheduler {
     std::vector<std::int32_t> blocks;
     std::uint64_t key = 0;  ///< of the request's random numbers
     int home = 0;
-    int at = 0;                 ///< the rank where the next row starts
     std::int64_t computed = 0;  ///< positions whose K and V are in the cache
+    std::int64_t announced =
+        0;                    ///< generated tokens that all ranks of the domain have; the last one's rank has one more
+    bool replicated = false;  ///< its last row was
+    bool released = false;    ///< its memory and its place are free for others
 
     [[nodiscard]] std::int64_t prompt_size() const;
+    [[nodiscard]] bool reads_prompt() const { return computed < prompt_size(); }
+    /// Whether this rank, or whether all ranks have the token at this position.
+    [[nodiscard]] bool known(std::int64_t position) const;
+    [[nodiscard]] bool known_to_all(std::int64_t position) const;
     [[nodiscard]] std::int32_t token(std::int64_t position) const;
+    /// For all that the domain's ranks have heard.
+    [[nodiscard]] bool done() const;
   };
 
   void admit();
   [[nodiscard]] int emptiest_rank() const;
   void add_rows(Sequence& sequence, std::int64_t rows);
+  [[nodiscard]] bool begins_here(const Sequence& sequence) const;
+  void release(Sequence& sequence);
   [[nodiscard]] bool wants_prompt_logits(const Sequence& sequence) const;
 
   KvPool& kv_;
@@ -88,7 +105,8 @@ class Scheduler {
   std::list<Sequence> running_;  ///< by age
   std::vector<int> at_home_;     ///< (ranks of the job): running sequences by home
   Batch batch_;
-  std::vector<Sequence*> in_batch_;  ///< (batch_.sequences)
+  std::vector<Sequence*> in_batch_;    ///< (batch_.sequences)
+  std::vector<Sequence*> last_batch_;  ///< (rows of the step before); only those of rows with a token to come are valid
 };
 
 }  // namespace coterie

@@ -1,4 +1,4 @@
-// What the ranks tell one another between steps: the one collective outside the layers.
+// What the ranks tell one another from step to step.
 #pragma once
 
 #include "runtime/dealer.hpp"

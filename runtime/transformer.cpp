@@ -127,7 +127,7 @@ void Transformer::start(const Batch& batch, int micro_batch) {
   rows.at = {};
   for (std::int32_t row = 0; row < batch.rows(); ++row) {
     if (batch.sequence[row] % static_cast<int>(micro_batches_.size()) != micro_batch) continue;
-    if (batch.of(row).start != context_.comm.rank() && !batch.of(row).replicated) continue;
+    if (!batch.of(row).here) continue;
     rows.at.rows.push_back(row);
     tokens.push_back(batch.tokens[row]);
   }
@@ -164,8 +164,7 @@ Logits Transformer::head(const Batch& batch) {
   for (std::size_t m = 0; m < micro_batches_.size(); ++m) {
     const std::vector<std::int32_t>& rows = micro_batches_[m].at.rows;
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      const BatchSequence& sequence = batch.of(rows[i]);
-      if (batch.sampled[rows[i]] == 0 || (sequence.replicated && sequence.home != context_.comm.rank())) continue;
+      if (batch.sampled[rows[i]] == 0) continue;
       out.rows.push_back(rows[i]);
       sampled[m].push_back(static_cast<std::int32_t>(i));
     }

@@ -1,10 +1,12 @@
 // Everything that one rank has: its share of the weights, its KV cache, its layers, its sequences.
 #pragma once
 
+#include "comm/note_carrier.hpp"
 #include "runtime/metrics.hpp"
 #include "runtime/scheduler.hpp"
 #include "runtime/transformer.hpp"
 
+#include <chrono>
 #include <memory>
 
 namespace coterie {
@@ -32,13 +34,19 @@ class Worker {
 
   void observe_routing(RoutingObserver observer) { observer_ = std::move(observer); }
 
-  /// One step of the domain's sequences: schedule, forward, sample. Collective, also for an idle rank. Returns the
-  /// tokens of the rows that ended the step on this rank; all ranks of the domain then take them all in.
-  [[nodiscard]] std::vector<RowSample> step(std::int64_t step);
+  /// What ranks tell one another; a note that was posted before travels with the first exchange of `forward`.
+  [[nodiscard]] NoteCarrier& notes() noexcept { return notes_; }
+
+  /// A step of the domain's sequences up to the logits. Collective, also for an idle rank.
+  void forward(std::int64_t step);
+  /// The step's end, after the scheduler accepted all tokens of the step before. Returns what is to be accepted in the
+  /// next one.
+  [[nodiscard]] std::vector<RowSample> sample();
 
  private:
   void count(const Batch& batch, double seconds);
 
+  NoteCarrier notes_;
   Domains domains_;
   Ownership ownership_;
   Weights weights_;
@@ -48,6 +56,9 @@ class Worker {
   Transformer transformer_;
   Scheduler scheduler_;
   RoutingObserver observer_;
+  std::chrono::steady_clock::time_point step_start_;
+  const Batch* batch_ = nullptr;  ///< of the step under way
+  Logits logits_;                 ///< the same
 };
 
 }  // namespace coterie

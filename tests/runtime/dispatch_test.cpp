@@ -16,7 +16,7 @@ Batch decode_rows(const std::vector<int>& homes) {
   for (std::size_t i = 0; i < homes.size(); ++i) {
     const auto row = static_cast<std::int32_t>(i);
     batch.sequences.push_back(
-        {.request = row + 1, .home = homes[i], .start = homes[i], .first_row = row, .rows = 1, .blocks = {}});
+        {.request = row + 1, .home = homes[i], .here = true, .first_row = row, .rows = 1, .blocks = {}});
     batch.tokens.push_back(0);
     batch.sequence.push_back(row);
     batch.sampled.push_back(1);

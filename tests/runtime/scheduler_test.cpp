@@ -54,15 +54,13 @@ class SchedulerTest : public testing::Test {
     return out;
   }
 
-  /// Ends a step in which every sampled row chooses `token` on rank 0.
+  /// Ends a step in which every sampled row chooses `token`.
   static std::vector<Completion> end_step(Scheduler& scheduler, const Batch& batch, std::int32_t token) {
     std::vector<float> logits(kVocabulary, 0.0F);
     logits[token] = 1.0F;
-    std::vector<RowSample> samples;
     for (const std::int32_t row : sampled_rows(batch)) {
-      if (auto sampled = scheduler.sample(row, logits)) samples.push_back({row, *sampled});
+      EXPECT_FALSE(scheduler.sample(row, logits)) << "there is nobody to tell";
     }
-    for (const RowSample& sample : samples) scheduler.accept(0, sample);
     return scheduler.finished();
   }
 
@@ -166,44 +164,129 @@ TEST_F(SchedulerTest, NeverMoreSequencesThanRowsOfAStep) {
   EXPECT_EQ(finished, 6);
 }
 
-TEST_F(SchedulerTest, RanksOfADomainAgreeOnEveryBatch) {
-  const Domains first(Coherence::world, 0, std::vector<int>{0, 0});
-  const Domains second(Coherence::world, 1, std::vector<int>{0, 0});
-  KvPool kv_first(spec_, *device_, 16);
-  KvPool kv_second(spec_, *device_, 16);
-  const SchedulerOptions options{.max_batch_tokens = 8, .max_batch_size = 2};
-  Scheduler a(kv_first, nullptr, {7}, first, options);
-  Scheduler b(kv_second, nullptr, {7}, second, options);
-  for (int line = 1; line <= 6; ++line) {
-    a.add(request(line, 3, 2 + line % 3));
-    b.add(request(line, 3, 2 + line % 3));
+/// The two ranks of a domain, in which even rows end on rank 0 and odd ones on rank 1.
+class TwoRanksTest : public SchedulerTest {
+ protected:
+  void add(const Request& request) {
+    for (Scheduler* s : {&a_, &b_}) s->add(request);
   }
-  std::vector<float> logits(kVocabulary, 0.0F);
-  int done = 0;
-  for (int step = 0; step < 50 && done < 6; ++step) {
-    const Batch& of_a = a.next();
-    const Batch& of_b = b.next();
-    ASSERT_EQ(of_a.tokens, of_b.tokens);
-    ASSERT_EQ(requests(of_a), requests(of_b));
+
+  /// One step; every sampled row chooses `token`. Returns the requests answered by rank 0 and by rank 1.
+  std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> step(std::int32_t token) {
+    const Batch& of_a = a_.next();
+    const Batch& of_b = b_.next();
+    rows_ = requests(of_a);
+    begun_ = 0;
+    EXPECT_EQ(requests(of_b), rows_);
+    EXPECT_EQ(positions(of_a), positions(of_b));
     for (std::size_t s = 0; s < of_a.sequences.size(); ++s) {
       EXPECT_TRUE(std::ranges::equal(of_a.sequences[s].blocks, of_b.sequences[s].blocks));
       EXPECT_EQ(of_a.sequences[s].home, of_b.sequences[s].home);
+      EXPECT_FALSE(of_a.sequences[s].here && of_b.sequences[s].here);
+      const bool begins = of_a.sequences[s].here || of_b.sequences[s].here;
+      begun_ += begins ? 1 : 0;
+      if (begins && !of_a.sequences[s].prompt) {
+        EXPECT_EQ((of_a.sequences[s].here ? of_a : of_b).tokens[of_a.sequences[s].first_row], last_token_);
+      }
     }
-    std::vector<std::pair<int, RowSample>> samples;  // odd rows end on rank 1, and are known to both
+    for (const RowSample& sample : std::exchange(samples_, {})) {
+      a_.accept(sample);
+      b_.accept(sample);
+    }
+    std::vector<float> logits(kVocabulary, 0.0F);
+    logits[token] = 1.0F;
     for (const std::int32_t row : sampled_rows(of_a)) {
-      Scheduler& where = row % 2 == 1 ? b : a;
-      if (auto sampled = where.sample(row, logits)) samples.push_back({row % 2, {row, *sampled}});
+      const BatchSequence& sequence = of_a.of(row);
+      if (!sequence.here && !of_b.of(row).here) continue;
+      Scheduler& where = sequence.prompt ? (sequence.home == 0 ? a_ : b_) : row % 2 == 0 ? a_ : b_;
+      if (auto sampled = where.sample(row, logits)) samples_.push_back({row, *sampled});
     }
-    for (const auto& [rank, sample] : samples) {
-      a.accept(rank, sample);
-      b.accept(rank, sample);
-    }
-    const auto by_a = a.finished();
-    const auto by_b = b.finished();
-    EXPECT_EQ(kv_first.free_blocks(), kv_second.free_blocks());
-    done += static_cast<int>(by_a.size() + by_b.size());  // each by the rank where it is at home
+    last_token_ = token;
+    std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> done;
+    for (const Completion& c : a_.finished()) done.first.push_back(c.request.line);
+    for (const Completion& c : b_.finished()) done.second.push_back(c.request.line);
+    EXPECT_EQ(kv_a_.free_blocks(), kv_b_.free_blocks());
+    return done;
   }
-  EXPECT_EQ(done, 6);
+
+  const Domains first_{Coherence::world, 0, std::vector<int>{0, 0}};
+  const Domains second_{Coherence::world, 1, std::vector<int>{0, 0}};
+  KvPool kv_a_{spec_, *device_, 16};
+  KvPool kv_b_{spec_, *device_, 16};
+  Scheduler a_{kv_a_, nullptr, {7}, first_, {.max_batch_tokens = 8, .max_batch_size = 2}};
+  Scheduler b_{kv_b_, nullptr, {7}, second_, {.max_batch_tokens = 8, .max_batch_size = 2}};
+  std::vector<RowSample> samples_;  ///< of the last step
+  std::vector<std::int64_t> rows_;  ///< the last batch's requests
+  int begun_ = 0;                   ///< those that began on a rank
+  std::int32_t last_token_ = 0;
+};
+
+TEST_F(TwoRanksTest, AgreeOnEveryBatchThoughEachHearsOfTheOthersTokensAStepLater) {
+  for (int line = 1; line <= 6; ++line) add(request(line, 3, 2 + line % 3));
+  std::size_t done = 0;
+  for (int i = 0; i < 50 && done < 6; ++i) {
+    const auto [by_a, by_b] = step(i % 7);
+    done += by_a.size() + by_b.size();  // each by the rank where it is at home
+  }
+  EXPECT_EQ(done, 6U);
+  EXPECT_EQ(kv_a_.free_blocks(), 16);
+}
+
+TEST_F(TwoRanksTest, ASequenceThatReachedItsLengthIsReplacedInTheNextStep) {
+  for (int line = 1; line <= 5; ++line) add(request(line, 1, 2));
+  (void)step(1);
+  (void)step(2);
+  EXPECT_EQ(rows_, (std::vector<std::int64_t>{1, 2, 3, 4}));
+  const auto [by_a, by_b] = step(3);
+  EXPECT_EQ(rows_, (std::vector<std::int64_t>{5}));
+  EXPECT_EQ(by_a.size() + by_b.size(), 4U);
+}
+
+TEST_F(TwoRanksTest, ASequenceThatEndsByItselfHasOneMoreRowThatBeginsNowhere) {
+  add(request(1, 1, 9));
+  (void)step(1);
+  (void)step(7);  // 7 ends a sequence
+  EXPECT_EQ(begun_, 1);
+  const auto [by_a, by_b] = step(0);
+  EXPECT_EQ(rows_, (std::vector<std::int64_t>{1}));
+  EXPECT_EQ(begun_, 0);
+  EXPECT_EQ(by_a, (std::vector<std::int64_t>{1}));
+  EXPECT_TRUE(by_b.empty());
+  (void)step(0);
+  EXPECT_TRUE(rows_.empty());
+}
+
+TEST_F(SchedulerTest, ReplicatedRowsAreSampledOnAllRanksAndAnnouncedByOne) {
+  const std::vector<int> one_node{0, 0};
+  const Domains home(Coherence::world, 0, one_node);
+  const Domains other(Coherence::world, 1, one_node);
+  KvPool kv_home(spec_, *device_, 8), kv_other(spec_, *device_, 8);
+  const SchedulerOptions options{.max_batch_tokens = 8, .max_batch_size = 2, .replicate = true};
+  Scheduler a(kv_home, nullptr, {7}, home, options);
+  Scheduler b(kv_other, nullptr, {7}, other, options);
+  const std::vector<float> ones{0, 1, 0, 0, 0, 0, 0, 0}, twos{0, 0, 1, 0, 0, 0, 0, 0};
+  for (Scheduler* s : {&a, &b}) s->add(request(1, 1, 9));
+
+  EXPECT_TRUE(a.next().sequences.at(0).here);  // the prompt, at home
+  EXPECT_FALSE(b.next().sequences.at(0).here);
+  const RowSample first{0, a.sample(0, ones).value()};
+  for (Scheduler* s : {&a, &b}) {
+    (void)s->finished();
+    EXPECT_EQ(s->next().rows(), 0);  // until both know the token
+    s->accept(first);
+    (void)s->finished();
+    const Batch& batch = s->next();
+    EXPECT_TRUE(batch.sequences.at(0).here);
+    EXPECT_EQ(batch.tokens, (std::vector<std::int32_t>{1}));
+  }
+  const RowSample second{0, a.sample(0, twos).value()};
+  EXPECT_FALSE(b.sample(0, ones));
+  for (Scheduler* s : {&a, &b}) {
+    (void)s->finished();
+    EXPECT_EQ(s->next().rows(), 1);
+  }
+  a.accept(second);
+  EXPECT_THROW(b.accept(second), std::runtime_error);  // it computed another one
 }
 
 }  // namespace
