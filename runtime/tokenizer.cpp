@@ -2,6 +2,7 @@
 
 #include "placement/input_error.hpp"
 #include "runtime/sentencepiece_tokenizer.hpp"
+#include "runtime/text/json_tokenizer.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -27,8 +28,8 @@ bool EncodeOptions::has_border(std::size_t begin, std::size_t end) const noexcep
 }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
-  const std::filesystem::path pieces = model / "tokenizer.model";
-  if (!std::filesystem::exists(pieces)) return nullptr;
+  const std::filesystem::path json = model / "tokenizer.json", pieces = model / "tokenizer.model";
+  if (!std::filesystem::exists(json) && !std::filesystem::exists(pieces)) return nullptr;
   const std::filesystem::path path = model / "tokenizer_config.json";
   nlohmann::json config = nlohmann::json::object();
   if (std::filesystem::exists(path)) {
@@ -36,6 +37,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
     config = nlohmann::json::parse(file, nullptr, false);
     if (!config.is_object()) throw bad_field(path.string(), "contents", "something else", "a JSON object");
   }
+  if (std::filesystem::exists(json)) return make_json_tokenizer(json, config, path);
   return make_sentencepiece_tokenizer(pieces, read_flag(config, path, "add_bos_token", true),
                                       read_flag(config, path, "add_eos_token", false));
 }

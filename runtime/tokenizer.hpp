@@ -69,9 +69,12 @@ class Tokenizer {
   [[nodiscard]] virtual std::optional<std::int32_t> end_of_sequence() const noexcept = 0;
 };
 
-/// The tokenizer of a model folder: `tokenizer.model` (sentencepiece), and `tokenizer_config.json` beside it for
-/// `add_bos_token` (default true) and `add_eos_token` (default false). Null where the folder has no tokenizer.model.
-/// Throws InputError when a file is there and can't be read.
+/// The tokenizer of a model folder: `tokenizer.json`, or where there is none `tokenizer.model` (sentencepiece). Where
+/// both are there, HF takes tokenizer.json, and it alone has the added tokens; the model's reference outputs come from
+/// it. `tokenizer_config.json` beside it has `add_bos_token` and `add_eos_token` (with tokenizer.json: that file's
+/// post-processor says what is added, unless one of these fields is there; with tokenizer.model: true and false), and
+/// names special tokens. Null where the folder has neither file. Throws InputError when a file is there and can't be
+/// read, and for a tokenizer.json that needs what isn't supported.
 [[nodiscard]] std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model);
 
 }  // namespace coterie

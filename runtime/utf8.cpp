@@ -20,6 +20,26 @@ Utf8Character first_character(std::string_view text) noexcept {
   return {Utf8Character::whole, length};
 }
 
+bool is_valid(std::string_view text) noexcept {
+  while (!text.empty()) {
+    const Utf8Character next = first_character(text);
+    if (next.state != Utf8Character::whole) return false;
+    text.remove_prefix(next.bytes);
+  }
+  return true;
+}
+
+std::string made_valid(std::string_view text) {
+  std::string valid;
+  valid.reserve(text.size());
+  while (!text.empty()) {
+    const Utf8Character next = first_character(text);
+    valid += next.state == Utf8Character::whole ? text.substr(0, next.bytes) : "\uFFFD";
+    text.remove_prefix(next.bytes);
+  }
+  return valid;
+}
+
 std::size_t count_characters(std::string_view text) noexcept {
   return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; });
 }
