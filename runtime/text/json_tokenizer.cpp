@@ -27,17 +27,6 @@ Json read_json(const std::filesystem::path& path) {
   return json;
 }
 
-/// The bytes that a token of a byte-level vocabulary spells; none for a token that spells no bytes.
-std::optional<std::string> bytes_of(std::string_view token) {
-  std::string bytes;
-  for (; !token.empty(); token.remove_prefix(first_character(token).bytes)) {
-    const int byte = byte_of_character(code_point(token));
-    if (byte < 0) return std::nullopt;
-    bytes += static_cast<char>(byte);
-  }
-  return bytes;
-}
-
 /// What stands before and behind a text when special tokens are added.
 struct Frame {
   std::vector<std::int32_t> before, behind;
@@ -97,7 +86,7 @@ std::pair<std::string, std::string> read_merge(const Json& merge, std::size_t in
                   "two tokens");
 }
 
-Bpe read_model(const JsonField& model, const TokenList& tokens, bool byte_level) {
+Bpe read_model(const JsonField& model, bool byte_level) {
   for (const char* affix : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!model.text(affix, "").empty()) model.refuse(affix, "none: it is not supported");
   }
@@ -110,7 +99,9 @@ Bpe read_model(const JsonField& model, const TokenList& tokens, bool byte_level)
   options.unknown = model.text("unk_token", "");
   if (byte_level && options.byte_fallback) model.refuse("byte_fallback", "false with byte-level tokens");
 
-  const auto spelling = [&](const std::string& token) { return byte_level ? bytes_of(token) : std::optional(token); };
+  const auto spelling = [&](const std::string& token) {
+    return byte_level ? bytes_spelled(token) : std::optional(token);
+  };
   BpeVocabulary vocabulary;
   for (const auto& [token, id] : model["vocab"].items()) {
     if (auto text = spelling(token)) vocabulary.emplace(std::move(*text), id.get<std::int32_t>());
@@ -123,10 +114,10 @@ Bpe read_model(const JsonField& model, const TokenList& tokens, bool byte_level)
     // A merge of what no text spells never happens.
     if (left_text && right_text) merges.push_back({std::move(*left_text), std::move(*right_text)});
   }
-  if (byte_level && !options.unknown.empty()) {
-    const auto id = tokens.find(options.unknown);
-    if (!id) model.refuse("unk_token", "a token of the vocabulary");
-    vocabulary.emplace(options.unknown, *id);
+  if (!options.unknown.empty() && !vocabulary.contains(options.unknown)) {
+    // Byte-level vocabularies have a token for everything: some files name one for the rest that isn't there.
+    if (!byte_level) model.refuse("unk_token", "a token of the vocabulary");
+    options.unknown.clear();
   }
   try {
     return Bpe(std::move(vocabulary), merges, options);
@@ -140,7 +131,7 @@ class JsonTokenizer final : public Tokenizer {
   JsonTokenizer(const JsonField& file, const JsonField& config, const JsonField& model, const TokenList& tokens)
       : normalizer_(file["normalizer"], file.file()),
         pre_tokenizer_(file["pre_tokenizer"], file.file()),
-        bpe_(read_model(model, tokens, pre_tokenizer_.byte_level())) {
+        bpe_(read_model(model, pre_tokenizer_.byte_level())) {
     read_post_processor(file["post_processor"], "post_processor", file.file(), frame_);
     begin_ = tokens.find(named_token(config["bos_token"]));
     end_ = tokens.find(named_token(config["eos_token"]));

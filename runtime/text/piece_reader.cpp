@@ -2,7 +2,6 @@
 
 #include "runtime/text/json_field.hpp"
 #include "runtime/text/pre_tokenizer.hpp"
-#include "runtime/utf8.hpp"
 
 #include <charconv>
 #include <optional>
@@ -20,17 +19,6 @@ std::optional<char> fallback_byte(std::string_view token) {
   const char* last = token.data() + 5;
   const auto [end, error] = std::from_chars(token.data() + 3, last, byte, 16);
   return error == std::errc() && end == last ? std::optional(static_cast<char>(byte)) : std::nullopt;
-}
-
-/// The bytes that a byte-level token spells; a token with another character in it stands for itself.
-std::string spelled_bytes(std::string_view token) {
-  std::string bytes;
-  for (std::string_view rest = token; !rest.empty(); rest.remove_prefix(first_character(rest).bytes)) {
-    const int byte = byte_of_character(code_point(rest));
-    if (byte < 0) return std::string(token);
-    bytes += static_cast<char>(byte);
-  }
-  return bytes;
 }
 
 }  // namespace
@@ -95,7 +83,8 @@ void PieceReader::add(const nlohmann::json& json, const std::string& field, cons
 }
 
 Piece PieceReader::read(std::string_view token) const {
-  if (byte_level_) return {PieceKind::byte, spelled_bytes(token)};
+  // A token with a character that spells no byte stands for itself.
+  if (byte_level_) return {PieceKind::byte, bytes_spelled(token).value_or(std::string(token))};
   std::string text(token);
   for (const auto& [from, to] : replacements_) {
     for (std::size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {

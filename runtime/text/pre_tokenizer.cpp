@@ -14,6 +14,19 @@ namespace {
 
 constexpr const char* kGpt2Pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
+/// -1 for a character that stands for no byte.
+int byte_of_character(char32_t character) noexcept {
+  const auto printable = [](int b) { return (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE; };
+  static const auto table = [&] {
+    std::array<int, 0x144> bytes{};
+    bytes.fill(-1);
+    std::size_t next = 0x100;
+    for (int b = 0; b < 256; ++b) bytes[printable(b) ? static_cast<std::size_t>(b) : next++] = b;
+    return bytes;
+  }();
+  return character < table.size() ? table[character] : -1;
+}
+
 }  // namespace
 
 /// A text with the class of each character, and where each begins.
@@ -85,7 +98,7 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& field, con
       add_split(*kind == 'R' ? parse_pattern(text) : literal_pattern(text),
                 static_cast<Behavior>(behavior - kBehaviors.begin()), fields.flag("invert", false));
     } catch (const std::invalid_argument& e) {
-      pattern.refuse(kind, "no " + std::string(e.what()) + ": it is not supported");
+      pattern.refuse(kind, "a pattern without " + std::string(e.what()) + ", which is not supported");
     }
     fields_.push_back(pattern.path(kind));
   } else if (type == "Digits") {
@@ -229,16 +242,14 @@ void PreTokenizer::split(std::string_view text, bool at_start,
   for (const Span span : spans) take(whole->of(span));
 }
 
-int byte_of_character(char32_t character) noexcept {
-  const auto printable = [](int b) { return (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE; };
-  static const auto table = [&] {
-    std::array<int, 0x144> bytes{};
-    bytes.fill(-1);
-    std::size_t next = 0x100;
-    for (int b = 0; b < 256; ++b) bytes[printable(b) ? static_cast<std::size_t>(b) : next++] = b;
-    return bytes;
-  }();
-  return character < table.size() ? table[character] : -1;
+std::optional<std::string> bytes_spelled(std::string_view token) {
+  std::string bytes;
+  for (; !token.empty(); token.remove_prefix(first_character(token).bytes)) {
+    const int byte = byte_of_character(code_point(token));
+    if (byte < 0) return std::nullopt;
+    bytes += static_cast<char>(byte);
+  }
+  return bytes;
 }
 
 }  // namespace coterie

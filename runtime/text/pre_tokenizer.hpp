@@ -25,7 +25,7 @@ class PreTokenizer {
   /// Gives the pieces of `text` (whole UTF-8) to `take`, in order, none of them empty. `at_start`: the user's text
   /// begins here.
   void split(std::string_view text, bool at_start, const std::function<void(std::string_view)>& take) const;
-  /// The model's tokens are bytes, spelled with one printable character for each (`byte_of_character`).
+  /// The model's tokens are bytes, spelled with one printable character for each (`bytes_spelled`).
   [[nodiscard]] bool byte_level() const noexcept { return byte_level_; }
 
  private:
@@ -64,7 +64,8 @@ class PreTokenizer {
   bool byte_level_ = false;
 };
 
-/// The byte for which a character stands in byte-level vocabularies (GPT-2's `bytes_to_unicode`); -1 for others.
-[[nodiscard]] int byte_of_character(char32_t character) noexcept;
+/// The bytes for which the characters of a byte-level token stand (GPT-2's `bytes_to_unicode`); none for a token with
+/// another character.
+[[nodiscard]] std::optional<std::string> bytes_spelled(std::string_view token);
 
 }  // namespace coterie
