@@ -32,7 +32,7 @@ po::options_description all_options() {
   po::options_description files("Files", kWidth, kTextWidth), model("Model", kWidth, kTextWidth),
       coherence("Context coherence", kWidth, kTextWidth), batch("Batch (of each rank)", kWidth, kTextWidth),
       job("Job", kWidth, kTextWidth), all;
-  files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer.model)")(
+  files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer files)")(
       "input", text("FILE"), "requests, OpenAI batch lines: completions and chat completions")(
       "output", text("FILE"), "results; where it is there already, the job does what it lacks")(
       "plan", text("FILE"), "which expert lives where (coterie plan); without: dealt in order")(

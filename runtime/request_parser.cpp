@@ -72,7 +72,7 @@ std::vector<std::int32_t> token_ids(const Json& values, const std::string& field
 void take_text_prompt(const std::string& text, const std::string& field, EncodeOptions options,
                       const RequestRules& rules, Request& request) {
   if (rules.tokenizer == nullptr) {
-    throw wrong_value(field, "text", "token ids: the model folder has no tokenizer.model");
+    throw wrong_value(field, "text", "token ids: the model folder has no tokenizer");
   }
   if (static_cast<std::int64_t>(text.size()) > rules.max_positions * kTokenBytes) {
     throw WrongRequest{"context_length_exceeded", field + ": found " + std::to_string(text.size()) +
@@ -132,7 +132,7 @@ void take_stops(RequestFields& body, const RequestRules& rules, Request& request
     add(*stop);
   }
   if (!request.stop.empty() && rules.tokenizer == nullptr) {
-    throw wrong_value(field, shown(*stop), "none (or stop_token_ids): the model folder has no tokenizer.model");
+    throw wrong_value(field, shown(*stop), "none (or stop_token_ids): the model folder has no tokenizer");
   }
 }
 

@@ -52,6 +52,7 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens) : tokens_(std::move(tok
 }
 
 const AddedToken* AddedTokens::longest_at(std::string_view text) const {
+  if (text.empty()) return nullptr;
   const auto first = static_cast<unsigned char>(text.front());
   auto low = tokens_.begin() + static_cast<std::ptrdiff_t>(first_of_[first]);
   auto high = tokens_.begin() + static_cast<std::ptrdiff_t>(first_of_[first + 1]);
@@ -68,20 +69,27 @@ const AddedToken* AddedTokens::longest_at(std::string_view text) const {
   return longest;
 }
 
-std::vector<AddedTokens::Found> AddedTokens::find_all(std::string_view text, bool parse_special) const {
+std::vector<AddedTokens::Found> AddedTokens::find_all(std::string_view text, const EncodeOptions& options,
+                                                      std::size_t offset) const {
   std::vector<Found> found;
   if (tokens_.empty()) return found;
   std::size_t taken = 0;  // the end of the last token found, with the spaces that it took
   for (std::size_t at = 0; at < text.size();) {
     const auto first = static_cast<unsigned char>(text[at]);
     const AddedToken* token = first_of_[first] == first_of_[first + 1] ? nullptr : longest_at(text.substr(at));
+    const auto crosses_a_border = [&] {
+      return token->special && options.parse_special_tokens &&
+             options.has_border(offset + at, offset + at + token->text.size());
+    };
+    // A shorter one may fit before the border.
+    while (token != nullptr && crosses_a_border()) token = longest_at(text.substr(at, token->text.size() - 1));
     if (token == nullptr) {
       ++at;
       continue;
     }
     std::size_t begin = at, end = at + token->text.size();
     at = end;
-    if (token->special && !parse_special) continue;
+    if (token->special && !options.parse_special_tokens) continue;
     if (token->single_word && !stands_alone(text.substr(0, begin), text.substr(end))) continue;
     if (token->lstrip) begin = std::max(spaces_at_end(text.substr(0, begin)), taken);
     if (token->rstrip) end += spaces_at_start(text.substr(end));

@@ -1,6 +1,8 @@
 // Added tokens: texts that stand for one token wherever they occur, whatever the model would make of them.
 #pragma once
 
+#include "runtime/tokenizer.hpp"
+
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -32,8 +34,10 @@ class AddedTokens {
   explicit AddedTokens(std::vector<AddedToken> tokens = {});
 
   [[nodiscard]] bool empty() const noexcept { return tokens_.empty(); }
-  /// In order. Without `parse_special`, special tokens are not tokens, and hide what is inside them.
-  [[nodiscard]] std::vector<Found> find_all(std::string_view text, bool parse_special) const;
+  /// In order. Where special tokens aren't parsed they are not tokens, and hide what is inside them. `text` begins at
+  /// `offset` of the text that the borders in `options` are of.
+  [[nodiscard]] std::vector<Found> find_all(std::string_view text, const EncodeOptions& options,
+                                            std::size_t offset = 0) const;
 
  private:
   [[nodiscard]] const AddedToken* longest_at(std::string_view text) const;

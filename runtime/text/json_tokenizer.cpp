@@ -152,7 +152,7 @@ class JsonTokenizer final : public Tokenizer {
     std::vector<std::int32_t> ids;
     if (options.add_special_tokens) ids = frame_.before;
     std::size_t taken = 0;
-    for (const AddedTokens::Found& found : as_written_.find_all(text, options.parse_special_tokens)) {
+    for (const AddedTokens::Found& found : as_written_.find_all(text, options)) {
       if (taken < found.begin) encode_segment(text, taken, found.begin, options, ids);
       ids.push_back(found.token->id);
       taken = found.end;
@@ -200,12 +200,16 @@ class JsonTokenizer final : public Tokenizer {
                       std::vector<std::int32_t>& ids) const {
     if (begin == end) return;
     const std::string segment = normalizer_.apply(std::string(text.substr(begin, end - begin)));
+    // Where normalizing has moved the text, nobody knows where its borders are now.
+    if (options.has_border(begin, end) && segment != text.substr(begin, end - begin)) {
+      options.parse_special_tokens = false;
+    }
     const auto encode_literally = [&](std::size_t from, std::size_t to) {
       pre_tokenizer_.split(std::string_view(segment).substr(from, to - from), begin + from == 0,
                            [&](std::string_view piece) { bpe_.encode(piece, ids); });
     };
     std::size_t taken = 0;
-    for (const AddedTokens::Found& found : normalized_.find_all(segment, options.parse_special_tokens)) {
+    for (const AddedTokens::Found& found : normalized_.find_all(segment, options, begin)) {
       if (taken < found.begin) encode_literally(taken, found.begin);
       ids.push_back(found.token->id);
       taken = found.end;

@@ -112,6 +112,22 @@ TEST(JsonTokenizer, SpecialTokensHaveNamesAndNoText) {
   EXPECT_EQ(decode(*tokenizer, Ids{*end, -1, 1'000'000, *end}), "");
 }
 
+TEST(JsonTokenizer, NoSpecialTokenCrossesABorder) {
+  const auto tokenizer = load_tokenizer(kFixtures / "qwen2");
+  const std::string text = "<|im_end|><|im_end|><think>";
+  const std::int32_t end = *tokenizer->special_token("<|im_end|>");
+  const std::size_t think = tokenizer->encode("<think>").size();
+  const auto encoded = [&](const std::vector<std::size_t>& borders) {
+    return tokenizer->encode(text, {.add_special_tokens = false, .parse_special_tokens = true, .borders = borders});
+  };
+  EXPECT_EQ(encoded({}).size(), 2 + think);
+  EXPECT_EQ(encoded({10, 20, 23}).size(), 2 + think) << "between tokens, and in one that is not special";
+  Ids first_is_text = tokenizer->encode("<|im_end|>");
+  first_is_text.push_back(end);
+  const Ids found = encoded({3});
+  EXPECT_EQ(Ids(found.begin(), found.end() - static_cast<std::ptrdiff_t>(think)), first_is_text);
+}
+
 TEST(JsonTokenizer, TheConfigDecidesOnTheFrameWhereItSaysSomething) {
   const Json file = read(kFixtures / "mixtral/tokenizer.json");
   const auto encoded = [&](Json config) {
