@@ -1,10 +1,9 @@
 // How long reading a trace and counting its statistics takes, and how much memory: statistics_bench [FOLDER] [weights]
 // Writes a synthetic trace of 10^6 tokens x 58 layers x 8 of 256 experts to FOLDER (default: the system's folder for
 // temporary files; 0.9 GB, with `weights` 1.9 GB), measures, and removes it.
-#include "placement/safetensors.hpp"
 #include "placement/statistics.hpp"
 #include "placement/trace.hpp"
-#include "placement/trace_header.hpp"
+#include "tests/bench/synthetic_trace.hpp"
 
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -15,53 +14,10 @@
 #include <cstdlib>
 #include <filesystem>
 #include <numeric>
-#include <random>
 #include <string>
 
 namespace coterie {
 namespace {
-
-constexpr int kTokens = 1'000'000;
-constexpr int kLayers = 58;
-constexpr int kChosen = 8;
-constexpr int kExperts = 256;
-constexpr int kChunk = 1000;  // tokens
-
-/// Choices that follow each other: a token's experts lie around a point that moves a little from layer to layer.
-void write_synthetic(const std::filesystem::path& path, bool weights) {
-  TraceHeader header{"synthetic", kExperts, kChosen, std::vector<int>(kLayers)};
-  std::iota(header.layer_ids.begin(), header.layer_ids.end(), 3);
-  SafetensorsWriter writer(path);
-  write_header(writer, "coterie.trace/1", header);
-  writer.metadata("gate_order", "descending");
-  const Shape shape{kTokens, kLayers, kChosen};
-
-  writer.begin("experts", ElementType::u16, shape);
-  std::mt19937 random(1);
-  std::vector<std::uint16_t> chunk;
-  for (int done = 0; done < kTokens; done += kChunk) {
-    chunk.clear();
-    for (int t = 0; t < kChunk; ++t) {
-      unsigned at = random();
-      for (int l = 0; l < kLayers; ++l) {
-        at += random() % 16;
-        for (unsigned c = 0; c < kChosen; ++c) chunk.push_back((at + c * 37 + random() % 32) % kExperts);
-        // Distinct: a later choice steps on until it is new.
-        auto* const choice = &chunk[chunk.size() - kChosen];
-        for (int i = 1; i < kChosen; ++i)
-          for (int j = 0; j < i; ++j)
-            if (choice[i] == choice[j]) choice[i] = (choice[i] + 1) % kExperts, j = -1;
-      }
-    }
-    writer.append(std::as_bytes(std::span(chunk)));
-  }
-  if (weights) {
-    writer.begin("weights", ElementType::f16, shape);
-    const std::vector<Half> gates(static_cast<std::size_t>(kChunk) * kLayers * kChosen, Half(.125F));
-    for (int done = 0; done < kTokens; done += kChunk) writer.append(std::as_bytes(std::span(gates)));
-  }
-  writer.finish();
-}
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -78,7 +34,7 @@ void measure(const std::filesystem::path& path) {
   const Trace trace = read_trace(path);
   const double read = seconds_since(start);
   const std::vector<WeightedTrace> traces{{&trace}};
-  const Statistics statistics = count(traces);
+  const Statistics statistics = count(traces, {.by_gate = !trace.weights.empty()});
   const double all = seconds_since(start);
   std::printf("%lld tokens x %d layers x %d of %d: read %.1f s, count %.1f s, together %.1f s; peak %.2f GiB\n",
               static_cast<long long>(trace.tokens()), trace.layers(), trace.top_k, trace.num_experts, read, all - read,
@@ -97,7 +53,7 @@ int main(int argc, char** argv) {
   // In a process of its own, so that the peak that is printed is the reader's.
   const pid_t child = ::fork();
   if (child == 0) {
-    coterie::write_synthetic(path, weights);
+    coterie::write_synthetic_trace(path, {.weights = weights});
     std::_Exit(0);
   }
   int status = 0;
