@@ -89,7 +89,8 @@ void tell_certificate(const Plan& plan, TextPage& page, json& out) {
   const Certificate& c = *plan.certificate;
   std::string text = "objective " + c.objective + ": " + value_text(c.objective, c.value) + ", contiguous " +
                      value_text(c.objective, c.baseline);
-  if (c.bound_kind.empty()) {
+  const bool proven = !c.bound_kind.empty();
+  if (!proven) {
     text += "; no bound";
   } else {
     text += "; bound " + value_text(c.objective, c.bound) + " (" + c.bound_kind + "), gap " + percent(c.gap, 2);
@@ -97,9 +98,15 @@ void tell_certificate(const Plan& plan, TextPage& page, json& out) {
   page.fact("certificate", text);
   page.fact("", "by " + c.solver + " in " + fixed(c.seconds, 1) + " s, seed " + std::to_string(c.seed) + ", " +
                     (c.balance > 0 ? "load limit " + fixed(c.balance, 2) : "no load limit"));
-  out["certificate"] = {{"objective", c.objective}, {"value", c.value},     {"baseline", c.baseline},
-                        {"bound", c.bound},         {"gap", c.gap},         {"bound_kind", c.bound_kind},
-                        {"solver", c.solver},       {"seconds", c.seconds}, {"seed", c.seed}};
+  out["certificate"] = {{"objective", c.objective},
+                        {"value", c.value},
+                        {"baseline", c.baseline},
+                        {"bound", proven ? json(c.bound) : json()},
+                        {"gap", proven ? json(c.gap) : json()},
+                        {"bound_kind", proven ? c.bound_kind : "none"},
+                        {"solver", c.solver},
+                        {"seconds", c.seconds},
+                        {"seed", c.seed}};
 }
 
 json figures_json(const Figures& f) {

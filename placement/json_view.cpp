@@ -122,7 +122,6 @@ std::vector<int> JsonView::integers(int least, int most) const {
 }
 
 double JsonView::number() const {
-  if (value_->is_null()) return std::numeric_limits<double>::infinity();
   if (!value_->is_number()) throw error("a number");
   return value_->get<double>();
 }

@@ -31,7 +31,7 @@ class JsonView {
 
   [[nodiscard]] std::int64_t integer(std::int64_t least, std::int64_t most) const;
   [[nodiscard]] std::vector<int> integers(int least, int most) const;  ///< the value must be an array
-  [[nodiscard]] double number() const;                                 ///< null reads as infinity
+  [[nodiscard]] double number() const;
   [[nodiscard]] bool boolean() const;
   [[nodiscard]] const std::string& text() const;
 

@@ -14,6 +14,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr const char* kFormat = "coterie.plan/1";
+constexpr const char* kNoBound = "none";
 constexpr int kMostExperts = 65535;
 constexpr int kMostRanks = 1 << 20;
 constexpr std::int64_t kMostInteger = std::numeric_limits<std::int64_t>::max();
@@ -48,12 +49,16 @@ Certificate read_certificate(const JsonView& view) {
     throw view["objective"].error("\"affinity\", \"traffic\" or \"load\"");
   c.value = view["value"].number();
   c.baseline = view["baseline"].number();
-  c.bound = view["bound"].number();
-  c.gap = view["gap"].number();
   c.solver = view["solver"].text();
   c.seconds = view["seconds"].number();
   c.seed = static_cast<std::uint64_t>(view["seed"].integer(0, kMostInteger));
   if (view.has("bound_kind")) c.bound_kind = view["bound_kind"].text();
+  if (c.bound_kind == kNoBound || view["bound"].value().is_null()) {
+    c.bound_kind.clear();
+  } else {
+    c.bound = view["bound"].number();
+    c.gap = view["gap"].number();
+  }
   if (view.has("domain")) c.domain = view["domain"].text();
   if (view.has("price_inside_node")) c.price_inside_node = view["price_inside_node"].number();
   if (view.has("price_between_nodes")) c.price_between_nodes = view["price_between_nodes"].number();
@@ -65,12 +70,13 @@ Certificate read_certificate(const JsonView& view) {
 }
 
 ordered_json certificate_json(const Certificate& c) {
+  const bool proven = !c.bound_kind.empty();
   return {{"objective", c.objective},
           {"value", c.value},
           {"baseline", c.baseline},
-          {"bound", c.bound},
-          {"gap", c.gap},
-          {"bound_kind", c.bound_kind},
+          {"bound", proven ? ordered_json(c.bound) : ordered_json()},
+          {"gap", proven ? ordered_json(c.gap) : ordered_json()},
+          {"bound_kind", proven ? c.bound_kind : kNoBound},
           {"solver", c.solver},
           {"seconds", c.seconds},
           {"seed", c.seed},

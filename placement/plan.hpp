@@ -27,7 +27,7 @@ struct Certificate {
   double baseline = 0;     ///< the same for the contiguous placement
   double bound = 0;        ///< no placement can be better than this
   double gap = 0;          ///< |bound - value| / value
-  std::string bound_kind;  ///< "dp", "ilp", "dnn+triangles", ...
+  std::string bound_kind;  ///< "dp", "ilp", "dnn+triangles", ...; empty: nothing was proven, bound and gap mean nothing
   std::string solver;
   double seconds = 0;
   std::uint64_t seed = 0;

@@ -121,6 +121,8 @@ TEST_F(PlanCommand, LeavesSequencesOutAndSaysWhatThePlanIsWorthThere) {
   EXPECT_THAT(ended.text, HasSubstr("total variation"));
   const Plan found = read_plan(path("plan.json"));
   EXPECT_EQ(found.certificate->holdout, 0.25);
+  EXPECT_EQ(found.certificate->bound_kind, "");
+  EXPECT_THAT(run("inspect " + path("plan.json")).text, HasSubstr("no bound"));
   const Trace trace = read_trace(kOlmoe);
   const Split split = hold_out({{&trace, 1, 0, trace.tokens()}}, 0.25, 3);
   EXPECT_NEAR(evaluate(problem_of(found, split.fitted), owners_of_plan(found)), found.certificate->value, 1e-9);
