@@ -30,9 +30,11 @@ void stop_at_signals() {
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
 }
 
-// Shares of the time. What one step leaves, the next ones have.
+// Shares of the time that is left when the traces are read. What one step leaves, the next ones have.
 constexpr double kSearch = 0.5;  // with a bound to prove afterwards
 constexpr double kWithoutLimit = 0.1;
+constexpr double kFigures = 3;  // times that a plan is measured when all searches are over
+constexpr double kReport = 6;   // and for a report
 
 class Planner {
  public:
@@ -40,6 +42,7 @@ class Planner {
       : options_(options), in_(read_plan_inputs(options)), progress_(std::cerr) {}
 
   int run() {
+    look_at_baseline();
     solve();
     prove();
     compare();
@@ -56,6 +59,18 @@ class Planner {
   [[nodiscard]] double elapsed() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
+  /// Seconds for searches and bounds. What comes after them has its own.
+  [[nodiscard]] double left() const { return std::max(0.0, options_.time_limit - reserve_ - elapsed()); }
+
+  /// The placement that all are compared with, and what measuring one takes.
+  void look_at_baseline() {
+    const double begin = elapsed();
+    data_.before = owners_of(contiguous_assignment(in_.problem));
+    add_compared("contiguous", data_.before, 0, "");
+    reserve_ = (kFigures + (options_.report.empty() ? 0 : kReport)) * (elapsed() - begin);
+    time_ = left();
+  }
+
   [[nodiscard]] SolveOptions solve_options(double time_limit) {
     return {.time_limit = time_limit,
             .gap = options_.gap,
@@ -68,11 +83,11 @@ class Planner {
   }
 
   void solve() {
-    const double share = options_.bound ? kSearch : 1 - kWithoutLimit;
+    const double share = options_.bound ? kSearch : finds_price_of_limit() ? 1 - kWithoutLimit : 1;
     const bool soft = !options_.strict_balance && in_.problem.replicas > 0;
     Problem asked = in_.problem;
     if (soft && !searches()) asked.balance.reset();
-    solution_ = make_solver(options_.solver)->solve(asked, solve_options(share * options_.time_limit));
+    solution_ = make_solver(options_.solver)->solve(asked, solve_options(share * time_));
     owners_ = solution_.owners.empty() ? owners_of(solution_.assignment) : solution_.owners;
     if (soft) raise_limit();
     if (solution_.bound) data_.bounds.push_back(*solution_.bound);
@@ -80,17 +95,19 @@ class Planner {
     data_.layer_ids = in_.layer_ids;
     data_.top_k = in_.top_k;
     data_.problem = &in_.problem;
-    data_.before = owners_of(contiguous_assignment(in_.problem));
     data_.after = owners_;
     data_.sources = in_.sources;
     data_.warnings = in_.warnings;
-    add_compared("contiguous", data_.before, 0, limits_note(data_.before));
+    data_.compared.front().note = limits_note(data_.before);
     add_compared(solution_.solver, owners_, solution_.seconds, "");
     data_.compared.back().chosen = true;
     if (in_.left_out) leave_out();
   }
 
   [[nodiscard]] bool searches() const { return options_.solver == "auto" || options_.solver == "sweep"; }
+  [[nodiscard]] bool finds_price_of_limit() const {
+    return in_.problem.balance && searches() && in_.problem.objective != Objective::load;
+  }
 
   /// The usual limit, where even the replicas did not help.
   void raise_limit() {
@@ -106,7 +123,7 @@ class Planner {
   void prove() {
     if (!options_.bound || g_stop) return;
     if (solution_.bound && std::abs(solution_.bound->value - solution_.value) <= options_.gap * solution_.value) return;
-    const double time_limit = std::max(0.0, (1 - kWithoutLimit) * options_.time_limit - elapsed());
+    const double time_limit = std::max(0.0, left() - (finds_price_of_limit() ? kWithoutLimit * time_ : 0));
     Bound bound = prove_bound(in_.problem, solution_.value,
                               {.time_limit = time_limit,
                                .gap = options_.gap,
@@ -139,11 +156,10 @@ class Planner {
 
   /// What the load limit costs, and what others reach.
   void compare() {
-    const double limit = in_.problem.balance.value_or(0);
-    if (limit > 0 && searches() && in_.problem.objective != Objective::load && !g_stop) {
+    if (finds_price_of_limit() && !g_stop) {
       Problem free = in_.problem;
       free.balance.reset();
-      SolveOptions options = solve_options(kWithoutLimit * options_.time_limit);
+      SolveOptions options = solve_options(std::min(left(), kWithoutLimit * time_));
       options.start = solution_.assignment;
       const Solution other = make_sweep_solver()->solve(free, options);
       // In the little time that it has it may not come as far.
@@ -156,7 +172,7 @@ class Planner {
       if (g_stop) return;
       Problem problem = in_.problem;
       problem.balance.reset();  // they know none; whether they keep it is a note
-      const Solution other = make_solver(name)->solve(problem, solve_options(kWithoutLimit * options_.time_limit));
+      const Solution other = make_solver(name)->solve(problem, solve_options(kWithoutLimit * time_));
       const Owners owners = other.owners.empty() ? owners_of(other.assignment) : other.owners;
       add_compared(name, owners, other.seconds, limits_note(owners));
     }
@@ -217,6 +233,8 @@ class Planner {
 
   const PlanOptions& options_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  double reserve_ = 0;  ///< seconds
+  double time_ = 0;     ///< seconds that the searches and bounds have together
   PlanInputs in_;
   SearchProgress progress_;
   Solution solution_;

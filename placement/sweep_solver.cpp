@@ -105,7 +105,9 @@ class SweepSolver final : public Solver {
       return solution;
     }
     if (const std::string broken = check_feasible(problem); !broken.empty()) throw InputError(broken);
-    const std::function<bool()> stop = stopped;  // copies take little time, and a plan without them is none
+    // Copies have their time, however late their turn comes: a plan without them is none.
+    Clock::time_point copies_end = end;
+    const std::function<bool()> stop = [&] { return stopped() || Clock::now() >= copies_end; };
     Problem judged = problem;
     if (options.soft_balance) judged.balance.reset();
 
@@ -119,6 +121,7 @@ class SweepSolver final : public Solver {
       const double until = kSearchWithReplicas * static_cast<double>(i + 1) / static_cast<double>(relaxations.size());
       const Solution base = place(without_replicas(problem, relaxations[i], options.seed), options, begin,
                                   after(begin, until * options.time_limit));
+      copies_end = std::max(end, after(Clock::now(), (1 - kSearchWithReplicas) * options.time_limit));
       const Owners single = owners_of(base.assignment);
       for (const Owners& owners :
            {single, within_limits(problem, replicate(problem, base.assignment, options.threads, stop), single)}) {
