@@ -22,6 +22,7 @@ constexpr double kLeastShare = 0.02;  // of the tokens that choose again in a ro
 constexpr int kPatience = 20;         // rounds
 constexpr int kRound = 10;            // iterations between two looks at the bound
 constexpr double kRoundSeconds = 2;   // or so long
+constexpr double kProving = 3;        // iterations that proving the bound in the end takes as long as
 constexpr double kProgress = 1e-4;    // of the gap to the best placement, in so many rounds, or it is enough
 
 /// When to end: the gap is small enough, the time is up, someone says so, or nothing moves any more.
@@ -33,7 +34,9 @@ class Pace {
   [[nodiscard]] double seconds() const {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
   }
-  [[nodiscard]] bool stopped() const { return (options_.stop && *options_.stop) || seconds() >= options_.time_limit; }
+  [[nodiscard]] bool stopped() const {
+    return (options_.stop && *options_.stop) || seconds() + kProving * each_ >= options_.time_limit;
+  }
   [[nodiscard]] bool close(double bound) const {
     return std::abs(bound - value_) <= options_.gap * std::abs(value_) || (upper_ ? bound <= value_ : bound >= value_);
   }
@@ -49,12 +52,12 @@ class Pace {
   void restart() { rounds_ = 0; }
   /// Iterations until the next look: ten, or as many as fit two seconds.
   template <typename Search>
-  void round(Search& search) const {
+  void round(Search& search) {
     const double begin = seconds();
     for (int i = 1;; ++i) {
-      const double each = (seconds() - begin) / i;
-      const bool last = i == kRound || seconds() - begin + 2 * each > kRoundSeconds || stopped();
+      const bool last = i == kRound || seconds() - begin + 2 * each_ > kRoundSeconds || stopped();
       search.iterate(last);
+      each_ = (seconds() - begin) / i;
       if (last) return;
     }
   }
@@ -75,6 +78,7 @@ class Pace {
   double best_ = 0;
   int rounds_ = 0;
   double told_ = 0;
+  double each_ = 0;  // seconds of an iteration
 };
 
 void iterate(PairBound& pairs, Pace& pace, const std::function<double(double)>& value_of) {
@@ -137,7 +141,12 @@ Bound traffic_bound(const Problem& problem, double value, const BoundOptions& op
       traffic.choose_again(std::max(kLeastShare, 2.0 / (round + 2)));
     }
   }
-  return finished(traffic, traffic.proven(), pace);
+  double proven = traffic.proven();
+  if (proven < traffic.fewest_ranks()) {
+    traffic.count_fewest_ranks();
+    proven = traffic.proven();
+  }
+  return finished(traffic, proven, pace);
 }
 
 /// A layer's heaviest rank has at least the mean, and at least what its heaviest expert brings along.

@@ -196,7 +196,6 @@ class BoundCheck {
       CheckedRelaxation relaxation = relaxation_of(file, ranks);
       relaxation.within = ranks ? rows.rank_pairs : rows.node_pairs;
       least -= checked_bound(file, name, relaxation);
-      for (const auto& layer : relaxation.within) least -= replica_weight(layer, part_capacity(ranks) - 1);
     }
     return std::max(0.0, least) / steps;
   }
@@ -219,13 +218,13 @@ class BoundCheck {
       const double worth = ranks ? 1 - apart - gain : gain;
       if (worth <= 0) continue;
       const std::string name = ranks ? "rank" : "node";
-      double most = by_degrees(part_capacity(ranks));
+      double most = by_degrees(part_capacity(ranks)) + replica_pairs(part_capacity(ranks));
       if (file.contains(name + ".matrix")) {
         CheckedRelaxation relaxation = relaxation_of(file, ranks);
         relaxation.between = recount_.pairs();
         most = std::min(most, checked_bound(file, name, relaxation));
       }
-      kept += worth * (most + replica_pairs(part_capacity(ranks)));
+      kept += worth * most;
     }
     return kept / total;
   }
@@ -254,26 +253,7 @@ class BoundCheck {
     return sum;
   }
 
-  /// Most that further copies add to pairs of one layer: each copy of an expert meets `meets` others that the expert
-  /// had not met.
-  [[nodiscard]] double replica_weight(const std::vector<double>& weight, int meets) const {
-    if (replicas_ == 0) return 0;
-    std::vector<double> gains;
-    const auto experts = static_cast<std::size_t>(plan_.experts);
-    for (std::size_t i = 0; i < experts; ++i) {
-      std::vector<double> row(weight.begin() + static_cast<std::ptrdiff_t>(i * experts),
-                              weight.begin() + static_cast<std::ptrdiff_t>((i + 1) * experts));
-      std::sort(row.rbegin(), row.rend());
-      for (std::size_t j = 0; meets > 0 && j < experts && row[j] > 0; ++j) {
-        if (j % meets == 0) gains.push_back(0);
-        gains.back() += row[j];
-      }
-    }
-    std::sort(gains.rbegin(), gains.rend());
-    if (gains.size() > static_cast<std::size_t>(replicas_)) gains.resize(replicas_);
-    return std::accumulate(gains.begin(), gains.end(), 0.0);
-  }
-
+  /// Most that further copies add to pairs of neighbouring layers, by their weights alone.
   [[nodiscard]] double replica_pairs(int meets) const {
     double sum = 0;
     const auto experts = static_cast<std::size_t>(plan_.experts);
@@ -281,7 +261,8 @@ class BoundCheck {
       std::vector<double> turned(weight.size());
       for (std::size_t i = 0; i < experts; ++i)
         for (std::size_t j = 0; j < experts; ++j) turned[j * experts + i] = weight[i * experts + j];
-      sum += replica_weight(weight, meets) + replica_weight(turned, meets);
+      sum += most_of_copies(weight, plan_.experts, replicas_, meets) +
+             most_of_copies(turned, plan_.experts, replicas_, meets);
     }
     return sum;
   }
@@ -302,6 +283,7 @@ class BoundCheck {
     made.experts = plan_.experts;
     made.parts = ranks ? plan_.ranks() : plan_.topology.nodes();
     made.capacity = part_capacity(ranks);
+    made.replicas = replicas_;
     const std::string name = ranks ? "rank" : "node";
     for (const auto& [key, expected] : {std::pair(name + ".parts", made.parts), {name + ".capacity", made.capacity}}) {
       const auto at = file.metadata().find(key);

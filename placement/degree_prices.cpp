@@ -28,7 +28,7 @@ double balanced_price(std::span<const double> gain, double degree, double temper
       sum += share;
       slope += share * (1 - share) / temperature;
     }
-    if (std::abs(sum - degree) < 1e-3 * degree) break;
+    if (std::abs(sum - degree) < 2e-2 * degree) break;
     (sum > degree ? low : high) = price;
     double next = price + (sum - degree) / std::max(slope, 1e-300);
     const double reach = 20 * temperature;  // far from the root the curve is flat

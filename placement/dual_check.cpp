@@ -56,7 +56,7 @@ class DualCheck {
     take_matrices();
     take_triangles();
     take_loads();
-    return bound_ + rest();
+    return bound_ + rest() + copies();
   }
 
  private:
@@ -169,6 +169,30 @@ class DualCheck {
     return sum;
   }
 
+  /// A pair that only a further copy brings together gains what was taken off its weight, and not more than its weight.
+  [[nodiscard]] double copies() const {
+    double sum = 0;
+    const auto experts = static_cast<std::size_t>(r_.experts);
+    const auto gain = [](double weight, double left) { return std::max(0.0, std::min(weight, weight - left)); };
+    for (std::size_t l = 0; l < r_.within.size(); ++l) {
+      std::vector<double> gains(r_.within[l].size(), 0);
+      for (int i = 0; i < r_.experts; ++i)
+        for (int j = 0; j < r_.experts; ++j)
+          if (i != j)
+            gains[i * experts + j] = gain(r_.within[l][i * experts + j], inside_[l](std::min(i, j), std::max(i, j)));
+      sum += most_of_copies(gains, r_.experts, r_.replicas, r_.capacity - 1);
+    }
+    for (std::size_t l = 0; l < r_.between.size(); ++l) {
+      std::vector<double> gains(r_.between[l].size(), 0), turned(gains);
+      for (int i = 0; i < r_.experts; ++i)
+        for (int j = 0; j < r_.experts; ++j)
+          gains[i * experts + j] = turned[j * experts + i] = gain(r_.between[l][i * experts + j], across_[l](i, j));
+      sum += most_of_copies(gains, r_.experts, r_.replicas, r_.capacity) +
+             most_of_copies(turned, r_.experts, r_.replicas, r_.capacity);
+    }
+    return sum;
+  }
+
   const SafetensorsFile& file_;
   std::string name_;
   const CheckedRelaxation& r_;
@@ -179,6 +203,26 @@ class DualCheck {
 };
 
 }  // namespace
+
+double most_of_copies(const std::vector<double>& gain, int experts, int copies, int meets) {
+  if (copies == 0 || meets == 0) return 0;
+  std::vector<double> pieces;
+  const auto n = static_cast<std::size_t>(experts);
+  for (std::size_t i = 0; i < n; ++i) {
+    std::vector<double> row(gain.begin() + static_cast<std::ptrdiff_t>(i * n),
+                            gain.begin() + static_cast<std::ptrdiff_t>((i + 1) * n));
+    std::sort(row.rbegin(), row.rend());
+    for (std::size_t j = 0; j < n && row[j] > 0; ++j) {
+      if (j % static_cast<std::size_t>(meets) == 0) pieces.push_back(0);
+      pieces.back() += row[j];
+    }
+  }
+  std::sort(pieces.rbegin(), pieces.rend());
+  if (pieces.size() > static_cast<std::size_t>(copies)) pieces.resize(copies);
+  double sum = 0;
+  for (const double piece : pieces) sum += piece;
+  return sum;
+}
 
 double checked_bound(const SafetensorsFile& file, const std::string& name, const CheckedRelaxation& relaxation) {
   return DualCheck(file, name, relaxation).run();

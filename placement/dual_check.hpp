@@ -15,6 +15,7 @@ struct CheckedRelaxation {
   enum Known : std::uint8_t { free, apart, together };
 
   int layers = 0, experts = 0, parts = 0, capacity = 0;
+  int replicas = 0;  ///< further copies of experts, per layer
   /// Weight of an expert with those of the next layer, (layers - 1)(experts, experts); empty: none.
   std::vector<std::vector<double>> between;
   /// Weight of unordered pairs inside a layer, (layers)(experts, experts); empty: none.
@@ -32,6 +33,10 @@ struct CheckedRelaxation {
 /// they don't have the shapes of this relaxation, or hold negative prices or numbers that are not finite.
 [[nodiscard]] double checked_bound(const SafetensorsFile& file, const std::string& name,
                                    const CheckedRelaxation& relaxation);
+
+/// Most that `copies` further copies of a layer's experts gain, when each meets `meets` others and an expert's copies
+/// meet none twice. `gain` (experts, experts): of an expert (row) with those that it may meet.
+[[nodiscard]] double most_of_copies(const std::vector<double>& gain, int experts, int copies, int meets);
 
 /// Reads an array of the file as numbers of type T, which must be of this type and shape (-1: any length).
 template <typename T>

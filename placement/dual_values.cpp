@@ -79,19 +79,24 @@ double most(Share share, double rest) {
   return rest;
 }
 
+/// Y of a pair i <= j inside a layer, summed over the layer's blocks.
+double matrix_price(const Relaxation& relaxation, const DualValues& dual, int layer, std::size_t i, std::size_t j) {
+  const auto n = static_cast<std::size_t>(relaxation.items());
+  const std::size_t size = n * relaxation.span();
+  double y = 0;
+  if (layer < relaxation.blocks()) y += dual.matrix[layer][packed(i, j, size)];
+  if (relaxation.coupled() && layer > 0) y += dual.matrix[layer - 1][packed(n + i, n + j, size)];
+  return y;
+}
+
 /// Pairs inside a layer, the layer's own diagonal, and its load prices.
 RoundedSum within_part(const Relaxation& relaxation, const DualValues& dual, const PricesOfPairs& prices, int layer) {
   const auto n = static_cast<std::size_t>(relaxation.items());
-  const std::size_t size = n * relaxation.span();
-  const std::vector<float>* first = layer < relaxation.blocks() ? &dual.matrix[layer] : nullptr;
-  const std::vector<float>* second = relaxation.coupled() && layer > 0 ? &dual.matrix[layer - 1] : nullptr;
   Adding all;
   for (std::size_t i = 0; i < n; ++i) {
     Adding row;
     for (std::size_t j = i; j < n; ++j) {
-      double y = 0;
-      if (first) y += (*first)[packed(i, j, size)];
-      if (second) y += (*second)[packed(n + i, n + j, size)];
+      const double y = matrix_price(relaxation, dual, layer, i, j);
       if (i == j) {
         row.add(-y);
         continue;
@@ -119,6 +124,46 @@ RoundedSum between_part(const Relaxation& relaxation, const DualValues& dual, co
     all.add(row.sum());
   }
   return all.sum();
+}
+
+/// What a pair that shares a part by a further copy alone gains: its price, and no more than its weight. What is left
+/// of the weight counts with the weights, once.
+double copy_gain(double weight, double price) {
+  return std::max(0.0, std::min(weight, price));
+}
+
+std::vector<double> copy_gains_within(const Relaxation& relaxation, const DualValues& dual,
+                                      const std::vector<double>& prices, int layer) {
+  const auto n = static_cast<std::size_t>(relaxation.items());
+  const auto experts = static_cast<std::size_t>(relaxation.experts);
+  std::vector<double> gains(experts * experts, 0);
+  for (std::size_t i = 0; i < experts; ++i)
+    for (std::size_t j = i + 1; j < experts; ++j)
+      gains[i * experts + j] = gains[j * experts + i] = copy_gain(
+          relaxation.within[layer][i * n + j], 2 * matrix_price(relaxation, dual, layer, i, j) + prices[i * n + j]);
+  return gains;
+}
+
+/// What further copies may add.
+double replica_part(const Relaxation& relaxation, const DualValues& dual, const PricesOfPairs& prices, int layer) {
+  const auto n = static_cast<std::size_t>(relaxation.items());
+  const auto experts = static_cast<std::size_t>(relaxation.experts);
+  double sum = 0;
+  if (!relaxation.within.empty())
+    sum += replica_gain(copy_gains_within(relaxation, dual, prices.within[layer], layer), relaxation.experts,
+                        relaxation.replicas, relaxation.capacity - 1);
+  if (relaxation.coupled() && layer < relaxation.blocks()) {
+    std::vector<double> gains(experts * experts), turned(experts * experts);
+    for (std::size_t i = 0; i < experts; ++i)
+      for (std::size_t j = 0; j < experts; ++j) {
+        const double y = dual.matrix[layer][packed(i, n + j, 2 * n)];
+        gains[i * experts + j] = turned[j * experts + i] =
+            copy_gain(relaxation.between[layer][i * n + j], 2 * y + prices.between[layer][i * n + j]);
+      }
+    for (const std::vector<double>* side : {&gains, &turned})
+      sum += replica_gain(*side, relaxation.experts, relaxation.replicas, relaxation.capacity);
+  }
+  return sum;
 }
 
 /// The matrix' own mean entry, times what all pairs that share a part number: (items * span)^2 / parts; and its prices.
@@ -185,6 +230,7 @@ RoundedSum weights_part(const Relaxation& relaxation, const DualValues& dual, in
     sum.add(within_part(relaxation, dual, prices, layer));
     if (layer < relaxation.blocks()) sum.add(block_part(relaxation, dual, layer));
     if (relaxation.coupled() && layer < relaxation.blocks()) sum.add(between_part(relaxation, dual, prices, layer));
+    if (relaxation.replicas > 0) sum.add(replica_part(relaxation, dual, prices, layer) * (1 + 1e-11));
     parts[l] = sum.sum();
   });
   Adding all;

@@ -1,7 +1,6 @@
 #include "placement/levels.hpp"
 
 #include <algorithm>
-#include <functional>
 #include <numeric>
 
 namespace coterie {
@@ -58,6 +57,7 @@ std::optional<Relaxation> rank_relaxation(const Problem& problem) {
   const int capacity = slots_that_matter(problem);
   if (too_large(problem, problem.ranks() * capacity) || !fixed_layers_fit(problem)) return std::nullopt;
   Relaxation made = empty_relaxation(problem.layers(), problem.experts(), problem.ranks(), capacity);
+  made.replicas = problem.replicas;
   // Where every rank has at most one empty slot, empty slots never share a rank.
   if (problem.replicas == 0 && capacity - problem.fewest() <= 1)
     for (int l = 0; l < made.layers; ++l)
@@ -74,6 +74,7 @@ std::optional<Relaxation> node_relaxation(const Problem& problem) {
   const int capacity = largest * slots_that_matter(problem);
   if (too_large(problem, static_cast<int>(nodes.size()) * capacity) || !fixed_layers_fit(problem)) return std::nullopt;
   Relaxation made = empty_relaxation(problem.layers(), problem.experts(), static_cast<int>(nodes.size()), capacity);
+  made.replicas = problem.replicas;
   // A node that is smaller than the largest has empty slots of its own in every layer.
   const int n = made.items();
   std::vector<int> owner(n, -1);
@@ -111,24 +112,6 @@ std::vector<std::vector<int>> parts_of(const Problem& problem, const Relaxation&
       for (; left[p] > 0; --left[p]) part[next++] = p;
   }
   return parts;
-}
-
-double replica_gain(std::span<const double> company, int experts, int replicas, int capacity) {
-  if (replicas == 0) return 0;
-  std::vector<double> gains;
-  std::vector<double> row;
-  for (int i = 0; i < experts; ++i) {
-    const auto weights = company.subspan(static_cast<std::size_t>(i) * experts, experts);
-    row.assign(weights.begin(), weights.end());
-    std::sort(row.begin(), row.end(), std::greater<>());
-    for (int first = 0; first < experts && row[first] > 0; first += capacity) {
-      const auto begin = row.begin() + first;
-      gains.push_back(std::accumulate(begin, begin + std::min(capacity, experts - first), 0.0));
-    }
-  }
-  const auto best = std::min(gains.size(), static_cast<std::size_t>(replicas));
-  std::partial_sort(gains.begin(), gains.begin() + static_cast<std::ptrdiff_t>(best), gains.end(), std::greater<>());
-  return std::accumulate(gains.begin(), gains.begin() + static_cast<std::ptrdiff_t>(best), 0.0);
 }
 
 }  // namespace coterie

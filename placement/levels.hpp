@@ -5,7 +5,6 @@
 #include "placement/relaxation.hpp"
 
 #include <optional>
-#include <span>
 #include <vector>
 
 namespace coterie {
@@ -20,10 +19,5 @@ namespace coterie {
 /// the placement does not fit the relaxation.
 [[nodiscard]] std::vector<std::vector<int>> parts_of(const Problem& problem, const Relaxation& relaxation,
                                                      const Assignment& assignment);
-
-/// At most what replicas add to the weight of pairs that share a part, in one layer. `company` (experts, experts): the
-/// weights of an expert (row) with those that it may come to share a part with; every further copy of it meets at most
-/// `capacity` of them, and each of them once.
-[[nodiscard]] double replica_gain(std::span<const double> company, int experts, int replicas, int capacity);
 
 }  // namespace coterie

@@ -100,11 +100,11 @@ double PairBound::share(bool proven) const {
   if (total_ <= 0 || levels_.empty()) return 1;
   double kept = apart_ * total_;
   for (const Level& level : levels_) {
-    double bound = level.simple * (1 + 1e-12);
+    double bound = (level.simple + level.replicas) * (1 + 1e-12);
     if (level.iteration)
       bound = std::min(
           bound, proven ? dual_bound(*level.relaxation, level.iteration->dual(), threads_) : level.iteration->bound());
-    kept += level.gain * (bound + level.replicas * (1 + 1e-12));
+    kept += level.gain * bound;
   }
   return std::min(1.0, kept / total_);
 }

@@ -40,8 +40,8 @@ class PairBound {
     Level(std::string level, double with) : name(std::move(level)), gain(with) {}
     std::string name;     ///< "rank" or "node"
     double gain;          ///< of a pair that shares a part
-    double replicas = 0;  ///< weight that replicas may add
-    double simple = 0;    ///< bound by degrees alone
+    double simple = 0;    ///< bound by degrees alone, without replicas
+    double replicas = 0;  ///< what they may add to it
     std::optional<Relaxation> relaxation;
     std::optional<DoublyNonnegative> iteration;
   };

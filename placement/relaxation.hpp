@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace coterie {
@@ -17,6 +18,7 @@ struct Relaxation {
   int experts = 0;
   int parts = 0;
   int capacity = 0;  ///< items of a part
+  int replicas = 0;  ///< further copies of experts, per layer, that take the place of empty slots
   /// (layers - 1)(items, items), row-major: i of a layer, j of the next. Empty: layers are independent.
   std::vector<std::vector<double>> between;
   /// (layers)(items, items), symmetric, each unordered pair counts once. Empty: no weight inside layers.
@@ -40,5 +42,10 @@ struct Relaxation {
 
 /// Without weights, limits and known pairs.
 [[nodiscard]] Relaxation empty_relaxation(int layers, int experts, int parts, int capacity);
+
+/// At most what replicas add to the weight of pairs that share a part, in one layer. `company` (experts, experts): what
+/// an expert (row) gains by those that it may come to share a part with; every further copy of it meets at most
+/// `capacity` of them, and each of them once.
+[[nodiscard]] double replica_gain(std::span<const double> company, int experts, int replicas, int capacity);
 
 }  // namespace coterie

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kMostMembers = 16;
 constexpr double kTrust = 0.85;  // in the placement that the first choices are made by
+constexpr double kCopies = 2;    // times what S says of first copies is shared where there are further ones
 
 int most_choices(const Problem& problem) {
   int most = 1;
@@ -142,6 +143,7 @@ RowChoice TrafficBound::best_choice(int layer, const std::vector<int>& experts) 
           const bool together = level->parts[layer][low] == level->parts[layer][high];
           share = kTrust * (together ? 1 : 0) + (1 - kTrust) * random;
         }
+        if (problem_.replicas > 0) share *= kCopies;
         pairs[a][b] = pairs[b][a] = share;
       }
   };
@@ -184,29 +186,31 @@ RowChoice TrafficBound::best_choice(int layer, const std::vector<int>& experts) 
   return best;
 }
 
-/// What further copies of experts may take off the rows besides.
-double TrafficBound::replica_gains() const {
-  if (problem_.replicas == 0) return 0;
-  double gains = 0;
-  const auto add = [&](const std::optional<Level>& level) {
-    if (!level) return;
-    const Relaxation& relaxation = level->relaxation;
-    const int experts = relaxation.experts;
-    std::vector<double> company(static_cast<std::size_t>(experts) * experts);
-    for (const std::vector<double>& pairs : relaxation.within) {
-      for (int i = 0; i < experts; ++i)
-        std::copy_n(pairs.begin() + static_cast<std::ptrdiff_t>(i) * relaxation.items(), experts,
-                    company.begin() + static_cast<std::ptrdiff_t>(i) * experts);
-      gains += replica_gain(company, experts, problem_.replicas, relaxation.capacity - 1);
-    }
-  };
-  add(rank_);
-  add(node_);
-  return gains;
+double TrafficBound::fewest_ranks() const {
+  double rows = 0;
+  std::vector<int> experts;
+  for (const WeightedTrace& part : problem_.traces)
+    for (std::int64_t t = part.first; t < last_token(part); ++t)
+      for (int l = 0; l < problem_.layers(); ++l) {
+        load_experts(problem_, *part.trace, t, l, experts);
+        const auto all = facets(l).of(std::min(static_cast<int>(experts.size()), facets(l).most()));
+        const auto flat = std::find_if(all.begin(), all.end(),
+                                       [](const RowFacet& f) { return f.rank_price == 0 && f.node_price == 0; });
+        if (flat != all.end()) rows += part.weight * flat->constant;
+      }
+  return rows * (1 - 1e-11) / (problem_.statistics.tokens * problem_.layers());
+}
+
+void TrafficBound::count_fewest_ranks() {
+  rank_.reset();
+  node_.reset();
+  std::fill(constant_.begin(), constant_.end(), 0.0);
+  for (auto& choices : choices_) std::fill(choices.begin(), choices.end(), RowChoice{});
+  choose(1);
 }
 
 double TrafficBound::bound() const {
-  double rows = std::accumulate(constant_.begin(), constant_.end(), 0.0) - replica_gains();
+  double rows = std::accumulate(constant_.begin(), constant_.end(), 0.0);
   if (rank_) rows -= rank_->iteration->bound();
   if (node_) rows -= node_->iteration->bound();
   return std::max(0.0, rows) / (problem_.statistics.tokens * problem_.layers());
@@ -214,7 +218,7 @@ double TrafficBound::bound() const {
 
 double TrafficBound::proven() const {
   double rows = std::accumulate(constant_.begin(), constant_.end(), 0.0);
-  rows -= 1e-11 * rows + replica_gains() * (1 + 1e-11);
+  rows -= 1e-11 * rows;
   if (rank_) rows -= dual_bound(rank_->relaxation, rank_->iteration->dual(), threads_);
   if (node_) rows -= dual_bound(node_->relaxation, node_->iteration->dual(), threads_);
   return std::max(0.0, rows) / (problem_.statistics.tokens * problem_.layers());

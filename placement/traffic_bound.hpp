@@ -33,6 +33,10 @@ class TrafficBound {
   [[nodiscard]] double bound() const;
   /// The same, rounding errors taken off.
   [[nodiscard]] double proven() const;
+  /// The same where every token counts the rows that its experts need at least, wherever they are.
+  [[nodiscard]] double fewest_ranks() const;
+  /// Gives the relaxations up for that bound.
+  void count_fewest_ranks();
   /// How the bound was found; what proves it.
   [[nodiscard]] std::string kind() const;
   [[nodiscard]] DualCertificate certificate() const;
@@ -51,7 +55,6 @@ class TrafficBound {
   void count(int layer, const std::vector<int>& experts, const RowChoice& choice, double weight);
   [[nodiscard]] RowChoice best_choice(int layer, const std::vector<int>& experts) const;
   [[nodiscard]] const RowFacets& facets(int layer) const { return layer == 0 ? first_ : onward_; }
-  [[nodiscard]] double replica_gains() const;
 
   const Problem& problem_;
   int threads_;
