@@ -193,6 +193,12 @@ class JsonTokenizer final : public Tokenizer {
       if (index >= pieces_.size()) pieces_.resize(index + 1);
       pieces_[index] = specials_.contains(text) ? Piece{PieceKind::control, text} : reader.read(text);
     }
+    // HF decodes a token that is looked for in the normalized text as its normalized form.
+    for (const AddedToken& token : tokens.added()) {
+      if (token.normalized && !token.special) {
+        pieces_[static_cast<std::size_t>(token.id)] = reader.read(normalizer_.apply(token.text));
+      }
+    }
   }
 
   /// Text between added tokens of the user's text.
