@@ -37,11 +37,14 @@ double number(float logprob) {
 std::string token_name(const Tokenizer* tokenizer, std::int32_t id) {
   if (tokenizer != nullptr) {
     const Tokenizer::Piece& piece = tokenizer->piece(id);
-    const bool ascii = !piece.text.empty() && static_cast<unsigned char>(piece.text.front()) < 0x80;
-    if (piece.kind == Tokenizer::PieceKind::byte && !ascii) {
-      std::array<char, 16> text{};
-      std::snprintf(text.data(), text.size(), "bytes:\\x%02x", static_cast<unsigned char>(piece.text.front()));
-      return text.data();
+    if (piece.kind == Tokenizer::PieceKind::byte && !is_valid(piece.text)) {
+      std::string name = "bytes:";
+      for (const char byte : piece.text) {
+        std::array<char, 8> text{};
+        std::snprintf(text.data(), text.size(), "\\x%02x", static_cast<unsigned>(static_cast<unsigned char>(byte)));
+        name += text.data();
+      }
+      return name;
     }
     if (!piece.text.empty()) return piece.text;
   }

@@ -124,6 +124,18 @@ TEST(ResultLine, OffsetsStayInsideATextThatWasCut) {
   EXPECT_EQ(choice(c).at("logprobs").at("text_offset"), Json({0, 3, 3}));
 }
 
+TEST(ResultLine, TokensOfSeveralBytesAreNamedByTheirTextOrAllTheirBytes) {
+  using Kind = Tokenizer::PieceKind;
+  const auto tokenizer = FakeTokenizer::with({{Kind::control, "</s>"}, {Kind::byte, " é"}, {Kind::byte, "\xE6\xBC"}},
+                                             {Tokenizer::LeadingSpace::keep, Tokenizer::BrokenBytes::subpart, true});
+  Completion c = completion();
+  c.request.prompt = {0};
+  c.tokens = {1, 2};
+  c.request.sampling.logprobs = 0;
+  c.logprobs = {{-1, {}}, {-1, {}}};
+  EXPECT_EQ(choice(c, &tokenizer).at("logprobs").at("tokens"), (Json{" é", R"(bytes:\xe6\xbc)"}));
+}
+
 TEST(ResultLine, WithoutATokenizerTokensAreNamedByTheirIds) {
   Completion c = completion();
   c.text.clear();
