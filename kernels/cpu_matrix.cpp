@@ -1,9 +1,12 @@
 #include "kernels/cpu_matrix.hpp"
 
 #include "kernels/cpu_simd.hpp"
+#include "kernels/cpu_transpose.hpp"
+
+#include <sys/mman.h>
 
 #include <algorithm>
-#include <bit>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -11,7 +14,8 @@ namespace coterie {
 namespace {
 
 constexpr std::size_t cache_line = 64;
-constexpr std::int64_t floats_at_a_time = std::int64_t{4} << 20;  // of the source, 16 MiB
+constexpr std::size_t huge_page = std::size_t{2} << 20;
+constexpr std::int64_t numbers_at_a_time = 128 << 10;  // of the source: they stay in a core's cache
 
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -23,17 +27,47 @@ std::int64_t panel_width(std::int64_t out_features) {
   return padded % 64 == 0 ? 64 : padded % 32 == 0 ? 32 : 16;
 }
 
-/// Row r of (rows, cols) to column r of a panel.
-void place(std::span<const float> row, std::int64_t column, std::int64_t width, float* panel) {
-  for (std::size_t k = 0; k < row.size(); ++k) panel[k * width + column] = row[k];
-}
-void place(std::span<const float> row, std::int64_t column, std::int64_t width, std::uint16_t* panel) {
-  for (std::size_t k = 0; k < row.size(); ++k) panel[(k / 2 * width + column) * 2 + k % 2] = to_bf16(row[k]);
+COTERIE_SIMD void round_all(const float* in, std::size_t count, std::uint16_t* out) {
+  for (std::size_t i = 0; i < count; ++i) out[i] = to_bf16(in[i]);
 }
 
-void place_halves(std::span<const float> row, std::int64_t column, std::int64_t width, std::uint16_t* panel) {
-  for (std::size_t k = 0; k < row.size(); ++k) {
-    panel[k * width + column] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(row[k]) >> 16);
+/// Rows of a source, some at a time.
+class Rows {
+ public:
+  Rows(const WeightSource& source, std::int64_t at_a_time) : source_(source), most_(at_a_time * source.cols) {}
+
+  const float* f32(std::int64_t first, std::int64_t count) {
+    f32_.resize(static_cast<std::size_t>(most_));
+    source_.read(first, count, f32_.data());
+    return f32_.data();
+  }
+  const std::uint16_t* bf16(std::int64_t first, std::int64_t count) {
+    bf16_.resize(static_cast<std::size_t>(most_));
+    if (source_.read_bf16) {
+      source_.read_bf16(first, count, bf16_.data());
+    } else {
+      round_all(f32(first, count), static_cast<std::size_t>(count * source_.cols), bf16_.data());
+    }
+    return bf16_.data();
+  }
+
+ private:
+  const WeightSource& source_;
+  std::int64_t most_;
+  std::vector<float> f32_;
+  std::vector<std::uint16_t> bf16_;
+};
+
+/// bf16 rows to a panel with two neighbouring inputs side by side.
+void place_pairs(const std::uint16_t* rows, std::int64_t count, std::int64_t cols, std::int64_t width,
+                 std::uint16_t* panel) {
+  if (cols % 2 == 0) {
+    transpose(reinterpret_cast<const std::uint32_t*>(rows), count, cols / 2, width,
+              reinterpret_cast<std::uint32_t*>(panel));
+    return;
+  }
+  for (std::int64_t r = 0; r < count; ++r) {
+    for (std::int64_t k = 0; k < cols; ++k) panel[(k / 2 * width + r) * 2 + k % 2] = rows[r * cols + k];
   }
 }
 
@@ -42,6 +76,11 @@ void place_halves(std::span<const float> row, std::int64_t column, std::int64_t 
 DeviceMemory allocate_aligned(std::size_t bytes) {
   constexpr std::align_val_t alignment{cache_line};
   auto* memory = static_cast<std::byte*>(::operator new[](std::max<std::size_t>(bytes, 1), alignment));
+  // Weights are read from front to back, over and over: with huge pages at a fraction of the address translations.
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  const std::uintptr_t first = (address + huge_page - 1) / huge_page * huge_page;
+  const std::uintptr_t last = (address + bytes) / huge_page * huge_page;
+  if (first < last) ::madvise(memory + (first - address), last - first, MADV_HUGEPAGE);
   return {memory, [](std::byte* p) { ::operator delete[](p, std::align_val_t{cache_line}); }};
 }
 
@@ -55,27 +94,28 @@ CpuMatrix::CpuMatrix(const WeightSource& source, DType type)
       depth_(round_up(source.cols, 16)),
       size_(static_cast<std::size_t>(panels_ * width_ * depth_) * number_bytes()),
       memory_(allocate_aligned(size_)) {
-  const std::int64_t rows_at_a_time =
-      std::clamp(floats_at_a_time / std::max<std::int64_t>(in_features_, 1) / width_, std::int64_t{1}, panels_) *
-      width_;
-  std::vector<float> rows(static_cast<std::size_t>(std::min(rows_at_a_time, out_features_) * in_features_));
-  const auto cols = static_cast<std::size_t>(in_features_);
-  for (std::int64_t first = 0; first < out_features_; first += rows_at_a_time) {
-    const std::int64_t count = std::min(rows_at_a_time, out_features_ - first);
-    source.read(first, count, rows.data());
-    for (std::int64_t r = 0; r < round_up(count, width_); ++r) {
+  const std::int64_t panels_at_a_time =
+      std::clamp(numbers_at_a_time / (width_ * in_features_), std::int64_t{1}, panels_);
+  Rows rows(source, std::min(panels_at_a_time * width_, out_features_));
+  for (std::int64_t p = 0; p < panels_; p += panels_at_a_time) {
+    const std::int64_t first = p * width_;
+    const std::int64_t count = std::min(panels_at_a_time * width_, out_features_ - first);
+    const bool narrow = halves_ || type_ == DType::bf16;
+    const std::uint16_t* bf16 = narrow ? rows.bf16(first, count) : nullptr;
+    const float* f32 = narrow ? nullptr : rows.f32(first, count);
+    for (std::int64_t r = 0; r < count; r += width_) {
+      const std::int64_t outputs = std::min(width_, count - r);
       std::byte* out = memory_.get() + (panel((first + r) / width_) - panel(0));
-      if (r % width_ == 0 && (depth_ > in_features_ || count - r < width_)) {
+      if (depth_ > in_features_ || outputs < width_) {
         std::memset(out, 0, static_cast<std::size_t>(width_ * depth_) * number_bytes());
       }
-      if (r >= count) break;
-      const std::span<const float> row(rows.data() + static_cast<std::size_t>(r) * cols, cols);
       if (halves_) {
-        place_halves(row, r % width_, width_, reinterpret_cast<std::uint16_t*>(out));
-      } else if (type_ == DType::f32) {
-        place(row, r % width_, width_, reinterpret_cast<float*>(out));
+        transpose(bf16 + r * in_features_, outputs, in_features_, width_, reinterpret_cast<std::uint16_t*>(out));
+      } else if (narrow) {
+        place_pairs(bf16 + r * in_features_, outputs, in_features_, width_, reinterpret_cast<std::uint16_t*>(out));
       } else {
-        place(row, r % width_, width_, reinterpret_cast<std::uint16_t*>(out));
+        transpose(reinterpret_cast<const std::uint32_t*>(f32 + r * in_features_), outputs, in_features_, width_,
+                  reinterpret_cast<std::uint32_t*>(out));
       }
     }
   }

@@ -18,6 +18,8 @@ struct WeightSource {
   /// Writes rows [first, first + count) as f32, row-major and dense. May be called in any order, each row once.
   std::function<void(std::int64_t first, std::int64_t count, float* out)> read;
   bool fits_bf16 = false;  ///< every number is a bf16's: a device may keep it so and lose nothing
+  /// The same rows as bf16, for those that fit; may be missing. Each row is asked for once, from here or from `read`.
+  std::function<void(std::int64_t first, std::int64_t count, std::uint16_t* out)> read_bf16 = {};
 };
 
 /// A weight matrix as its device multiplies with it: packed once, read-only afterwards.
