@@ -17,6 +17,8 @@ class MappedFile {
 
   [[nodiscard]] const std::filesystem::path& path() const noexcept { return path_; }
   [[nodiscard]] std::span<const std::byte> bytes() const noexcept { return {base_, size_}; }
+  /// Copies these bytes by a system call: their pages don't become this process' memory. Throws std::runtime_error.
+  void read(std::span<const std::byte> bytes, std::byte* out) const;
   /// Lets the operating system drop these bytes' pages; they may be read again.
   void release(std::span<const std::byte> bytes) const noexcept;
 
@@ -24,6 +26,7 @@ class MappedFile {
   std::filesystem::path path_;
   std::byte* base_ = nullptr;
   std::size_t size_ = 0;
+  int descriptor_ = -1;
 };
 
 }  // namespace coterie

@@ -21,12 +21,13 @@ struct ElementName {
   std::size_t size;
 };
 
-constexpr std::array<ElementName, 15> kElementNames{{
+constexpr std::array<ElementName, 16> kElementNames{{
     {ElementType::boolean, "BOOL", 1},
     {ElementType::u8, "U8", 1},
     {ElementType::i8, "I8", 1},
     {ElementType::f8_e4m3, "F8_E4M3", 1},
     {ElementType::f8_e5m2, "F8_E5M2", 1},
+    {ElementType::f8_e8m0, "F8_E8M0", 1},
     {ElementType::u16, "U16", 2},
     {ElementType::i16, "I16", 2},
     {ElementType::f16, "F16", 2},
@@ -182,6 +183,10 @@ const TensorView& SafetensorsFile::at(const std::string& name) const {
   const auto it = mapping_->tensors.find(name);
   if (it == mapping_->tensors.end()) throw bad_field(path().string(), "tensor " + name, "nothing", "this tensor");
   return it->second;
+}
+
+void SafetensorsFile::read(std::span<const std::byte> bytes, std::byte* out) const {
+  mapping_->file.read(bytes, out);
 }
 
 void SafetensorsFile::release(std::span<const std::byte> bytes) const noexcept {

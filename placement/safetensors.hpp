@@ -14,7 +14,24 @@
 
 namespace coterie {
 
-enum class ElementType { boolean, u8, i8, f8_e4m3, f8_e5m2, u16, i16, f16, bf16, u32, i32, f32, u64, i64, f64 };
+enum class ElementType {
+  boolean,
+  u8,
+  i8,
+  f8_e4m3,
+  f8_e5m2,
+  f8_e8m0,
+  u16,
+  i16,
+  f16,
+  bf16,
+  u32,
+  i32,
+  f32,
+  u64,
+  i64,
+  f64
+};
 
 /// Bytes of one element.
 [[nodiscard]] std::size_t size_of(ElementType type) noexcept;
@@ -48,6 +65,9 @@ class SafetensorsFile {
   [[nodiscard]] bool contains(const std::string& name) const noexcept;
   /// Throws InputError that names the file and the tensor when there is none of that name.
   [[nodiscard]] const TensorView& at(const std::string& name) const;
+  /// Copies `bytes`, a part of a tensor's, to `out` without making the file's pages this process' memory.
+  /// Throws std::runtime_error when the file can't be read.
+  void read(std::span<const std::byte> bytes, std::byte* out) const;
   /// Lets the operating system drop the pages of `bytes`, so that they no longer count in this process' memory.
   /// They may be read again.
   void release(std::span<const std::byte> bytes) const noexcept;

@@ -1,81 +1,28 @@
 #include "runtime/checkpoint.hpp"
 
 #include "placement/digest.hpp"
-#include "placement/half.hpp"
 #include "placement/input_error.hpp"
 #include "runtime/config_file.hpp"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
-#include <fstream>
+#include <limits>
 #include <set>
+#include <utility>
 
 namespace coterie {
 namespace {
 
-template <class T>
-T load(const std::byte* at) {
-  T value;
-  std::memcpy(&value, at, sizeof value);
-  return value;
+std::string names_of(std::initializer_list<ElementType> types) {
+  std::string names;
+  for (const ElementType type : types) names.append(names.empty() ? "" : " or ").append(name_of(type));
+  return names;
 }
 
-float from_bf16(std::uint16_t bits) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
-}
-
-/// Whether the rows lie one after the other.
-bool dense(const WeightRef& ref) {
-  return ref.col_stride == 1 && ref.row_stride == ref.cols;
-}
-
-/// From the first to the last number of these rows.
-std::span<const std::byte> span_of(const WeightRef& ref, std::int64_t first, std::int64_t count,
-                                   const TensorView& tensor) {
-  const std::int64_t begin = ref.offset + first * ref.row_stride;
-  const std::int64_t end = begin + (count - 1) * ref.row_stride + (ref.cols - 1) * ref.col_stride + 1;
-  const auto number = static_cast<std::int64_t>(size_of(tensor.type));
-  return tensor.bytes.subspan(static_cast<std::size_t>(begin * number),
-                              static_cast<std::size_t>((end - begin) * number));
-}
-
-/// Rows [first, first + count) as f32, dense.
-void read_rows(const WeightRef& ref, std::int64_t first, std::int64_t count, const TensorView& tensor, float* out) {
-  if (dense(ref)) return expand(tensor.type, span_of(ref, first, count, tensor), out);
-  if (ref.col_stride == 1) {
-    for (std::int64_t r = 0; r < count; ++r) {
-      expand(tensor.type, span_of(ref, first + r, 1, tensor), out + r * ref.cols);
-    }
-    return;
-  }
-  std::vector<float> column(static_cast<std::size_t>((count - 1) * ref.row_stride + 1));
-  for (std::int64_t c = 0; c < ref.cols; ++c) {  // stored column after column: read in that order
-    const WeightRef one{{}, {}, ref.rows, 1, ref.offset + c * ref.col_stride, ref.row_stride, 1};
-    expand(tensor.type, span_of(one, first, count, tensor), column.data());
-    for (std::int64_t r = 0; r < count; ++r)
-      out[r * ref.cols + c] = column[static_cast<std::size_t>(r * ref.row_stride)];
-  }
+std::int64_t divided_up(std::int64_t n, std::int64_t by) {
+  return (n + by - 1) / by;
 }
 
 }  // namespace
-
-void expand(ElementType type, std::span<const std::byte> bytes, float* out) {
-  const std::size_t n = bytes.size() / size_of(type);
-  switch (type) {
-    case ElementType::f32:
-      std::memcpy(out, bytes.data(), bytes.size());
-      return;
-    case ElementType::bf16:
-      for (std::size_t i = 0; i < n; ++i) out[i] = from_bf16(load<std::uint16_t>(&bytes[2 * i]));
-      return;
-    case ElementType::f16:
-      for (std::size_t i = 0; i < n; ++i) out[i] = Half::from_bits(load<std::uint16_t>(&bytes[2 * i]));
-      return;
-    default:
-      throw std::invalid_argument("no expansion of " + std::string(name_of(type)) + " to f32");
-  }
-}
 
 Checkpoint::Checkpoint(const std::filesystem::path& directory) : directory_(directory) {
   const std::filesystem::path index = directory / "model.safetensors.index.json";
@@ -87,6 +34,9 @@ Checkpoint::Checkpoint(const std::filesystem::path& directory) : directory_(dire
   } else {
     throw InputError(directory.string() +
                      ": found neither model.safetensors nor model.safetensors.index.json, expected one of them");
+  }
+  if (std::filesystem::exists(directory / "config.json")) {
+    quantization_ = read_quantization(ConfigFile(directory / "config.json"));
   }
 }
 
@@ -113,49 +63,96 @@ void Checkpoint::add_indexed(const std::filesystem::path& directory, const std::
   }
 }
 
-const Checkpoint::Entry& Checkpoint::find(const WeightRef& ref) const {
-  const auto it = tensors_.find(ref.tensor);
+const StoredArray& Checkpoint::find(const std::string& name, const Shape& shape,
+                                    std::initializer_list<ElementType> types) const {
+  const auto it = tensors_.find(name);
   if (it == tensors_.end()) {
-    throw bad_field(directory_.string(), ref.tensor, "no such tensor in the checkpoint",
-                    "a tensor of shape " + to_string(ref.stored));
+    throw bad_field(directory_.string(), name, "no such tensor in the checkpoint",
+                    names_of(types) + " of shape " + to_string(shape));
+  }
+  const auto& [file, tensor] = it->second;
+  const std::string where = file->path().string();
+  if (std::find(types.begin(), types.end(), tensor->type) == types.end()) {
+    throw bad_field(where, name, "type " + std::string(name_of(tensor->type)), names_of(types));
+  }
+  if (tensor->shape != shape) {
+    throw bad_field(where, name, "shape " + to_string(tensor->shape), "shape " + to_string(shape));
   }
   return it->second;
 }
 
-void Checkpoint::check(const WeightRef& ref) const {
-  const Entry& entry = find(ref);
-  const std::string where = entry.file->path().string();
-  if (entry.tensor->shape != ref.stored) {
-    throw bad_field(where, ref.tensor, "shape " + to_string(entry.tensor->shape), "shape " + to_string(ref.stored));
+StoredTensor Checkpoint::tensor(const WeightRef& ref) const {
+  using Method = Quantization::Method;
+  const auto it = tensors_.find(ref.tensor);
+  if (it == tensors_.end() && quantization_.method == Method::mxfp4 && tensors_.contains(ref.tensor + "_blocks")) {
+    return mxfp4(ref);
   }
-  const ElementType type = entry.tensor->type;
-  if (type != ElementType::f32 && type != ElementType::f16 && type != ElementType::bf16) {
-    throw bad_field(where, ref.tensor, "type " + std::string(name_of(type)), "F32, F16 or BF16");
+  if (it != tensors_.end() && quantization_.method == Method::fp8 && it->second.tensor->type == ElementType::f8_e4m3) {
+    return fp8(ref, find(ref.tensor, ref.stored, {ElementType::f8_e4m3}));
   }
+  return StoredTensor(find(ref.tensor, ref.stored, {ElementType::f32, ElementType::f16, ElementType::bf16}));
+}
+
+StoredTensor Checkpoint::fp8(const WeightRef& ref, const StoredArray& numbers) const {
+  const std::size_t dimensions = ref.stored.size();
+  if (dimensions < 2) {
+    throw bad_field(numbers.file->path().string(), ref.tensor, "type F8_E4M3", "F32, F16 or BF16 for a vector");
+  }
+  const auto kTypes = {ElementType::f32, ElementType::bf16, ElementType::f16, ElementType::f8_e8m0,
+                           ElementType::u8};
+  const std::string name = ref.tensor + "_scale_inv";
+  if (quantization_.block_rows == 0) {
+    const auto it = tensors_.find(name);
+    const bool vector = it != tensors_.end() && it->second.tensor->shape == Shape{1};
+    return StoredTensor(numbers, find(name, vector ? Shape{1} : Shape{}, kTypes),
+                        std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::max());
+  }
+  Shape scales = ref.stored;
+  scales[dimensions - 2] = divided_up(scales[dimensions - 2], quantization_.block_rows);
+  scales[dimensions - 1] = divided_up(scales[dimensions - 1], quantization_.block_cols);
+  return StoredTensor(numbers, find(name, scales, kTypes), quantization_.block_rows, quantization_.block_cols);
+}
+
+StoredTensor Checkpoint::mxfp4(const WeightRef& ref) const {
+  constexpr std::int64_t kGroup = 32;
+  Shape scales = ref.stored;
+  if (scales.back() % kGroup != 0) {
+    throw bad_field(directory_.string(), ref.tensor, "shape " + to_string(ref.stored),
+                    "rows of a multiple of " + std::to_string(kGroup) + " numbers for MXFP4");
+  }
+  scales.back() /= kGroup;
+  Shape blocks = scales;
+  blocks.push_back(kGroup / 2);
+  return StoredTensor::mxfp4(find(ref.tensor + "_blocks", blocks, {ElementType::u8}),
+                             find(ref.tensor + "_scales", scales, {ElementType::u8, ElementType::f8_e8m0}));
 }
 
 WeightSource Checkpoint::source(const StackedRef& refs) const {
+  struct Part {
+    WeightRef ref;
+    StoredTensor tensor;
+  };
+  std::vector<Part> parts;
   WeightSource out;
   out.cols = refs.front().cols;
   out.fits_bf16 = true;
   for (const WeightRef& ref : refs) {
+    parts.push_back({ref, tensor(ref)});
     out.rows += ref.rows;
-    out.fits_bf16 = out.fits_bf16 && find(ref).tensor->type == ElementType::bf16;
+    out.fits_bf16 = out.fits_bf16 && parts.back().tensor.fits_bf16();
   }
-  out.read = [this, refs](std::int64_t first, std::int64_t count, float* to) {
-    for (const WeightRef& ref : refs) {
+  const auto read = [parts = std::move(parts)](std::int64_t first, std::int64_t count, auto* to) {
+    for (const auto& [ref, tensor] : parts) {
       const std::int64_t begin = std::clamp<std::int64_t>(first, 0, ref.rows);
       const std::int64_t end = std::clamp<std::int64_t>(first + count, 0, ref.rows);
       first -= ref.rows;
       if (begin >= end) continue;
-      const Entry& entry = find(ref);
-      read_rows(ref, begin, end - begin, *entry.tensor, to);
-      // Rows that lie apart share pages with rows still to come.
-      if (dense(ref)) entry.file->release(span_of(ref, begin, end - begin, *entry.tensor));
-      if (!dense(ref) && end == ref.rows) entry.file->release(span_of(ref, 0, ref.rows, *entry.tensor));
+      tensor.read(ref, begin, end - begin, to);
       to += (end - begin) * ref.cols;
     }
   };
+  out.read = read;
+  if (out.fits_bf16) out.read_bf16 = read;
   return out;
 }
 

@@ -1,10 +1,13 @@
-// A checkpoint folder of the hub: one or many safetensors files, memory-mapped, found by tensor name.
+// A checkpoint folder of the hub: one or many safetensors files, found by tensor name.
 #pragma once
 
 #include "placement/safetensors.hpp"
 #include "runtime/model_spec.hpp"
+#include "runtime/quantization.hpp"
+#include "runtime/stored_tensor.hpp"
 
 #include <filesystem>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <vector>
@@ -17,10 +20,10 @@ class Checkpoint {
   /// missing or malformed.
   explicit Checkpoint(const std::filesystem::path& directory);
 
-  /// Throws InputError unless the tensor is there, of the shape that `ref` says, and F32, F16 or BF16.
-  void check(const WeightRef& ref) const;
-  /// The rows of the references, one below the other. Pages are given back to the system as soon as they are read.
-  /// The checkpoint must outlive the source.
+  /// Throws InputError unless the tensor is there, of the shape that `ref` says: F32, F16 or BF16, or quantised as the
+  /// config says, with its scales. MXFP4 is stored as NAME_blocks and NAME_scales instead of NAME.
+  void check(const WeightRef& ref) const { (void)tensor(ref); }
+  /// The rows of the references, one below the other. The checkpoint must outlive the source.
   [[nodiscard]] WeightSource source(const StackedRef& refs) const;
   [[nodiscard]] WeightSource source(const WeightRef& ref) const { return source(StackedRef{ref}); }
 
@@ -28,20 +31,19 @@ class Checkpoint {
   [[nodiscard]] std::string digest() const;
 
  private:
-  struct Entry {
-    const SafetensorsFile* file = nullptr;
-    const TensorView* tensor = nullptr;
-  };
-  [[nodiscard]] const Entry& find(const WeightRef& ref) const;
+  [[nodiscard]] StoredTensor tensor(const WeightRef& ref) const;
+  [[nodiscard]] StoredTensor fp8(const WeightRef& ref, const StoredArray& numbers) const;
+  [[nodiscard]] StoredTensor mxfp4(const WeightRef& ref) const;
+  /// The array of that name; throws InputError unless it is there, of that shape and of one of the types.
+  [[nodiscard]] const StoredArray& find(const std::string& name, const Shape& shape,
+                                        std::initializer_list<ElementType> types) const;
   void add_all_of(const std::filesystem::path& path);
   void add_indexed(const std::filesystem::path& directory, const std::filesystem::path& index);
 
   std::filesystem::path directory_;
+  Quantization quantization_;
   std::vector<SafetensorsFile> files_;
-  std::map<std::string, Entry> tensors_;
+  std::map<std::string, StoredArray> tensors_;
 };
-
-/// Values as f32. Supports F32, F16 and BF16.
-void expand(ElementType type, std::span<const std::byte> bytes, float* out);
 
 }  // namespace coterie

@@ -1,6 +1,7 @@
 #include "runtime/family.hpp"
 
 #include "placement/input_error.hpp"
+#include "runtime/quantization.hpp"
 
 #include <algorithm>
 #include <array>
@@ -78,7 +79,7 @@ ModelSpec read_model_spec(const std::filesystem::path& directory) {
   const auto family =
       std::find_if(kFamilies.begin(), kFamilies.end(), [&](const Family* f) { return f->model_type == type; });
   if (family == kFamilies.end()) config.fail("model_type", "one of the supported families: " + supported());
-  if (config.has("quantization_config")) config.fail("quantization_config", "weights stored as F32, F16 or BF16");
+  (void)read_quantization(config);
 
   ModelSpec spec = (*family)->spec(config);
   spec.end_tokens = config.integers("eos_token_id");
