@@ -39,7 +39,8 @@ po::options_description all_options() {
       "trace-out", text("FILE"), "record the experts of every token (coterie.trace/1)")(
       "logits-out", text("FILE"), "record the logits of every prompt (safetensors)")(
       "metrics", text("FILE"), "what the job did and how long it took, as one JSON object");
-  model.add_options()("dtype", text("TYPE", "f32"), "how weights are kept: f32 or bf16")(
+  model.add_options()("dtype", text("TYPE", "f32"),
+                      "f32: exact, 2 bytes a number where bf16 holds it, else 4; bf16: rounded to 2")(
       "threads", text("N", std::to_string(defaults.threads)), "threads of a rank")(
       "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");
   batch.add_options()("max-batch-tokens", text("N", std::to_string(defaults.max_batch_tokens)),

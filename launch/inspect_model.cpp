@@ -3,9 +3,11 @@
 #include "placement/number_text.hpp"
 #include "runtime/checkpoint.hpp"
 #include "runtime/family.hpp"
+#include "runtime/weights.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace coterie {
 namespace {
@@ -42,12 +44,10 @@ Coherence coherence_of(const ModelSpec& spec, int ranks) {
   return {context * (ranks - 1), remote * static_cast<double>(spec.hidden)};
 }
 
-/// Weights that the fullest rank holds when experts are dealt evenly.
-double parameters_of_rank(const ModelSpec& spec, int ranks) {
-  const int experts = spec.experts();
+/// Of the fullest rank when experts are dealt evenly.
+double bytes_of_rank(const WeightBytes& bytes, int experts, int ranks) {
   const int held = (experts + ranks - 1) / ranks;
-  return static_cast<double>(spec.dense_parameters()) +
-         static_cast<double>(spec.expert_parameters()) * held / static_cast<double>(experts);
+  return static_cast<double>(bytes.dense) + static_cast<double>(bytes.experts) * held / static_cast<double>(experts);
 }
 
 bool has_weights(const std::filesystem::path& directory) {
@@ -66,10 +66,13 @@ std::vector<int> rank_counts(const ModelSpec& spec, int asked) {
 Inspection inspect_model(const InspectOptions& options) {
   const ModelSpec spec = read_model_spec(options.subject);
   const bool weights = has_weights(options.subject);
+  std::optional<Checkpoint> checkpoint;
   if (weights) {
-    const Checkpoint checkpoint(options.subject);
-    spec.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
+    checkpoint.emplace(options.subject);
+    spec.for_each_weight([&](const WeightRef& ref) { checkpoint->check(ref); });
   }
+  const WeightBytes f32 = weight_bytes(spec, checkpoint ? &*checkpoint : nullptr, DType::f32);
+  const WeightBytes bf16 = weight_bytes(spec, nullptr, DType::bf16);
   const auto parameters = static_cast<double>(spec.parameters());
   const auto active = static_cast<double>(spec.active_parameters());
   const auto in_experts = static_cast<double>(spec.expert_parameters());
@@ -93,6 +96,11 @@ Inspection inspect_model(const InspectOptions& options) {
   page.fact("context", grouped(kv) + " elements of K and V a token: " + bytes_text(kv * kFloat) + " as f32, " +
                            bytes_text(kv * kBrainFloat) + " as bf16");
   page.fact("checkpoint", weights ? "every weight is there, of the right shape and type" : "no weights in this folder");
+  if (checkpoint) {
+    const std::string method(checkpoint->quantization().name());
+    page.fact("files", bytes_text(static_cast<double>(checkpoint->bytes())) + " as " + checkpoint->types() +
+                           (method == "none" ? "" : ", quantised: " + method));
+  }
   found.json = {{"kind", "model"},
                 {"directory", options.subject.string()},
                 {"family", spec.family},
@@ -108,24 +116,29 @@ Inspection inspect_model(const InspectOptions& options) {
                 {"expert_parameters", spec.expert_parameters()},
                 {"kv_elements_per_token", spec.kv_elements_per_token()},
                 {"checkpoint", weights},
+                {"file_bytes", checkpoint ? json(checkpoint->bytes()) : json()},
+                {"quantization", checkpoint ? json(checkpoint->quantization().name()) : json()},
                 {"by_ranks", json::array()}};
 
   std::vector<std::vector<std::string>> rows;
   for (const int ranks : rank_counts(spec, options.ranks)) {
-    const double held = parameters_of_rank(spec, ranks);
+    const double held_f32 = bytes_of_rank(f32, spec.experts(), ranks);
+    const double held_bf16 = bytes_of_rank(bf16, spec.experts(), ranks);
     const Coherence coherence = coherence_of(spec, ranks);
     found.json["by_ranks"].push_back({{"ranks", ranks},
-                                      {"weight_bytes_f32", held * kFloat},
-                                      {"weight_bytes_bf16", held * kBrainFloat},
+                                      {"weight_bytes_f32", held_f32},
+                                      {"weight_bytes_bf16", held_bf16},
                                       {"coherent_kv_bytes_per_token_f32", kv * kFloat * ranks},
                                       {"freight_elements_per_token_layer", coherence.freight},
                                       {"saved_elements_per_token_layer", coherence.saved}});
-    rows.push_back({std::to_string(ranks), bytes_text(held * kFloat), bytes_text(held * kBrainFloat),
-                    bytes_text(kv * kFloat * ranks), grouped(coherence.freight), grouped(coherence.saved)});
+    rows.push_back({std::to_string(ranks), bytes_text(held_f32), bytes_text(held_bf16), bytes_text(kv * kFloat * ranks),
+                    grouped(coherence.freight), grouped(coherence.saved)});
   }
   page.table({"ranks", "weights f32", "bf16", "KV a token", "freight", "saved"}, rows);
   page.note(
-      "Weights: of the fullest rank, experts dealt evenly. KV a token: f32, over all ranks, when all of them hold the "
+      "Weights: of the fullest rank, experts dealt evenly, by --dtype; with f32, what fits bf16 takes no more than "
+      "with "
+      "bf16. KV a token, also of layers with a sliding window: f32, over all ranks, when all of them hold the "
       "context (coherence domain world). Freight: K and V elements that each token and layer then sends to the other "
       "ranks, hidden behind compute; saved: elements of rows that need not go home, for evenly spread routing.");
   found.text = page.text();

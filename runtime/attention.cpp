@@ -22,7 +22,7 @@ KvRows attend(Device& device, const AttentionLayer& layer, const Batch& batch, c
   rotate(device, q, spec.shape.head_dim, spec.rotary, batch, at.rows);
   rotate(device, k, spec.shape.head_dim, spec.rotary, batch, at.rows);
   device.write_kv(k, v, sequences, cache);
-  device.attention(q, cache, sequences, spec.shape, out);
+  device.attention(q, cache, sequences, spec.shape, out, weights.sinks.view);
   add_projection(device, out, *weights.out, weights.out_bias, residual_scale, at.x, scratch);
   return {k, v, cache};
 }

@@ -5,7 +5,6 @@
 #include "runtime/config_file.hpp"
 
 #include <algorithm>
-#include <limits>
 #include <set>
 #include <utility>
 
@@ -14,7 +13,9 @@ namespace {
 
 std::string names_of(std::initializer_list<ElementType> types) {
   std::string names;
-  for (const ElementType type : types) names.append(names.empty() ? "" : " or ").append(name_of(type));
+  for (const ElementType& type : types) {
+    names.append(&type == types.begin() ? "" : &type + 1 == types.end() ? " or " : ", ").append(name_of(type));
+  }
   return names;
 }
 
@@ -81,39 +82,40 @@ const StoredArray& Checkpoint::find(const std::string& name, const Shape& shape,
   return it->second;
 }
 
-StoredTensor Checkpoint::tensor(const WeightRef& ref) const {
+StoredArrays Checkpoint::arrays(const WeightRef& ref) const {
   using Method = Quantization::Method;
   const auto it = tensors_.find(ref.tensor);
-  if (it == tensors_.end() && quantization_.method == Method::mxfp4 && tensors_.contains(ref.tensor + "_blocks")) {
-    return mxfp4(ref);
-  }
-  if (it != tensors_.end() && quantization_.method == Method::fp8 && it->second.tensor->type == ElementType::f8_e4m3) {
-    return fp8(ref, find(ref.tensor, ref.stored, {ElementType::f8_e4m3}));
-  }
-  return StoredTensor(find(ref.tensor, ref.stored, {ElementType::f32, ElementType::f16, ElementType::bf16}));
+  const bool there = it != tensors_.end();
+  if (!there && quantization_.method == Method::mxfp4 && tensors_.contains(ref.tensor + "_blocks")) return mxfp4(ref);
+  if (there && quantization_.method == Method::fp8 && it->second.tensor->type == ElementType::f8_e4m3) return fp8(ref);
+  return {Encoding::plain, find(ref.tensor, ref.stored, {ElementType::f32, ElementType::f16, ElementType::bf16})};
 }
 
-StoredTensor Checkpoint::fp8(const WeightRef& ref, const StoredArray& numbers) const {
+StoredArrays Checkpoint::fp8(const WeightRef& ref) const {
   const std::size_t dimensions = ref.stored.size();
+  const StoredArray& numbers = find(ref.tensor, ref.stored, {ElementType::f8_e4m3});
   if (dimensions < 2) {
     throw bad_field(numbers.file->path().string(), ref.tensor, "type F8_E4M3", "F32, F16 or BF16 for a vector");
   }
-  const auto kTypes = {ElementType::f32, ElementType::bf16, ElementType::f16, ElementType::f8_e8m0,
-                           ElementType::u8};
+  Shape shape;  // of one number
+  std::int64_t block_rows = ref.stored[dimensions - 2];
+  std::int64_t block_cols = ref.stored[dimensions - 1];
   const std::string name = ref.tensor + "_scale_inv";
-  if (quantization_.block_rows == 0) {
-    const auto it = tensors_.find(name);
-    const bool vector = it != tensors_.end() && it->second.tensor->shape == Shape{1};
-    return StoredTensor(numbers, find(name, vector ? Shape{1} : Shape{}, kTypes),
-                        std::numeric_limits<std::int32_t>::max(), std::numeric_limits<std::int32_t>::max());
+  if (quantization_.block_rows > 0) {
+    block_rows = quantization_.block_rows;
+    block_cols = quantization_.block_cols;
+    shape = ref.stored;
+    shape[dimensions - 2] = divided_up(shape[dimensions - 2], block_rows);
+    shape[dimensions - 1] = divided_up(shape[dimensions - 1], block_cols);
+  } else if (const auto it = tensors_.find(name); it != tensors_.end() && it->second.tensor->shape == Shape{1}) {
+    shape = {1};
   }
-  Shape scales = ref.stored;
-  scales[dimensions - 2] = divided_up(scales[dimensions - 2], quantization_.block_rows);
-  scales[dimensions - 1] = divided_up(scales[dimensions - 1], quantization_.block_cols);
-  return StoredTensor(numbers, find(name, scales, kTypes), quantization_.block_rows, quantization_.block_cols);
+  const StoredArray& scales =
+      find(name, shape, {ElementType::f32, ElementType::bf16, ElementType::f16, ElementType::f8_e8m0, ElementType::u8});
+  return {Encoding::fp8, numbers, scales, block_rows, block_cols};
 }
 
-StoredTensor Checkpoint::mxfp4(const WeightRef& ref) const {
+StoredArrays Checkpoint::mxfp4(const WeightRef& ref) const {
   constexpr std::int64_t kGroup = 32;
   Shape scales = ref.stored;
   if (scales.back() % kGroup != 0) {
@@ -123,8 +125,8 @@ StoredTensor Checkpoint::mxfp4(const WeightRef& ref) const {
   scales.back() /= kGroup;
   Shape blocks = scales;
   blocks.push_back(kGroup / 2);
-  return StoredTensor::mxfp4(find(ref.tensor + "_blocks", blocks, {ElementType::u8}),
-                             find(ref.tensor + "_scales", scales, {ElementType::u8, ElementType::f8_e8m0}));
+  return {Encoding::mxfp4, find(ref.tensor + "_blocks", blocks, {ElementType::u8}),
+          find(ref.tensor + "_scales", scales, {ElementType::u8, ElementType::f8_e8m0})};
 }
 
 WeightSource Checkpoint::source(const StackedRef& refs) const {
@@ -137,7 +139,7 @@ WeightSource Checkpoint::source(const StackedRef& refs) const {
   out.cols = refs.front().cols;
   out.fits_bf16 = true;
   for (const WeightRef& ref : refs) {
-    parts.push_back({ref, tensor(ref)});
+    parts.push_back({ref, StoredTensor(arrays(ref))});
     out.rows += ref.rows;
     out.fits_bf16 = out.fits_bf16 && parts.back().tensor.fits_bf16();
   }
@@ -154,6 +156,20 @@ WeightSource Checkpoint::source(const StackedRef& refs) const {
   out.read = read;
   if (out.fits_bf16) out.read_bf16 = read;
   return out;
+}
+
+std::int64_t Checkpoint::bytes() const {
+  std::int64_t sum = 0;
+  for (const auto& [name, array] : tensors_) sum += static_cast<std::int64_t>(array.tensor->bytes.size());
+  return sum;
+}
+
+std::string Checkpoint::types() const {
+  std::set<std::string_view> names;
+  for (const auto& [name, array] : tensors_) names.insert(name_of(array.tensor->type));
+  std::string list;
+  for (const std::string_view name : names) list.append(list.empty() ? "" : ", ").append(name);
+  return list;
 }
 
 std::string Checkpoint::digest() const {

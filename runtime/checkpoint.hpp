@@ -22,7 +22,14 @@ class Checkpoint {
 
   /// Throws InputError unless the tensor is there, of the shape that `ref` says: F32, F16 or BF16, or quantised as the
   /// config says, with its scales. MXFP4 is stored as NAME_blocks and NAME_scales instead of NAME.
-  void check(const WeightRef& ref) const { (void)tensor(ref); }
+  void check(const WeightRef& ref) const { (void)arrays(ref); }
+  /// Whether every number of the tensor is a bf16's; reads the scales of an FP8 tensor.
+  [[nodiscard]] bool fits_bf16(const WeightRef& ref) const { return StoredTensor(arrays(ref)).fits_bf16(); }
+  /// Of all tensors, as they are stored.
+  [[nodiscard]] std::int64_t bytes() const;
+  /// The types that tensors are stored as, "BF16, U8".
+  [[nodiscard]] std::string types() const;
+  [[nodiscard]] const Quantization& quantization() const noexcept { return quantization_; }
   /// The rows of the references, one below the other. The checkpoint must outlive the source.
   [[nodiscard]] WeightSource source(const StackedRef& refs) const;
   [[nodiscard]] WeightSource source(const WeightRef& ref) const { return source(StackedRef{ref}); }
@@ -31,9 +38,10 @@ class Checkpoint {
   [[nodiscard]] std::string digest() const;
 
  private:
-  [[nodiscard]] StoredTensor tensor(const WeightRef& ref) const;
-  [[nodiscard]] StoredTensor fp8(const WeightRef& ref, const StoredArray& numbers) const;
-  [[nodiscard]] StoredTensor mxfp4(const WeightRef& ref) const;
+  /// Throws InputError as check does.
+  [[nodiscard]] StoredArrays arrays(const WeightRef& ref) const;
+  [[nodiscard]] StoredArrays fp8(const WeightRef& ref) const;
+  [[nodiscard]] StoredArrays mxfp4(const WeightRef& ref) const;
   /// The array of that name; throws InputError unless it is there, of that shape and of one of the types.
   [[nodiscard]] const StoredArray& find(const std::string& name, const Shape& shape,
                                         std::initializer_list<ElementType> types) const;

@@ -22,6 +22,7 @@ struct Family {
 extern const Family kDots1;
 extern const Family kErnie45Moe;
 extern const Family kGlm4Moe;
+extern const Family kGptOss;
 extern const Family kGraniteMoe;
 extern const Family kGraniteMoeShared;
 extern const Family kMiniMaxM2;

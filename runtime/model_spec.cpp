@@ -33,7 +33,7 @@ struct Walk {
   }
   void operator()(const AttentionSpec& a) const {
     (*this)(a.norm);
-    for (const StackedRef* refs : {&a.qkv, &a.qkv_bias, &a.out_bias}) (*this)(*refs);
+    for (const StackedRef* refs : {&a.qkv, &a.qkv_bias, &a.out_bias, &a.sinks}) (*this)(*refs);
     visit(a.out);
     if (a.q_norm) (*this)(*a.q_norm);
     if (a.k_norm) (*this)(*a.k_norm);

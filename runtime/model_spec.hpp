@@ -38,6 +38,7 @@ struct AttentionSpec {
   StackedRef qkv_bias;             ///< empty, or ((heads + 2 kv_heads) * head_dim, 1)
   WeightRef out;                   ///< (hidden, heads * head_dim)
   StackedRef out_bias;             ///< empty, or (hidden, 1)
+  StackedRef sinks;                ///< empty, or (heads, 1): see Device::attention
   std::optional<NormSpec> q_norm;  ///< over (heads * head_dim), or (head_dim) for each head alike
   std::optional<NormSpec> k_norm;  ///< over (kv_heads * head_dim) or (head_dim)
 

@@ -50,6 +50,10 @@ bool matches(const std::string& module, const std::string& pattern) {
 
 }  // namespace
 
+std::string_view Quantization::name() const noexcept {
+  return method == Method::fp8 ? "fp8" : method == Method::mxfp4 ? "mxfp4" : "none";
+}
+
 bool Quantization::converts(const std::string& module) const {
   return method != Method::none && std::none_of(unconverted.begin(), unconverted.end(),
                                                 [&](const std::string& pattern) { return matches(module, pattern); });

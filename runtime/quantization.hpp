@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace coterie {
@@ -21,6 +22,8 @@ struct Quantization {
   std::int64_t block_cols = 0;
   std::vector<std::string> unconverted;  ///< patterns of the modules that are stored as they are
 
+  /// As config.json names it; "none".
+  [[nodiscard]] std::string_view name() const noexcept;
   /// Whether a module ("model.layers.0.mlp.experts") is stored in this way.
   [[nodiscard]] bool converts(const std::string& module) const;
 };

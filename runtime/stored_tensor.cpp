@@ -128,29 +128,15 @@ void expand(ElementType type, std::span<const std::byte> bytes, float* out) {
   }
 }
 
-StoredTensor::StoredTensor(const StoredArray& numbers)
-    : array_(numbers), fits_bf16_(numbers.tensor->type == ElementType::bf16) {}
-
-StoredTensor::StoredTensor(const StoredArray& numbers, const StoredArray& scales, std::int64_t block_rows,
-                           std::int64_t block_cols)
-    : encoding_(Encoding::fp8),
-      array_(numbers),
-      rows_(numbers.tensor->shape[numbers.tensor->shape.size() - 2]),
-      cols_(numbers.tensor->shape.back()),
-      block_rows_(block_rows),
-      block_cols_(block_cols),
-      scales_(scales.tensor->bytes.size() / size_of(scales.tensor->type)) {
-  const bool exponents = scales.tensor->type == ElementType::u8;  // E8M0 in files older than the type
-  expand(exponents ? ElementType::f8_e8m0 : scales.tensor->type, scales.tensor->bytes, scales_.data());
+StoredTensor::StoredTensor(const StoredArrays& arrays) : arrays_(arrays) {
+  if (arrays.encoding == Encoding::plain) fits_bf16_ = arrays.numbers.tensor->type == ElementType::bf16;
+  if (arrays.encoding == Encoding::mxfp4) fits_bf16_ = true;
+  if (arrays.encoding != Encoding::fp8) return;
+  const TensorView& scales = *arrays.scales.tensor;
+  scales_.resize(scales.bytes.size() / size_of(scales.type));
+  // E8M0 is U8 in files older than the type.
+  expand(scales.type == ElementType::u8 ? ElementType::f8_e8m0 : scales.type, scales.bytes, scales_.data());
   fits_bf16_ = std::all_of(scales_.begin(), scales_.end(), keeps_bf16);
-}
-
-StoredTensor StoredTensor::mxfp4(const StoredArray& blocks, const StoredArray& scales) {
-  StoredTensor out(blocks);
-  out.encoding_ = Encoding::mxfp4;
-  out.scale_array_ = scales;
-  out.fits_bf16_ = true;
-  return out;
 }
 
 void StoredTensor::read(const WeightRef& ref, std::int64_t first, std::int64_t count, float* out) const {
@@ -179,23 +165,24 @@ void StoredTensor::rows(const WeightRef& ref, std::int64_t first, std::int64_t c
     }
   }
   // Rows that lie apart share pages with rows still to come.
-  if (first + count == ref.rows) array_.file->release(array_.tensor->bytes);
+  if (first + count == ref.rows) arrays_.numbers.file->release(arrays_.numbers.tensor->bytes);
 }
 
 template <class T>
 void StoredTensor::numbers(std::int64_t first, std::int64_t count, bool once, T* out) const {
-  if (encoding_ == Encoding::mxfp4) {
+  if (arrays_.encoding == Encoding::mxfp4) {
     const std::int64_t groups = (first + count - 1) / kGroup + 1 - first / kGroup;
-    const Bytes bytes(array_, first / kGroup * kGroupBytes, groups * kGroupBytes, once);
+    const Bytes bytes(arrays_.numbers, first / kGroup * kGroupBytes, groups * kGroupBytes, once);
     return mxfp4_numbers(first, count, bytes.get(), out);
   }
-  const ElementType type = array_.tensor->type;
+  const ElementType type = arrays_.numbers.tensor->type;
   const auto size = static_cast<std::int64_t>(size_of(type));
   if (once && type == (std::is_same_v<T, float> ? ElementType::f32 : ElementType::bf16)) {
-    return array_.file->read(Bytes(array_, first * size, count * size, false).get(), reinterpret_cast<std::byte*>(out));
+    return arrays_.numbers.file->read(Bytes(arrays_.numbers, first * size, count * size, false).get(),
+                                      reinterpret_cast<std::byte*>(out));
   }
-  const Bytes bytes(array_, first * size, count * size, once);
-  if (encoding_ == Encoding::fp8) return fp8_numbers(first, bytes.get(), out);
+  const Bytes bytes(arrays_.numbers, first * size, count * size, once);
+  if (arrays_.encoding == Encoding::fp8) return fp8_numbers(first, bytes.get(), out);
   if constexpr (std::is_same_v<T, float>) {
     expand(type, bytes.get(), out);
   } else {
@@ -205,17 +192,21 @@ void StoredTensor::numbers(std::int64_t first, std::int64_t count, bool once, T*
 
 template <class T>
 void StoredTensor::fp8_numbers(std::int64_t first, std::span<const std::byte> bytes, T* out) const {
-  const std::int64_t matrix = rows_ * cols_;
-  const std::int64_t down = (rows_ + block_rows_ - 1) / block_rows_;
-  const std::int64_t across = (cols_ + block_cols_ - 1) / block_cols_;
+  const Shape& shape = arrays_.numbers.tensor->shape;
+  const std::int64_t rows = shape[shape.size() - 2];
+  const std::int64_t cols = shape.back();
+  const auto& [encoding, numbers, scales, block_rows, block_cols] = arrays_;
+  const std::int64_t down = (rows + block_rows - 1) / block_rows;
+  const std::int64_t across = (cols + block_cols - 1) / block_cols;
   const auto last = first + static_cast<std::int64_t>(bytes.size());
   const std::byte* at = bytes.data();
   while (first < last) {
-    const std::int64_t row = first % matrix / cols_;
-    const std::int64_t col = first % cols_;
-    const std::int64_t block = col / block_cols_;
-    const std::int64_t run = std::min({last - first, cols_ - col, (block + 1) * block_cols_ - col});
-    const float scale = scales_[static_cast<std::size_t>((first / matrix * down + row / block_rows_) * across + block)];
+    const std::int64_t row = first / cols % rows;
+    const std::int64_t col = first % cols;
+    const std::int64_t block = col / block_cols;
+    const std::int64_t run = std::min({last - first, cols - col, (block + 1) * block_cols - col});
+    const float scale =
+        scales_[static_cast<std::size_t>((first / (rows * cols) * down + row / block_rows) * across + block)];
     for (std::int64_t i = 0; i < run; ++i) put(e4m3[std::to_integer<std::size_t>(at[i])] * scale, out[i]);
     first += run;
     at += run;
@@ -227,7 +218,7 @@ template <class T>
 void StoredTensor::mxfp4_numbers(std::int64_t first, std::int64_t count, std::span<const std::byte> bytes,
                                  T* out) const {
   const std::byte* at = bytes.data();
-  const std::byte* scale = scale_array_.tensor->bytes.data() + first / kGroup;
+  const std::byte* scale = arrays_.scales.tensor->bytes.data() + first / kGroup;
   for (std::int64_t skipped = first % kGroup; count > 0; skipped = 0, at += kGroupBytes, ++scale) {
     const auto& values = mxfp4_numbers_of_scale[std::to_integer<std::size_t>(*scale)];
     std::array<T, kGroup> group;

@@ -17,15 +17,25 @@ struct StoredArray {
   const TensorView* tensor = nullptr;
 };
 
-/// F32, F16, BF16; F8_E4M3 with scales for blocks of a matrix; MXFP4. Its files outlive it.
+enum class Encoding {
+  plain,  ///< F32, F16 or BF16
+  fp8,    ///< F8_E4M3: matrices (rows, cols) with a scale for each block of them, the last blocks smaller
+  mxfp4   ///< (..., groups, 16) of two numbers a byte, the first in the lower half, with scales (..., groups)
+};
+
+/// Where a tensor's numbers are, of types and shapes that fit.
+struct StoredArrays {
+  Encoding encoding = Encoding::plain;
+  StoredArray numbers;
+  StoredArray scales{};
+  std::int64_t block_rows = 0;  ///< fp8
+  std::int64_t block_cols = 0;
+};
+
+/// Its files outlive it.
 class StoredTensor {
  public:
-  /// F32, F16 or BF16.
-  explicit StoredTensor(const StoredArray& numbers);
-  /// F8_E4M3: matrices (rows, cols) with a scale for each block of `block_rows` x `block_cols`, the last ones smaller.
-  StoredTensor(const StoredArray& numbers, const StoredArray& scales, std::int64_t block_rows, std::int64_t block_cols);
-  /// MXFP4: `blocks` (..., groups, 16) of two numbers a byte, the first in the lower half; `scales` (..., groups).
-  [[nodiscard]] static StoredTensor mxfp4(const StoredArray& blocks, const StoredArray& scales);
+  explicit StoredTensor(const StoredArrays& arrays);
 
   /// Whether every number is a bf16's.
   [[nodiscard]] bool fits_bf16() const noexcept { return fits_bf16_; }
@@ -35,8 +45,6 @@ class StoredTensor {
   void read(const WeightRef& ref, std::int64_t first, std::int64_t count, std::uint16_t* out) const;
 
  private:
-  enum class Encoding { plain, fp8, mxfp4 };
-
   template <class T>
   void rows(const WeightRef& ref, std::int64_t first, std::int64_t count, T* out) const;
   /// Numbers [first, first + count) of the tensor. `once`: nothing near them is read again soon.
@@ -47,15 +55,9 @@ class StoredTensor {
   template <class T>
   void mxfp4_numbers(std::int64_t first, std::int64_t count, std::span<const std::byte> bytes, T* out) const;
 
-  Encoding encoding_ = Encoding::plain;
-  StoredArray array_;
-  StoredArray scale_array_;
+  StoredArrays arrays_;
   bool fits_bf16_ = false;
-  std::int64_t rows_ = 0;  ///< fp8: of a matrix
-  std::int64_t cols_ = 0;
-  std::int64_t block_rows_ = 0;
-  std::int64_t block_cols_ = 0;
-  std::vector<float> scales_;  ///< fp8: (matrices, blocks of rows, blocks of columns)
+  std::vector<float> scales_;  ///< fp8: (matrices, blocks down, blocks across)
 };
 
 /// Values as f32: F32, F16, BF16, F8_E4M3, F8_E8M0.

@@ -55,6 +55,7 @@ struct Loader {
     out.qkv_bias = vector(spec.qkv_bias);
     out.out = matrix({spec.out});
     out.out_bias = vector(spec.out_bias);
+    out.sinks = vector(spec.sinks);
     out.q_norm = norm(spec.q_norm);
     out.k_norm = norm(spec.k_norm);
     return out;
@@ -76,14 +77,43 @@ struct Loader {
   }
 };
 
+/// The type that a matrix is kept in.
+DType kept_as(DType type, bool fits_bf16) {
+  return fits_bf16 ? DType::bf16 : type;
+}
+
 }  // namespace
+
+WeightBytes weight_bytes(const ModelSpec& spec, const Checkpoint* checkpoint, DType type) {
+  const auto bytes = [&](const WeightRef& ref) {
+    const bool vector = ref.rows == 1 || ref.cols == 1;  // kept as activations are
+    const bool fits = checkpoint != nullptr && checkpoint->fits_bf16(ref);
+    return ref.elements() * static_cast<std::int64_t>(size_of(vector ? DType::f32 : kept_as(type, fits)));
+  };
+  WeightBytes out;
+  spec.for_each_weight([&](const WeightRef& ref) { out.dense += bytes(ref); });
+  if (spec.head.tensor == spec.embedding.tensor) out.dense += bytes(spec.head);
+  for (const LayerSpec& layer : spec.layers) {
+    if (!layer.moe) continue;
+    for (const ExpertRef& expert : layer.moe->experts) {
+      StackedRef refs{expert.gate, expert.up, expert.down};
+      for (const StackedRef* biases : {&expert.gate_bias, &expert.up_bias, &expert.down_bias}) {
+        refs.insert(refs.end(), biases->begin(), biases->end());
+      }
+      for (const WeightRef& ref : refs) out.experts += bytes(ref);
+    }
+  }
+  out.dense -= out.experts;
+  return out;
+}
 
 Weights load_weights(const ModelSpec& spec, const Checkpoint& checkpoint, const Ownership& ownership, Device& device,
                      DType type) {
   spec.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
   const Loader load{checkpoint, device};
   Weights weights;
-  weights.embedding = load_array(checkpoint.source(spec.embedding), device, type);
+  const WeightSource embedding = checkpoint.source(spec.embedding);
+  weights.embedding = load_array(embedding, device, kept_as(type, embedding.fits_bf16));
   weights.final_norm = load.norm(spec.final_norm);
   weights.head = load.matrix({spec.head});
   weights.head_bias = load.vector(spec.head_bias);

@@ -18,6 +18,7 @@ struct AttentionWeights {
   DeviceArray qkv_bias;  ///< biases: empty where the model has none
   std::unique_ptr<PackedMatrix> out;
   DeviceArray out_bias;
+  DeviceArray sinks;  ///< (1, heads)
   Norm q_norm;
   Norm k_norm;
 };
@@ -46,7 +47,16 @@ struct Weights {
   std::vector<LayerWeights> layers;
 };
 
-/// Reads what this rank owns, packing each matrix as it is read. `embedding` is kept in `type`.
+/// Memory that weights take: what every rank has, and all experts together.
+struct WeightBytes {
+  std::int64_t dense = 0;
+  std::int64_t experts = 0;
+};
+/// `checkpoint`: may be none; then as if no weight fitted bf16. Throws InputError when it doesn't fit the spec.
+[[nodiscard]] WeightBytes weight_bytes(const ModelSpec& spec, const Checkpoint* checkpoint, DType type);
+
+/// Reads what this rank owns, packing each matrix as it is read. With `type` f32, what fits bf16 is kept so all the
+/// same: it is read again as the same numbers.
 /// The device must outlive the result. Throws InputError when the checkpoint doesn't fit the spec.
 [[nodiscard]] Weights load_weights(const ModelSpec& spec, const Checkpoint& checkpoint, const Ownership& ownership,
                                    Device& device, DType type);

@@ -227,6 +227,24 @@ TEST_P(DeviceTest, AttentionChunksAndNeighboursChangeNoBit) {
   }
 }
 
+TEST_P(DeviceTest, AttentionWindowsOfAnySizeInAnyChunks) {
+  Attention attention(*this);
+  for (int draw = 0; draw < 12; ++draw) {
+    const int window = static_cast<int>(uniform(1, uniform(0, 1) == 0 ? 20 : 160));
+    const int block_tokens = static_cast<int>(uniform(0, 1) == 0 ? 16 : uniform(1, 40));
+    SCOPED_TRACE("window " + std::to_string(window) + ", blocks of " + std::to_string(block_tokens));
+    attention.with_sinks = draw % 2 == 0;
+    attention.make(Lengths{uniform(1, 300)}, {4, 2, 16, 0.25F, window}, block_tokens);
+    const std::int64_t length = attention.sequences[0].length;
+    for (std::int64_t done = 0; done < length;) {
+      const std::int64_t rows = std::min(length - done, uniform(1, uniform(0, 1) == 0 ? 3 : 2 * window));
+      attention.expect_attention(attention.sequences[0], done, attention.step({{0, done, rows}})[0]);
+      if (HasFatalFailure()) return;
+      done += rows;
+    }
+  }
+}
+
 TEST_P(DeviceTest, AttentionSinksMayDwarfTheScoresOrVanish) {
   Attention attention(*this);
   attention.with_sinks = true;

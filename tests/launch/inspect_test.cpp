@@ -251,11 +251,29 @@ TEST(Inspect, TellsAModelAndWhatItNeeds) {
             found["parameters"].get<std::int64_t>() - std::int64_t{8} * 14 * 3 * 128 * 128);
   ASSERT_EQ(found["by_ranks"].size(), 1U);
   const json& three = found["by_ranks"][0];
-  // The fullest of three ranks has 6 of 16 experts.
+  // The fullest of three ranks has 6 of 16 experts. Norms are f32; the head is packed apart from the embedding.
   const double dense = found["parameters"].get<double>() - found["expert_parameters"].get<double>();
-  EXPECT_NEAR(three["weight_bytes_bf16"], 2 * (dense + found["expert_parameters"].get<double>() * 6 / 16), 1);
+  const double bytes = 2 * (dense + found["expert_parameters"].get<double>() * 6 / 16) + 2 * (17 * 128 + 2048 * 128);
+  EXPECT_NEAR(three["weight_bytes_bf16"], bytes, 1);
+  EXPECT_NEAR(three["weight_bytes_f32"], bytes, 1) << "it is stored as BF16";
+  EXPECT_EQ(found["file_bytes"], 2 * found["parameters"].get<std::int64_t>());
+  EXPECT_EQ(found["quantization"], "none");
   EXPECT_NEAR(three["coherent_kv_bytes_per_token_f32"], 3 * 4 * found["kv_elements_per_token"].get<double>(), 1e-6);
   EXPECT_EQ(inspect_json({folder})["by_ranks"].size(), 5U) << "1, 2, 4, 8, 16";
+  expect_80_columns(inspect({folder}).text);
+}
+
+TEST(Inspect, TellsAQuantisedModel) {
+  const std::string folder = kFixtures + "/models/gpt-oss-mxfp4";
+  const json found = inspect_json({folder, "--ranks", "2"});
+  EXPECT_EQ(found["quantization"], "mxfp4");
+  // 8 experts in each of 2 layers: 17 bytes for 32 numbers of 3 matrices 64 x 32, BF16 biases.
+  const std::int64_t matrices = 2 * 8 * 3 * 64 * 32;
+  const std::int64_t biases = 2 * 8 * (64 + 64);
+  EXPECT_EQ(found["expert_parameters"], matrices + biases);
+  const auto rest = found["parameters"].get<std::int64_t>() - matrices;
+  EXPECT_EQ(found["file_bytes"], matrices / 32 * 17 + 2 * rest);
+  EXPECT_EQ(found["by_ranks"][0]["weight_bytes_f32"], found["by_ranks"][0]["weight_bytes_bf16"]) << "MXFP4 fits bf16";
   expect_80_columns(inspect({folder}).text);
 }
 

@@ -52,7 +52,8 @@ class ModelFolder : public testing::Test {
 };
 
 TEST_F(ModelFolder, FixturesAreRight) {
-  for (const char* name : {"mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "trained/top1", "trained/top2"}) {
+  for (const char* name : {"mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "gpt-oss", "gpt-oss-mxfp4",
+                           "trained/top1", "trained/top2"}) {
     SCOPED_TRACE(name);
     std::filesystem::remove_all(folder_);
     copy(name);
@@ -100,7 +101,7 @@ TEST_F(ModelFolder, WrongFieldsAreNamed) {
   fails("num_key_value_heads", 3, "a divisor");
   fails("hidden_act", "gelu", "\"silu\"");
   fails("rope_scaling", {{"rope_type", "mrope"}, {"factor", 4.0}}, "default, linear");
-  fails("quantization_config", {{"quant_method", "awq"}}, "F32, F16 or BF16");
+  fails("quantization_config", {{"quant_method", "awq"}}, "fp8 (F8_E4M3 with weight_scale_inv) or mxfp4");
 }
 
 TEST_F(ModelFolder, TensorsThatDoNotFitAreNamed) {
