@@ -1,6 +1,7 @@
 // `coterie generate`: a batch of requests through a model on the ranks that mpirun or srun started.
 #include "launch/command.hpp"
 #include "launch/generate_options.hpp"
+#include "launch/job_form.hpp"
 #include "launch/on_ranks.hpp"
 #include "launch/progress.hpp"
 #include "placement/digest.hpp"
@@ -44,15 +45,8 @@ struct Inputs {
   Plan plan;
   std::string digest;  ///< of the model's configuration and the layout of its weights
   std::string plan_digest;
+  std::string machine_digest;
 };
-
-Topology topology_of(const Communicator& comm) {
-  const auto nodes = comm.node_of_rank();
-  Topology topology;
-  topology.ranks_per_node.resize(static_cast<std::size_t>(*std::max_element(nodes.begin(), nodes.end())) + 1);
-  for (const int node : nodes) ++topology.ranks_per_node[node];
-  return topology;
-}
 
 Inputs read_inputs(const GenerateOptions& options, const Communicator& comm) {
   Inputs in;
@@ -71,6 +65,7 @@ Inputs read_inputs(const GenerateOptions& options, const Communicator& comm) {
     check_plan(in.plan, options.plan.string(), layers, in.spec.experts(), comm.ranks());
     in.plan_digest = sha256_of_file(options.plan);
   }
+  if (!options.machine.empty()) in.machine_digest = sha256_of_file(options.machine);
   return in;
 }
 
@@ -80,32 +75,6 @@ void check_writable(const std::filesystem::path& path) {
   if (std::filesystem::is_directory(path) || access(folder.c_str(), W_OK) != 0) {
     throw InputError(path.string() + ": can't be written: expected a file in a folder that exists and may be written");
   }
-}
-
-/// Blocks of a rank's KV cache: as many as --kv-memory holds, else what the largest batch can need, but no more than
-/// the ranks' share of a quarter of the node's memory.
-std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DType type, const Topology& topology) {
-  const std::int64_t block = KvPool::block_bytes(spec, type);
-  const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
-  if (options.kv_memory) {
-    if (*options.kv_memory > static_cast<std::uint64_t>(memory)) {
-      throw bad_field("coterie generate", "--kv-memory", std::to_string(*options.kv_memory) + " bytes",
-                      "at most the " + std::to_string(memory) + " bytes of memory that this node has");
-    }
-    const std::int64_t blocks = static_cast<std::int64_t>(*options.kv_memory) / block;
-    if (blocks == 0) {
-      throw bad_field("coterie generate", "--kv-memory", std::to_string(*options.kv_memory) + " bytes",
-                      "at least the " + std::to_string(block) + " bytes of one block of " +
-                          std::to_string(KvPool::kBlockTokens) + " tokens");
-    }
-    return blocks;
-  }
-  const std::int64_t ranks = *std::max_element(topology.ranks_per_node.begin(), topology.ranks_per_node.end());
-  const std::int64_t ranks_together = options.coherence == Coherence::rank   ? 1
-                                      : options.coherence == Coherence::node ? ranks
-                                                                             : topology.ranks();
-  const std::int64_t wanted = ranks_together * options.max_batch_size * KvPool::blocks_for(spec.max_positions);
-  return std::max<std::int64_t>(1, std::min(wanted, memory / 4 / ranks / block));
 }
 
 /// What rank 0 alone has: the files that requests come from and results go to.
@@ -150,21 +119,18 @@ void write_trace_of(const TraceRecorder& recorder, const Inputs& in, const Gener
   if (comm.rank() == 0 && trace.tokens() > 0) write_trace(options.trace_out, trace);
 }
 
-void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptions& options, const Communicator& comm,
-                   const FeedCounts& counts, std::int64_t answered, double load_seconds, double run_seconds) {
+void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptions& options, const JobForm& form,
+                   const Communicator& comm, const FeedCounts& counts, std::int64_t answered, double load_seconds,
+                   double run_seconds) {
   const auto nodes = topology_of(comm).ranks_per_node;
   metrics["model"] = {
       {"path", options.model.string()}, {"family", in.spec.family}, {"parameters", in.spec.parameters()}};
   metrics["job"] = {{"ranks_per_node", nodes},
                     {"weights", options.dtype == DType::f32 ? "f32" : "bf16"},
                     {"threads", options.threads},
-                    {"coherence", options.coherence == Coherence::rank   ? "rank"
-                                  : options.coherence == Coherence::node ? "node"
-                                                                         : "world"},
-                    {"micro_batches", options.micro_batches},
-                    {"dense", options.replicate ? "replicate" : "follow"},
                     {"max_batch_tokens", options.max_batch_tokens},
                     {"max_batch_size", options.max_batch_size}};
+  metrics["job"].update(form_json(form));
   metrics["requests"] = {
       {"answered", answered}, {"failed", counts.failed}, {"answered_before", counts.answered_before}};
   metrics["load_seconds"] = load_seconds;
@@ -189,35 +155,38 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   const bool first = comm.rank() == 0;
   Inputs in;
   std::unique_ptr<Device> device;
-  std::int64_t blocks = 0;
   std::unique_ptr<ChatRenderer> chat;
   std::unique_ptr<Files> files;
 
   all_or_none(comm, [&] {
     in = read_inputs(options, comm);
     device = make_cpu_device({options.dtype, options.threads});
-    blocks = kv_blocks(options, in.spec, device->activation_type(), topology_of(comm));
     for (const auto& path : {options.trace_out, options.logits_out, options.metrics}) check_writable(path);
   });
-  expect_same(comm, {{"model", in.digest}, {"plan", in.plan_digest}, {"command line", command_line}});
-  blocks = smallest(comm, blocks);
+  expect_same(comm, {{"model", in.digest},
+                     {"plan", in.plan_digest},
+                     {"machine file", in.machine_digest},
+                     {"command line", command_line}});
+  RequestRules rules{in.spec.vocabulary, in.spec.max_positions, in.tokenizer.get(), options.seed};
+  all_or_none(comm, [&] {
+    if (!first || !in.tokenizer) return;
+    chat = std::make_unique<ChatRenderer>(options.model, *in.tokenizer);
+    rules.render_chat = [&](std::string_view line) { return chat->render(line); };
+  });
+  const JobForm form = job_form(options, {in.spec, in.plan, topology_of(comm), &rules}, *device, comm);
+  if (first) std::cerr << form.notes;
   all_or_none(comm, [&] {
     if (!first) return;
-    const std::int64_t kv_tokens = blocks * KvPool::kBlockTokens;
-    RequestRules rules{in.spec.vocabulary, in.spec.max_positions, in.tokenizer.get(), options.seed, kv_tokens};
-    if (in.tokenizer) {
-      chat = std::make_unique<ChatRenderer>(options.model, *in.tokenizer);
-      rules.render_chat = [&](std::string_view line) { return chat->render(line); };
-    }
-    files = std::make_unique<Files>(options, rules, kv_tokens);
+    rules.kv_tokens = form.kv_blocks * KvPool::kBlockTokens;
+    files = std::make_unique<Files>(options, rules, rules.kv_tokens);
   });
 
   const WorkerOptions worker_options{
-      {options.max_batch_tokens, static_cast<int>(options.max_batch_size), options.replicate},
-      blocks,
+      {options.max_batch_tokens, static_cast<int>(options.max_batch_size), form.replicate},
+      form.kv_blocks,
       options.dtype,
-      options.coherence,
-      options.micro_batches};
+      form.coherence,
+      form.micro_batches};
   Worker worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
   in.checkpoint.reset();
   TraceRecorder trace(comm.rank(), in.spec.top_k());
@@ -255,7 +224,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   }
   const auto metrics = gather_metrics(comm, comm, worker.metrics());
   if (first && !options.metrics.empty()) {
-    write_metrics(metrics, in, options, comm, files->feed.counts(), engine.answered(), load_seconds, run_seconds);
+    write_metrics(metrics, in, options, form, comm, files->feed.counts(), engine.answered(), load_seconds, run_seconds);
   }
   if (stop == Stop::by_signal) {
     if (first) std::cerr << "coterie: stopped by a signal; the same command goes on with what is missing\n";

@@ -48,9 +48,10 @@ po::options_description all_options() {
       "max-batch-size", text("N", std::to_string(defaults.max_batch_size)), "sequences at once")(
       "kv-memory", text("SIZE", "auto"), "keys and values, such as 512MiB; sequences that don't fit wait");
   coherence.add_options()("coherence", text("DOMAIN", "rank"),
-                          "how far a token may go on from its experts: rank, node or world")(
-      "dense", text("FORM", "follow"), "dense work: follow the token, or replicate on the domain")(
-      "micro-batches", text("N", "1"), "2: in halves, partial sums of one ride with rows of the other");
+                          "how far a token may go on from its experts: rank, node, world or auto")(
+      "dense", text("FORM"), "dense work: follow the token, replicate on the domain, or auto")(
+      "micro-batches", text("N"), "1, 2 (partial sums of one half ride with rows of the other) or auto")(
+      "machine", text("FILE"), "what auto chooses by (coterie calibrate); without: measured at the start");
   job.add_options()("timeout", text("SECONDS", "300"), "longest wait for other ranks")(
       "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
                                                                                                        "this text");
@@ -70,6 +71,8 @@ class Given {
   [[nodiscard]] std::string text(const std::string& name) const {
     return values_.count(name) != 0 ? values_[name].as<std::string>() : "";
   }
+
+  [[nodiscard]] bool has(const std::string& name) const { return values_.count(name) != 0; }
 
   [[nodiscard]] std::filesystem::path path(const std::string& name) const {
     if (values_.count(name) != 0 && text(name).empty()) throw bad_option(name, "", "a path");
@@ -136,9 +139,10 @@ po::variables_map read(std::span<const char* const> arguments) {
 /// Writing one file must not destroy another, whatever names they go by.
 void check_outputs(const GenerateOptions& o) {
   const std::pair<const char*, const std::filesystem::path*> files[] = {
-      {"input", &o.input},           {"plan", &o.plan},      {"output", &o.output}, {"trace-out", &o.trace_out},
-      {"logits-out", &o.logits_out}, {"metrics", &o.metrics}};
-  constexpr std::size_t kInputs = 2;
+      {"input", &o.input},    {"plan", &o.plan},           {"machine", &o.machine},
+      {"output", &o.output},  {"trace-out", &o.trace_out}, {"logits-out", &o.logits_out},
+      {"metrics", &o.metrics}};
+  constexpr std::size_t kInputs = 3;
   std::error_code unknown;  // what can't be looked up is compared as it is written
   for (std::size_t i = kInputs; i < std::size(files); ++i) {
     const auto& [name, path] = files[i];
@@ -150,6 +154,37 @@ void check_outputs(const GenerateOptions& o) {
       }
     }
   }
+}
+
+/// What isn't said is the simplest with a domain that is given, and chosen with --coherence auto.
+void take_form(const Given& given, GenerateOptions& o) {
+  const std::string coherence = given.text("coherence");
+  const auto text_of = [&](const char* name, const char* simplest) {
+    return given.has(name) ? given.text(name) : coherence == "auto" ? "auto" : simplest;
+  };
+  const std::string dense = text_of("dense", "follow"), parts = text_of("micro-batches", "1");
+  if (coherence != "rank" && coherence != "node" && coherence != "world" && coherence != "auto") {
+    throw bad_option("coherence", coherence, "rank, node, world or auto");
+  }
+  if (dense != "follow" && dense != "replicate" && dense != "auto") {
+    throw bad_option("dense", dense, "follow, replicate or auto");
+  }
+  if (parts != "1" && parts != "2" && parts != "auto") throw bad_option("micro-batches", parts, "1, 2 or auto");
+  if (coherence == "rank" && dense == "replicate") {
+    throw bad_option("dense", dense, "follow with --coherence rank: there is no other rank to compute it on");
+  }
+  if (coherence == "rank" && dense != "follow") {
+    o.replicate = false;
+  } else if (dense == "auto") {
+    o.replicate.reset();
+  } else {
+    o.replicate = dense == "replicate";
+  }
+  o.coherence = coherence == "rank" ? Coherence::rank : coherence == "node" ? Coherence::node : Coherence::world;
+  if (coherence == "auto") o.coherence.reset();
+  o.micro_batches = parts == "2" ? 2 : 1;
+  if (parts == "auto") o.micro_batches.reset();
+  o.machine = given.path("machine");
 }
 
 }  // namespace
@@ -167,7 +202,6 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   o.trace_out = given.path("trace-out");
   o.logits_out = given.path("logits-out");
   o.metrics = given.path("metrics");
-  check_outputs(o);
 
   const std::string dtype = given.text("dtype");
   if (dtype != "f32" && dtype != "bf16") throw bad_option("dtype", dtype, "f32 or bf16");
@@ -175,17 +209,8 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   o.threads = static_cast<int>(given.number<std::int64_t>("threads", 1, 1024, "a whole number from 1 to 1024"));
   o.seed = given.number<std::uint64_t>("seed", 0, std::numeric_limits<std::uint64_t>::max(),
                                        "a whole number from 0, of 64 bits");
-  const std::string coherence = given.text("coherence"), dense = given.text("dense");
-  if (coherence != "rank" && coherence != "node" && coherence != "world") {
-    throw bad_option("coherence", coherence, "rank, node or world");
-  }
-  o.coherence = coherence == "rank" ? Coherence::rank : coherence == "node" ? Coherence::node : Coherence::world;
-  if (dense != "follow" && dense != "replicate") throw bad_option("dense", dense, "follow or replicate");
-  o.replicate = dense == "replicate";
-  if (o.replicate && o.coherence == Coherence::rank) {
-    throw bad_option("dense", dense, "follow with --coherence rank: there is no other rank to compute it on");
-  }
-  o.micro_batches = static_cast<int>(given.number<std::int64_t>("micro-batches", 1, 2, "1 or 2"));
+  take_form(given, o);
+  check_outputs(o);
   o.max_batch_tokens = given.count("max-batch-tokens");
   o.max_batch_size = given.count("max-batch-size");
   if (given.text("kv-memory") != "auto") o.kv_memory = given.bytes("kv-memory");

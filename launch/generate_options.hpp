@@ -20,9 +20,11 @@ struct GenerateOptions {
   DType dtype = DType::f32;  ///< how weights are kept
   int threads = 1;           ///< of a rank
 
-  Coherence coherence = Coherence::rank;
-  int micro_batches = 1;   ///< a step's sequences go through the layers in so many parts
-  bool replicate = false;  ///< decode rows are computed on every rank of the domain, but for the experts
+  /// Nothing: the program chooses.
+  std::optional<Coherence> coherence = Coherence::rank;
+  std::optional<bool> replicate = false;  ///< decode rows are computed on every rank of the domain, but for the experts
+  std::optional<int> micro_batches = 1;   ///< a step's sequences go through the layers in so many parts
+  std::filesystem::path machine;          ///< empty: measured where something is to be chosen
 
   std::int64_t max_batch_tokens = 2048;    ///< rows of a step on a rank, of prompts and continuations together
   std::int64_t max_batch_size = 256;       ///< sequences of a rank at once

@@ -3,6 +3,7 @@
 #include "placement/number_text.hpp"
 #include "runtime/checkpoint.hpp"
 #include "runtime/family.hpp"
+#include "runtime/step_cost.hpp"
 #include "runtime/weights.hpp"
 
 #include <algorithm>
@@ -17,26 +18,14 @@ using nlohmann::json;
 constexpr double kFloat = 4;
 constexpr double kBrainFloat = 2;
 
-/// Mean number of distinct ranks among a token's choices when all sets of experts are as likely and dealt evenly.
-double distinct_ranks(int experts, int top_k, int ranks) {
-  double distinct = 0;
-  for (int r = 0; r < ranks; ++r) {
-    const int held = experts / ranks + (r < experts % ranks ? 1 : 0);
-    double missed = 1;  // chance that none of the choices is on the rank
-    for (int c = 0; c < top_k; ++c) missed *= std::max(0, experts - held - c) / static_cast<double>(experts - c);
-    distinct += 1 - missed;
-  }
-  return distinct;
-}
-
 /// What a coherence domain of all ranks costs and saves, per token and layer, in elements (design: the price of
 /// coherence).
-struct Coherence {
+struct CoherencePrice {
   double freight = 0;  ///< K and V rows for the other ranks: c (R - 1)
   double saved = 0;    ///< rows that need not go home: p d, with evenly spread routing
 };
 
-Coherence coherence_of(const ModelSpec& spec, int ranks) {
+CoherencePrice coherence_of(const ModelSpec& spec, int ranks) {
   const auto layers = static_cast<double>(spec.layers.size());
   const double context = static_cast<double>(spec.kv_elements_per_token()) / layers;
   const double distinct = distinct_ranks(spec.experts(), spec.top_k(), ranks);
@@ -124,7 +113,7 @@ Inspection inspect_model(const InspectOptions& options) {
   for (const int ranks : rank_counts(spec, options.ranks)) {
     const double held_f32 = bytes_of_rank(f32, spec.experts(), ranks);
     const double held_bf16 = bytes_of_rank(bf16, spec.experts(), ranks);
-    const Coherence coherence = coherence_of(spec, ranks);
+    const CoherencePrice coherence = coherence_of(spec, ranks);
     found.json["by_ranks"].push_back({{"ranks", ranks},
                                       {"weight_bytes_f32", held_f32},
                                       {"weight_bytes_bf16", held_bf16},

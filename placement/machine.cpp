@@ -74,17 +74,19 @@ Machine read_machine(const std::filesystem::path& path) {
   return machine;
 }
 
-void write_machine(const std::filesystem::path& path, const Machine& machine) {
+nlohmann::json machine_json(const Machine& machine) {
   nlohmann::json gemm = nlohmann::json::array();
   for (const GemmRate& g : machine.gemm) gemm.push_back({{"rows", g.rows}, {"flop_per_second", g.rate}});
-  const nlohmann::json json{
-      {"format", kFormat},
-      {"measured", {{"by", machine.measured_by}, {"when", machine.measured_when}, {"on", machine.measured_on}}},
-      {"inside_node", written(machine.inside_node)},
-      {"between_nodes", machine.between_nodes ? written(*machine.between_nodes) : nlohmann::json()},
-      {"gemm", gemm},
-      {"memory_per_rank_bytes", machine.memory_per_rank}};
-  replace_file(path, json.dump(2) + "\n");
+  return {{"format", kFormat},
+          {"measured", {{"by", machine.measured_by}, {"when", machine.measured_when}, {"on", machine.measured_on}}},
+          {"inside_node", written(machine.inside_node)},
+          {"between_nodes", machine.between_nodes ? written(*machine.between_nodes) : nlohmann::json()},
+          {"gemm", gemm},
+          {"memory_per_rank_bytes", machine.memory_per_rank}};
+}
+
+void write_machine(const std::filesystem::path& path, const Machine& machine) {
+  replace_file(path, machine_json(machine).dump(2) + "\n");
 }
 
 LinkPrices link_prices(const Machine& machine) {

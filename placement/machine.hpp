@@ -3,6 +3,8 @@
 
 #include "placement/problem.hpp"
 
+#include <nlohmann/json_fwd.hpp>
+
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -38,6 +40,8 @@ struct Machine {
 
 /// Throws InputError (file, field, found, expected): wrong format, a field missing, a figure that is not positive.
 [[nodiscard]] Machine read_machine(const std::filesystem::path& path);
+/// What a machine file holds.
+[[nodiscard]] nlohmann::json machine_json(const Machine& machine);
 /// Replaces `path` in one step. Throws InputError when it can't be written.
 void write_machine(const std::filesystem::path& path, const Machine& machine);
 

@@ -118,6 +118,40 @@ TEST(GenerateOptions, BadUsageIsSaid) {
   EXPECT_NE(complaint_about({"--trace-out", "./i"}).find("another file than --input"), std::string::npos);
 }
 
+TEST(GenerateOptions, TheSimplestFormOfCoherenceUnlessSomethingIsLeftToTheProgram) {
+  const auto plain = parse({});
+  EXPECT_EQ(plain->coherence, Coherence::rank);
+  EXPECT_EQ(plain->replicate, false);
+  EXPECT_EQ(plain->micro_batches, 1);
+  const auto world = parse({"--coherence=world", "--dense=replicate", "--micro-batches=2", "--machine=m.json"});
+  EXPECT_EQ(world->coherence, Coherence::world);
+  EXPECT_EQ(world->replicate, true);
+  EXPECT_EQ(world->micro_batches, 2);
+  EXPECT_EQ(world->machine, "m.json");
+  EXPECT_EQ(parse({"--coherence=node"})->replicate, false);
+  const auto chosen = parse({"--coherence=auto"});
+  EXPECT_FALSE(chosen->coherence || chosen->replicate || chosen->micro_batches);
+  const auto in_part = parse({"--coherence=auto", "--dense=follow", "--micro-batches=1"});
+  EXPECT_FALSE(in_part->coherence);
+  EXPECT_EQ(in_part->replicate, false);
+  EXPECT_EQ(in_part->micro_batches, 1);
+  EXPECT_FALSE(parse({"--coherence=world", "--dense=auto"})->replicate);
+  EXPECT_EQ(parse({"--dense=auto"})->replicate, false) << "a domain of one rank has nothing to replicate on";
+
+  for (const auto& [option, value] :
+       std::initializer_list<std::pair<const char*, const char*>>{{"--coherence", "all"},
+                                                                  {"--coherence", ""},
+                                                                  {"--dense", "yes"},
+                                                                  {"--micro-batches", "3"},
+                                                                  {"--micro-batches", "0"},
+                                                                  {"--machine", ""}}) {
+    const std::string text = complaint_about({option, value});
+    EXPECT_NE(text.find(option), std::string::npos) << option << ' ' << value << ": " << text;
+  }
+  EXPECT_NE(complaint_about({"--dense", "replicate"}).find("--coherence rank"), std::string::npos);
+  EXPECT_NE(complaint_about({"--machine", "o"}).find("--machine"), std::string::npos);
+}
+
 TEST(GenerateOptions, HelpComesFirstAndFitsAScreen) {
   EXPECT_FALSE(parse_generate_options(std::vector<const char*>{"--help"}));
   EXPECT_FALSE(parse({"-h"}));

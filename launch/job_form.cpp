@@ -1,0 +1,227 @@
+#include "launch/job_form.hpp"
+
+#include "placement/number_text.hpp"
+#include "runtime/agreement.hpp"
+#include "runtime/calibration.hpp"
+#include "runtime/kv_pool.hpp"
+#include "runtime/request_reader.hpp"
+#include "runtime/scheduler.hpp"
+
+#include <nlohmann/json.hpp>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <span>
+
+namespace coterie {
+namespace {
+
+std::int64_t most_on_a_node(const Topology& topology) {
+  return *std::max_element(topology.ranks_per_node.begin(), topology.ranks_per_node.end());
+}
+
+std::int64_t ranks_together(Coherence coherence, const Topology& topology) {
+  return coherence == Coherence::rank ? 1 : coherence == Coherence::node ? most_on_a_node(topology) : topology.ranks();
+}
+
+/// Blocks of a rank's KV cache: as many as --kv-memory holds, else what the largest batch can need, but no more than
+/// the ranks' share of a quarter of the node's memory.
+std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DType type, const Topology& topology,
+                       Coherence coherence) {
+  const std::int64_t block = KvPool::block_bytes(spec, type);
+  const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  if (options.kv_memory) {
+    const std::int64_t most = memory / most_on_a_node(topology);
+    if (*options.kv_memory > static_cast<std::uint64_t>(most)) {
+      throw bad_field("coterie generate", "--kv-memory", std::to_string(*options.kv_memory) + " bytes",
+                      "at most " + std::to_string(most) + " bytes, a rank's share of this node's memory");
+    }
+    const std::int64_t blocks = static_cast<std::int64_t>(*options.kv_memory) / block;
+    if (blocks == 0) {
+      throw bad_field("coterie generate", "--kv-memory", std::to_string(*options.kv_memory) + " bytes",
+                      "at least the " + std::to_string(block) + " bytes of one block of " +
+                          std::to_string(KvPool::kBlockTokens) + " tokens");
+    }
+    return blocks;
+  }
+  const std::int64_t wanted =
+      ranks_together(coherence, topology) * options.max_batch_size * KvPool::blocks_for(spec.max_positions);
+  return std::max<std::int64_t>(1, std::min(wanted, memory / 4 / most_on_a_node(topology) / block));
+}
+
+/// The requests that an input file begins with, as many as the whole job runs at a time; answered ones too, so that a
+/// job that is started again decides as before.
+struct FirstBatch {
+  double requests = 0;
+  double blocks = 0;     ///< of the KV cache, of one on average
+  double prompt = 0;     ///< tokens, on average
+  double generated = 0;  ///< tokens at most, on average
+};
+
+FirstBatch first_batch(const std::filesystem::path& input, const RequestRules& rules, std::int64_t most) {
+  RequestReader reader(input, rules);
+  FirstBatch batch;
+  for (std::int64_t i = 0; i < most; ++i) {
+    const auto line = reader.next();
+    if (!line) break;
+    const auto* request = std::get_if<Request>(&*line);
+    if (request == nullptr) continue;
+    batch.requests += 1;
+    batch.blocks += static_cast<double>(KvPool::blocks_for(Scheduler::kv_tokens(*request)));
+    batch.prompt += static_cast<double>(request->prompt.size());
+    batch.generated += request->max_tokens;
+  }
+  for (double* sum : {&batch.blocks, &batch.prompt, &batch.generated}) *sum /= std::max(1.0, batch.requests);
+  return batch;
+}
+
+FirstBatch of_first_rank(Communicator& comm, const FirstBatch& mine) {
+  FirstBatch batch;
+  const auto gathered = comm.all_gather(std::as_bytes(std::span(&mine, 1)), {"first batch"});
+  std::memcpy(&batch, gathered[0].data(), sizeof batch);
+  return batch;
+}
+
+/// The KV memory of a rank in one coherence domain against what the first batch needs.
+struct KvFit {
+  std::int64_t blocks = 0;    ///< there are
+  std::int64_t together = 1;  ///< ranks of the domain
+  double sequences = 0;       ///< of the first batch, in the domain
+  double blocks_each = 0;     ///< of a sequence
+
+  [[nodiscard]] double needed() const { return std::ceil(sequences * blocks_each); }
+  [[nodiscard]] bool fits() const { return needed() <= static_cast<double>(blocks); }
+  /// Sequences of a rank of which the first batch would fit.
+  [[nodiscard]] std::int64_t largest_batch() const {
+    return static_cast<std::int64_t>(static_cast<double>(blocks) / blocks_each / static_cast<double>(together));
+  }
+};
+
+InputError too_large(const GenerateOptions& options, Coherence coherence, const KvFit& fit, double block_bytes) {
+  const std::string together = std::to_string(fit.together);
+  const std::int64_t largest = fit.largest_batch();
+  const std::string smaller = largest > 0 ? "--max-batch-size " + std::to_string(largest) + " would fit"
+                                          : "not even a batch of one sequence a rank would fit";
+  return bad_field("coterie generate", "--coherence",
+                   std::string("'") + to_string(coherence) + "', where each of " + together +
+                       " ranks holds the keys and values of all of them: " + bytes_text(fit.needed() * block_bytes) +
+                       " a rank for the first batch of " + grouped(fit.sequences) + " sequences",
+                   std::string("at most ") + bytes_text(static_cast<double>(fit.blocks) * block_bytes) +
+                       (options.kv_memory ? " (--kv-memory)" : " (a quarter of the node's memory for its ranks)") +
+                       "; " + smaller + ", or more --kv-memory, or --coherence rank");
+}
+
+/// Whether another choice could change the last bits of a result: which replica computes depends on where a row is.
+bool form_shows_in_results(const Plan& plan) {
+  if (plan.top_k <= 1) return false;
+  for (int layer = 0; layer < plan.layers(); ++layer) {
+    for (int expert = 0; expert < plan.experts; ++expert) {
+      if (plan.owners(layer, expert).size() > 1) return true;
+    }
+  }
+  return false;
+}
+
+std::string seconds_text(double seconds) {
+  return metric(seconds) + "s";
+}
+
+std::string choice_note(const FormChoice& choice, double rows, const std::string& by) {
+  return "coterie: auto: --coherence " + to_string(choice.form) + ": " + seconds_text(choice.cost.seconds) +
+         " a decode step of " + grouped(rows) + " rows, plain expert parallelism " +
+         seconds_text(choice.plain.seconds) + " (predicted, " + by + ")\n";
+}
+
+}  // namespace
+
+Topology topology_of(const Communicator& comm) {
+  const auto nodes = comm.node_of_rank();
+  Topology topology;
+  topology.ranks_per_node.resize(static_cast<std::size_t>(*std::max_element(nodes.begin(), nodes.end())) + 1);
+  for (const int node : nodes) ++topology.ranks_per_node[node];
+  return topology;
+}
+
+JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& device, Communicator& comm) {
+  const Topology& topology = facts.topology;
+  const auto type = device.activation_type();
+  const auto block = static_cast<double>(KvPool::block_bytes(facts.spec, type));
+  const bool decides = !options.coherence || !options.replicate || !options.micro_batches;
+  const bool plain = options.coherence == Coherence::rank;
+
+  FirstBatch batch;
+  std::optional<Machine> machine;
+  std::vector<std::int64_t> blocks;  // by Coherence
+  all_or_none(comm, [&] {
+    for (const Coherence c : {Coherence::rank, Coherence::node, Coherence::world}) {
+      blocks.push_back(kv_blocks(options, facts.spec, type, topology, c));
+    }
+    if (!options.machine.empty()) machine = read_machine(options.machine);
+    const std::int64_t most = topology.ranks() * options.max_batch_size;
+    if (comm.rank() == 0 && !plain) batch = first_batch(options.input, *facts.rules, most);
+  });
+  for (std::int64_t& b : blocks) b = smallest(comm, b);
+  batch = of_first_rank(comm, batch);
+  const auto fit_of = [&](Coherence coherence) {
+    const std::int64_t together = ranks_together(coherence, topology);
+    const double share = static_cast<double>(together) / topology.ranks();
+    return KvFit{blocks[static_cast<std::size_t>(coherence)], together, std::ceil(batch.requests * share),
+                 batch.blocks};
+  };
+
+  JobForm form;
+  form.coherence = options.coherence.value_or(Coherence::rank);
+  form.micro_batches = options.micro_batches.value_or(1);
+  form.replicate = options.replicate.value_or(false);
+  if (decides && topology.ranks() > 1 && !plain) {
+    if (form_shows_in_results(facts.plan) && !machine) {
+      form.notes =
+          "coterie: auto: the plan has replicas, and which of them computes shows in the last bits; a choice by "
+          "measured times would not be the same every time: the simplest form (--machine lets it choose)\n";
+    } else {
+      const bool measured = !machine;
+      if (measured) machine = calibrate(comm, device, facts.spec.hidden);
+      FormLimits limits{options.coherence, options.replicate, options.micro_batches, {}};
+      for (const Coherence c : {Coherence::node, Coherence::world}) {
+        if (!fit_of(c).fits()) limits.excluded.push_back(c);
+      }
+      const StepLoad load{std::max(1.0, batch.requests), batch.prompt + batch.generated / 2,
+                          batch.prompt / std::max(1.0, batch.generated)};
+      form.choice = choose_form(model_costs(facts.spec, type), {topology, *machine}, limits, load);
+      form.machine = machine;
+      form.coherence = form.choice->form.coherence;
+      form.micro_batches = form.choice->form.micro_batches;
+      form.replicate = form.choice->form.replicate;
+      form.notes = choice_note(*form.choice, load.rows, measured ? "measured at the start" : "--machine");
+    }
+  }
+  const KvFit fit = fit_of(form.coherence);
+  form.kv_blocks = fit.blocks;
+  if (fit.together == 1) return form;
+  if (!fit.fits()) throw AgreedError(too_large(options, form.coherence, fit, block).what());
+  form.notes += "coterie: --coherence " + std::string(to_string(form.coherence)) + ": keys and values take " +
+                bytes_text(block / KvPool::kBlockTokens) + " a token on each of the " + std::to_string(fit.together) +
+                " ranks of a domain, " + bytes_text(fit.needed() * block) + " a rank for the first " +
+                grouped(fit.sequences) + " sequences; there are " +
+                bytes_text(static_cast<double>(fit.blocks) * block) + '\n';
+  return form;
+}
+
+nlohmann::json form_json(const JobForm& form) {
+  nlohmann::json json{{"coherence", to_string(form.coherence)},
+                      {"micro_batches", form.micro_batches},
+                      {"dense", form.replicate ? "replicate" : "follow"}};
+  if (form.choice) {
+    const auto cost_json = [](const StepCost& cost) {
+      return nlohmann::json{
+          {"step", cost.seconds}, {"exchange", cost.exchange}, {"dense", cost.dense}, {"experts", cost.experts}};
+    };
+    json["predicted_seconds"] = {{"picked", cost_json(form.choice->cost)}, {"plain", cost_json(form.choice->plain)}};
+    json["machine"] = machine_json(*form.machine);
+  }
+  return json;
+}
+
+}  // namespace coterie

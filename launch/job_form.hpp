@@ -1,0 +1,47 @@
+// The form of context coherence that a job of `coterie generate` takes, and the KV memory that goes with it.
+#pragma once
+
+#include "comm/communicator.hpp"
+#include "kernels/device.hpp"
+#include "launch/generate_options.hpp"
+#include "placement/plan.hpp"
+#include "runtime/form_choice.hpp"
+#include "runtime/request_parser.hpp"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <optional>
+#include <string>
+
+namespace coterie {
+
+struct JobForm {
+  Coherence coherence = Coherence::rank;
+  int micro_batches = 1;
+  bool replicate = false;
+  std::int64_t kv_blocks = 0;        ///< of a rank
+  std::optional<FormChoice> choice;  ///< where something was left to the program
+  std::optional<Machine> machine;    ///< by which it was chosen
+  std::string notes;                 ///< lines for the user
+};
+
+/// What a job is before anything big is loaded; all of it outlives the call.
+struct JobFacts {
+  const ModelSpec& spec;
+  const Plan& plan;
+  Topology topology;
+  const RequestRules* rules = nullptr;  ///< rank 0's, to look at the first requests
+};
+
+/// Decides what the options leave open, by the machine file or by a calibration of a second or less. Collective; the
+/// same answer on all ranks. Throws AgreedError when the first batch's keys and values don't fit a coherence domain
+/// that was asked for.
+[[nodiscard]] JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& device,
+                               Communicator& comm);
+
+[[nodiscard]] Topology topology_of(const Communicator& comm);
+
+/// For the metrics' "job".
+[[nodiscard]] nlohmann::json form_json(const JobForm& form);
+
+}  // namespace coterie
