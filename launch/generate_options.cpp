@@ -48,10 +48,10 @@ po::options_description all_options() {
       "max-batch-size", text("N", std::to_string(defaults.max_batch_size)), "sequences at once")(
       "kv-memory", text("SIZE", "auto"), "keys and values, such as 512MiB; sequences that don't fit wait");
   coherence.add_options()("coherence", text("DOMAIN", "rank"),
-                          "how far a token may go on from its experts: rank, node, world or auto")(
+                          "how far a token goes on from its experts: rank, node, world or auto")(
       "dense", text("FORM"), "dense work: follow the token, replicate on the domain, or auto")(
       "micro-batches", text("N"), "1, 2 (partial sums of one half ride with rows of the other) or auto")(
-      "machine", text("FILE"), "what auto chooses by (coterie calibrate); without: measured at the start");
+      "machine", text("FILE"), "machine file by which auto chooses; without: measured at the start");
   job.add_options()("timeout", text("SECONDS", "300"), "longest wait for other ranks")(
       "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
                                                                                                        "this text");
