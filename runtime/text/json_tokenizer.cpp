@@ -97,14 +97,16 @@ Bpe read_model(const JsonField& model, bool byte_level) {
   options.fuse_unknown = model.flag("fuse_unk", false);
   options.ignore_merges = model.flag("ignore_merges", false);
   options.unknown = model.text("unk_token", "");
-  if (byte_level && options.byte_fallback) model.refuse("byte_fallback", "false with byte-level tokens");
-
   const auto spelling = [&](const std::string& token) {
     return byte_level ? bytes_spelled(token) : std::optional(token);
   };
   BpeVocabulary vocabulary;
   for (const auto& [token, id] : model["vocab"].items()) {
     if (auto text = spelling(token)) vocabulary.emplace(std::move(*text), id.get<std::int32_t>());
+  }
+  for (int b = 0; b < 256 && byte_level && options.byte_fallback; ++b) {
+    if (vocabulary.contains(std::string(1, static_cast<char>(b)))) continue;
+    model.refuse("byte_fallback", "false in a byte-level vocabulary that lacks bytes");
   }
   if (!model["merges"].is_array()) model.refuse("merges", "a list of pairs of tokens");
   std::vector<Bpe::Merge> merges;

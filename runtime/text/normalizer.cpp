@@ -22,7 +22,11 @@ constexpr int kNfkc = kNfc | UTF8PROC_COMPAT, kNfkd = kNfd | UTF8PROC_COMPAT;
 constexpr char32_t kFirstForNfc = 0x300;
 constexpr char32_t kFirstForOthers = 0x80;
 
+/// The code point before the first trailing consonant of Hangul; utf8proc composes it into nothing.
+constexpr char32_t kBeforeTrailing = 0x11A7;
+
 bool never_normalized(char32_t c) {
+  if (c == kBeforeTrailing) return true;
   const auto& ranges = character_data().never_normalized;
   const auto behind =
       std::upper_bound(ranges.begin(), ranges.end(), c, [](char32_t value, const auto& r) { return value < r.first; });

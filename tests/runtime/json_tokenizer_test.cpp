@@ -165,6 +165,21 @@ TEST(JsonTokenizer, MergesHaveTwoSpellings) {
   EXPECT_EQ(load_tokenizer(folder_with(file))->encode(text), load_tokenizer(kFixtures / "gpt2")->encode(text));
 }
 
+TEST(JsonTokenizer, NormalizesAsHfDoes) {
+  Json file = read(kFixtures / "gpt2/tokenizer.json");
+  const auto normalized = [&](const char* form, const char* text) {
+    file["normalizer"] = {{"type", form}};
+    const auto tokenizer = load_tokenizer(folder_with(file));
+    return decode(*tokenizer, tokenizer->encode(text));
+  };
+  EXPECT_EQ(normalized("NFC", "xe\u0301y \u1112\u1161\u11AB a\u0323\u0307\u0301 \u212B"), "xéy 한 ạ\u0307\u0301 Å");
+  EXPECT_EQ(normalized("NFD", "xéy 한"), "xe\u0301y \u1112\u1161\u11AB");
+  EXPECT_EQ(normalized("NFKC", "ﬁ ½ e\u0301"), "fi 1\u20442 é");
+  EXPECT_EQ(normalized("NFKD", "ﬁ é"), "fi e\u0301");
+  EXPECT_EQ(normalized("NFC", "\u1112\u1161\u11A7"), "하\u11A7") << "is no trailing consonant";
+  EXPECT_EQ(normalized("NFC", "a\u0315\U00010EFD\u0301"), "a\u0315\U00010EFD\u0301") << "newer than HF's tables";
+}
+
 TEST(JsonTokenizer, PatternsMatchAsTheyDoInHf) {
   Json file = read(kFixtures / "gpt2/tokenizer.json");
   const auto pieces = [&](const char* regex, const char* behavior, bool invert, const char* text) {
