@@ -3,6 +3,7 @@
 namespace coterie {
 
 KvRows attend(Device& device, const AttentionLayer& layer, const Batch& batch, const Resident& at, Scratch& scratch) {
+  if (layer.spec.latent) return attend_latent(device, layer, batch, at, scratch);
   const auto& [spec, weights, cache, residual_scale] = layer;
   const auto sequences = sequence_rows(batch, at.rows);
 

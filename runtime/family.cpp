@@ -10,8 +10,9 @@
 namespace coterie {
 namespace {
 
-const std::array kFamilies{&kDots1,     &kErnie45Moe, &kGlm4Moe, &kGptOss, &kGraniteMoe, &kGraniteMoeShared,
-                           &kMiniMaxM2, &kMixtral,    &kOlmoe,   &kPhiMoe, &kQwen2Moe,   &kQwen3Moe};
+const std::array kFamilies{&kDeepseekV2, &kDeepseekV3,       &kDots1,   &kErnie45Moe, &kGlm4Moe, &kGptOss,
+                           &kGraniteMoe, &kGraniteMoeShared, &kKimiK2,  &kMiniMaxM2,  &kMixtral, &kOlmoe,
+                           &kPhiMoe,     &kQwen2Moe,         &kQwen3Moe};
 
 std::string supported() {
   std::string list;

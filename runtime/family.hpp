@@ -19,12 +19,15 @@ struct Family {
   ModelSpec (*spec)(const ConfigFile& config);
 };
 
+extern const Family kDeepseekV2;
+extern const Family kDeepseekV3;
 extern const Family kDots1;
 extern const Family kErnie45Moe;
 extern const Family kGlm4Moe;
 extern const Family kGptOss;
 extern const Family kGraniteMoe;
 extern const Family kGraniteMoeShared;
+extern const Family kKimiK2;
 extern const Family kMiniMaxM2;
 extern const Family kMixtral;
 extern const Family kOlmoe;

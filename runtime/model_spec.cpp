@@ -31,7 +31,14 @@ struct Walk {
     for (const WeightRef* ref : {&e.gate, &e.up, &e.down}) visit(*ref);
     for (const StackedRef* refs : {&e.gate_bias, &e.up_bias, &e.down_bias}) (*this)(*refs);
   }
+  void operator()(const LatentSpec& a) const {
+    for (const StackedRef* refs : {&a.q_down, &a.q_down_bias, &a.q, &a.kv_bias, &a.keys, &a.values}) (*this)(*refs);
+    if (a.q_norm) (*this)(*a.q_norm);
+    visit(a.kv);
+    (*this)(a.kv_norm);
+  }
   void operator()(const AttentionSpec& a) const {
+    if (a.latent) (*this)(*a.latent);
     (*this)(a.norm);
     for (const StackedRef* refs : {&a.qkv, &a.qkv_bias, &a.out_bias, &a.sinks}) (*this)(*refs);
     visit(a.out);

@@ -29,24 +29,44 @@ struct ExpertRef {
   Gating gating{};
 };
 
+/// Latent attention: the cache keeps one row of a position for all heads, the latent columns and a rotated key.
+struct LatentSpec {
+  std::int64_t latent = 0;         ///< columns from which a head's key and value are computed
+  std::int64_t rope = 0;           ///< columns of a head that are rotated, and of the key that all share
+  std::int64_t nope = 0;           ///< columns of a head that are not
+  std::int64_t value = 0;          ///< columns of a head's output
+  StackedRef q_down;               ///< empty, or (q rank, hidden): queries go through fewer columns
+  StackedRef q_down_bias;          ///< empty, or (q rank, 1)
+  std::optional<NormSpec> q_norm;  ///< of those columns
+  StackedRef q;                    ///< (heads * (nope + rope), hidden or q rank): nope of all heads, then rope
+  WeightRef kv;                    ///< (latent + rope, hidden)
+  StackedRef kv_bias;              ///< empty, or (latent + rope, 1)
+  NormSpec kv_norm;                ///< (latent)
+  std::vector<WeightRef> keys;     ///< (heads) of (latent, nope): what takes a query to the latent columns
+  std::vector<WeightRef> values;   ///< (heads) of (value, latent)
+
+  [[nodiscard]] std::int64_t width() const { return latent + rope; }
+};
+
 struct AttentionSpec {
-  AttentionShape shape;
+  AttentionShape shape;  ///< of latent attention: heads and scale
   RotarySpec rotary;
-  float clip = 0;                  ///< q, k and v are limited to [-clip, clip]; 0: not
-  NormSpec norm;                   ///< of the layer's input, (hidden)
-  StackedRef qkv;                  ///< ((heads + 2 kv_heads) * head_dim, hidden)
-  StackedRef qkv_bias;             ///< empty, or ((heads + 2 kv_heads) * head_dim, 1)
-  WeightRef out;                   ///< (hidden, heads * head_dim)
-  StackedRef out_bias;             ///< empty, or (hidden, 1)
-  StackedRef sinks;                ///< empty, or (heads, 1): see Device::attention
-  std::optional<NormSpec> q_norm;  ///< over (heads * head_dim), or (head_dim) for each head alike
-  std::optional<NormSpec> k_norm;  ///< over (kv_heads * head_dim) or (head_dim)
+  float clip = 0;                    ///< q, k and v are limited to [-clip, clip]; 0: not
+  NormSpec norm;                     ///< of the layer's input, (hidden)
+  std::optional<LatentSpec> latent;  ///< instead of qkv
+  StackedRef qkv;                    ///< ((heads + 2 kv_heads) * head_dim, hidden)
+  StackedRef qkv_bias;               ///< empty, or ((heads + 2 kv_heads) * head_dim, 1)
+  WeightRef out;                     ///< (hidden, heads * head_dim), of latent attention (hidden, heads * value)
+  StackedRef out_bias;               ///< empty, or (hidden, 1)
+  StackedRef sinks;                  ///< empty, or (heads, 1): see Device::attention
+  std::optional<NormSpec> q_norm;    ///< over (heads * head_dim), or (head_dim) for each head alike
+  std::optional<NormSpec> k_norm;    ///< over (kv_heads * head_dim) or (head_dim)
 
   [[nodiscard]] std::int64_t q_width() const { return std::int64_t{shape.heads} * shape.head_dim; }
   [[nodiscard]] std::int64_t kv_width() const { return std::int64_t{shape.kv_heads} * shape.head_dim; }
   /// Numbers of a token's rows in the cache.
-  [[nodiscard]] std::int64_t cached_k() const { return kv_width(); }
-  [[nodiscard]] std::int64_t cached_v() const { return kv_width(); }
+  [[nodiscard]] std::int64_t cached_k() const { return latent ? latent->width() : kv_width(); }
+  [[nodiscard]] std::int64_t cached_v() const { return latent ? 0 : kv_width(); }
 };
 
 /// An expert that every token meets.

@@ -207,13 +207,13 @@ RotarySpec read_rotary(const ConfigFile& config, std::int64_t head_dim, const Ro
   if (partial <= 0 || partial > 1 || dim < 2 || dim % 2 != 0) {
     holder("partial_rotary_factor").fail("partial_rotary_factor", "an even number of columns of a head");
   }
-  if (!found) return usual({config, scaling, dim, theta});
-
-  const auto read = reader(scaling);
+  const auto read = found ? reader(scaling) : usual;
   const Parameters parameters{config, scaling, dim, theta};
   RotarySpec out = read(parameters);
   const double by_all = read == usual ? 0 : scaling.number("mscale_all_dim", 0);
   if (by_all != 0) out.score_factor = static_cast<float>(std::pow(mscale(parameters.factor(), by_all), 2));
+  out.usual.interleaved = defaults.interleaved;
+  if (out.longer) out.longer->interleaved = defaults.interleaved;
   return out;
 }
 

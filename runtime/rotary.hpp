@@ -31,6 +31,7 @@ struct RotarySpec {
 struct RotaryDefaults {
   double theta = 10000;
   double partial = 1;        ///< the share of a head's columns that is turned
+  bool interleaved = false;  ///< neighbouring columns are turned against each other, else those of two halves
   std::string layer_type{};  ///< whose parameters to read where rope_parameters has them by type of layer
 };
 

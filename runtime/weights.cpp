@@ -48,10 +48,24 @@ struct Loader {
     gate_up_bias.insert(gate_up_bias.end(), ref.up_bias.begin(), ref.up_bias.end());
     return {matrix({ref.gate, ref.up}), matrix({ref.down}), vector(gate_up_bias), vector(ref.down_bias), ref.gating};
   }
+  [[nodiscard]] LatentWeights latent(const LatentSpec& spec) const {
+    LatentWeights out;
+    if (!spec.q_down.empty()) out.q_down = matrix(spec.q_down);
+    out.q_down_bias = vector(spec.q_down_bias);
+    out.q_norm = norm(spec.q_norm);
+    out.q = matrix(spec.q);
+    out.kv = matrix({spec.kv});
+    out.kv_bias = vector(spec.kv_bias);
+    out.kv_norm = norm(spec.kv_norm);
+    for (const WeightRef& head : spec.keys) out.keys.push_back(matrix({head}));
+    for (const WeightRef& head : spec.values) out.values.push_back(matrix({head}));
+    return out;
+  }
   [[nodiscard]] AttentionWeights attention(const AttentionSpec& spec) const {
     AttentionWeights out;
     out.norm = norm(spec.norm);
-    out.qkv = matrix(spec.qkv);
+    if (spec.latent) out.latent = latent(*spec.latent);
+    if (!spec.latent) out.qkv = matrix(spec.qkv);
     out.qkv_bias = vector(spec.qkv_bias);
     out.out = matrix({spec.out});
     out.out_bias = vector(spec.out_bias);

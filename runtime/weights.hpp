@@ -8,12 +8,27 @@
 #include "runtime/ownership.hpp"
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace coterie {
 
+/// As in LatentSpec; without q_down, queries come from the layer's input.
+struct LatentWeights {
+  std::unique_ptr<PackedMatrix> q_down;
+  DeviceArray q_down_bias;
+  Norm q_norm;
+  std::unique_ptr<PackedMatrix> q;
+  std::unique_ptr<PackedMatrix> kv;
+  DeviceArray kv_bias;
+  Norm kv_norm;
+  std::vector<std::unique_ptr<PackedMatrix>> keys;    ///< (heads)
+  std::vector<std::unique_ptr<PackedMatrix>> values;  ///< (heads)
+};
+
 struct AttentionWeights {
   Norm norm;
+  std::optional<LatentWeights> latent;  ///< instead of qkv
   std::unique_ptr<PackedMatrix> qkv;
   DeviceArray qkv_bias;  ///< biases: empty where the model has none
   std::unique_ptr<PackedMatrix> out;
