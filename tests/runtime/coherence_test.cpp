@@ -158,8 +158,8 @@ TEST_P(CoherenceTest, OneExchangeALayerAndMicroBatch) {
 
 std::vector<Form> forms() {
   std::vector<Form> out;
-  for (const char* model :
-       {"mixtral", "olmoe", "olmoe-top1", "qwen2-moe", "qwen3-moe", "granitemoe", "gpt-oss", "trained/top2"}) {
+  for (const char* model : {"mixtral", "olmoe", "olmoe-top1", "qwen2-moe", "qwen3-moe", "granitemoe", "gpt-oss",
+                            "deepseek-v3", "trained/top2"}) {
     for (const Coherence coherence : {Coherence::node, Coherence::world}) {
       out.push_back({model, coherence, false, 1});
       out.push_back({model, coherence, true, 1});

@@ -121,7 +121,8 @@ TEST_P(ReferenceTest, TheSameBitsWhateverTheBatchAndTheHome) {
 
 INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest,
                          testing::Values("mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "qwen2-moe", "qwen3-moe",
-                                         "granitemoe", "gpt-oss", "gpt-oss-mxfp4", "trained/top1", "trained/top2"),
+                                         "granitemoe", "gpt-oss", "gpt-oss-mxfp4", "deepseek-v2", "deepseek-v3",
+                                         "deepseek-v3-fp8", "trained/top1", "trained/top2"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::replace_if(
