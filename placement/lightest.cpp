@@ -165,7 +165,7 @@ Assignment feasible_assignment(const Problem& problem, std::uint64_t seed) {
     const double mean = std::accumulate(load.begin(), load.end(), 0.0) / problem.ranks();
     std::array<char, 160> text{};
     std::snprintf(text.data(), text.size(),
-                  "infeasible: load limit %.4g: layer %d: the heaviest rank of the lightest placement found has %.4g "
+                  "infeasible: load limit %.7g: layer %d: the heaviest rank of the lightest placement found has %.4g "
                   "times the mean",
                   *problem.balance, l, heaviest / mean);
     throw InputError(text.data());

@@ -12,6 +12,7 @@ namespace coterie {
 namespace {
 
 constexpr std::int64_t kTokens = 6000;
+constexpr int kTurns = 3;            // of all layers, while they add something
 constexpr int kRounds = 3;           // of looking for copies that save cost, as each changes what the others save
 constexpr int kLightest = 4;         // ranks that an overloaded rank's experts are tried on
 constexpr int kHeaviest = 6;         // experts of an overloaded rank that are tried
@@ -28,8 +29,10 @@ class Layer {
         left_(problem.replicas),
         room_(problem.ranks(), problem.slots()),
         rows_(cost.rows(layer)) {
-    for (const auto& ranks : cost.owners()[layer])
+    for (const auto& ranks : cost.owners()[layer]) {
+      left_ -= static_cast<int>(ranks.size()) - 1;
       for (const int r : ranks) --room_[r];
+    }
     const double mean = std::accumulate(rows_.begin(), rows_.end(), 0.0) / problem.ranks();
     limit_ = problem.objective == Objective::load ? mean
              : problem.balance                    ? kMargin * *problem.balance * mean
@@ -67,6 +70,9 @@ class Layer {
     }
     return any;
   }
+
+  /// Copies that may still be added.
+  [[nodiscard]] int left() const { return left_; }
 
  private:
   [[nodiscard]] double excess(const std::vector<double>& rows) const {
@@ -110,7 +116,7 @@ class Layer {
   const Problem& problem_;
   ReplicaCost& cost_;
   int layer_;
-  int left_;               // copies that may still be added
+  int left_;
   std::vector<int> room_;  // (ranks): free slots
   std::vector<double> rows_;
   double limit_ = 0;
@@ -124,17 +130,23 @@ Owners replicate(const Problem& problem, const Assignment& assignment, int threa
   const auto cost =
       tokens ? make_token_replica_cost(problem, owners_of(assignment), std::make_shared<TokenSample>(problem, kTokens))
              : make_pair_replica_cost(problem, owners_of(assignment));
-  for (const int parity : {0, 1}) {
-    const int first = parity, count = (problem.layers() - first + 1) / 2;
+  // Where a layer's tokens come from depends on the layer before: what did not help may do so the next time.
+  bool any = true;
+  for (int turn = 0; turn < 2 * kTurns && (any || turn % 2 == 1); ++turn) {
+    if (turn % 2 == 0) any = false;
+    const int first = turn % 2, count = (problem.layers() - first + 1) / 2;
+    std::vector<char> more(count, 0);
     parallel_for(threads, count, [&](std::size_t i) {
       const int l = first + 2 * static_cast<int>(i);
       if (problem.is_fixed(l) || stop()) return;
       Layer layer(problem, *cost, l);
+      const int before = layer.left();
       layer.relieve();
-      if (problem.objective == Objective::load) return;
-      for (int round = 0; round < kRounds && !stop() && layer.save(); ++round) {
+      for (int round = 0; problem.objective != Objective::load && round < kRounds && !stop() && layer.save(); ++round) {
       }
+      more[i] = layer.left() < before;
     });
+    any = any || std::find(more.begin(), more.end(), 1) != more.end();
   }
   return cost->owners();
 }

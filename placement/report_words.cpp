@@ -101,7 +101,16 @@ std::string explained(const std::string& kind) {
            std::string(kind.find("tri") != std::string::npos ? " with triangle cuts" : "") + " (" + escape_html(kind) +
            ")";
   }
+  if (kind.find("linear") != std::string::npos) return "the prices of a linear relaxation (" + escape_html(kind) + ")";
+  if (kind == "degree") return "the largest weights of each expert";
+  if (kind == "fewest ranks") return "the fewest ranks that a token's experts fill";
+  if (kind == "heaviest expert") return "the mean load, and the heaviest expert of each layer";
   return escape_html(kind);
+}
+
+/// Kinds that inspect proves again from the trace alone.
+bool needs_file(const std::string& kind) {
+  return kind != "dp" && kind != "ilp" && kind != "heaviest expert";
 }
 
 /// A line from the baseline to the bound with the plan on it.
@@ -151,11 +160,11 @@ std::string certificate(const ReportData& data) {
                             " for any placement under these limits: proven by " + explained(c.bound_kind) + ".");
   }
   words += gauge(data);
-  words +=
-      tagged("p",
-             "Solver " + escape_html(c.solver) + ", " + fixed(c.seconds, 1) + " s, seed " + std::to_string(c.seed) +
-                 ". <code>coterie inspect plan.json --trace TRACE --check</code> verifies this.",
-             "was");
+  words += tagged("p",
+                  "Solver " + escape_html(c.solver) + ", " + fixed(c.seconds, 1) + " s, seed " +
+                      std::to_string(c.seed) + ". <code>coterie inspect plan.json --trace TRACE --check" +
+                      (needs_file(c.bound_kind) ? " --certificate FILE" : "") + "</code> verifies this.",
+                  "was");
   if (data.bounds.size() > 1) {
     words += "<ul>";
     for (const Bound& b : data.bounds) {

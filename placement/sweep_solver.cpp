@@ -145,7 +145,8 @@ class SweepSolver final : public Solver {
     const bool a_keeps = check_limits(problem, a.owners).empty(), b_keeps = check_limits(problem, b.owners).empty();
     if (a_keeps != b_keeps) return a_keeps;
     if (a_keeps) return better(problem.objective, a.value, b.value);
-    return measure(problem, a.owners).load_worst < measure(problem, b.owners).load_worst;
+    const Figures of_a = measure(problem, a.owners), of_b = measure(problem, b.owners);
+    return std::pair(of_a.load_worst, of_a.load_mean) < std::pair(of_b.load_worst, of_b.load_mean);
   }
 };
 

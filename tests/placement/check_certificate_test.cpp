@@ -172,6 +172,31 @@ TEST(CheckCertificate, CountsReplicas) {
   }
 }
 
+// With copies allowed the mean load is all that is sure, whether the plan has some or not.
+TEST(CheckCertificate, LoadWhereReplicasAreAllowedButNotUsed) {
+  SmallProblem made = small_problem({.layers = 2, .experts = 8, .top_k = 3, .tokens = 200}, {{4}}, 1);
+  made.problem.objective = Objective::load;
+  made.problem.replicas = 4;
+  made.recount();
+  Certified certified = with_dual_values(std::move(made));
+  EXPECT_EQ(certified.check().bound.verdict, Verdict::holds);
+  EXPECT_EQ(certified.check(false).bound.verdict, Verdict::holds);
+}
+
+// However little time there is for the relaxation: four experts are on two ranks, as a rank holds three.
+TEST(CheckCertificate, FewestRanks) {
+  SmallProblem made = small_problem({.layers = 2, .experts = 6, .top_k = 4, .tokens = 100}, {{3}}, 1);
+  made.problem.objective = Objective::traffic;
+  made.problem.replicas = 3;
+  made.recount();
+  const Owners owners = owners_of(contiguous_assignment(made.problem));
+  BoundOptions options = quick();
+  options.time_limit = 0;
+  const Bound bound = prove_bound(made.problem, evaluate(made.problem, owners), options);
+  EXPECT_GE(bound.value, 2 - 1e-6) << bound.kind;
+  EXPECT_EQ(Certified(std::move(made), bound, owners).check().bound.verdict, Verdict::holds);
+}
+
 TEST(CheckCertificate, AnotherPlacementHasAnotherValue) {
   Certified certified = with_dual_values(small_problem({.layers = 3, .experts = 8}, {{4}}, 5));
   std::swap(certified.plan.physical_to_logical[1][0], certified.plan.physical_to_logical[1][5]);
