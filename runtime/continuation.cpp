@@ -10,7 +10,7 @@ Continuation::Continuation(Request request, const Tokenizer* tokenizer, std::spa
   completion_.request = std::move(request);
   finished_ = completion_.request.max_tokens <= 0;
   if (tokenizer == nullptr) return;
-  decoder_.emplace(*tokenizer);
+  decoder_.emplace(*tokenizer, completion_.request.skip_special_tokens);
   // The prompt decides whether the first token is at the start of the text, and may end inside a character.
   for (const std::int32_t token : completion_.request.prompt) static_cast<void>(decoder_->add(token));
   static_cast<void>(decoder_->settle());

@@ -21,6 +21,7 @@ void visit(Visitor&& on, AnyRequest& r) {
   on(r.echo);
   on(r.return_token_ids);
   on(r.include_stop_str_in_output);
+  on(r.skip_special_tokens);
 }
 
 }  // namespace

@@ -25,6 +25,7 @@ struct Request {
   bool echo = false;  ///< the text and log-probabilities of the prompt come first in the result
   bool return_token_ids = false;
   bool include_stop_str_in_output = false;  ///< keep the stop string or stop token in the text
+  bool skip_special_tokens = true;          ///< generated special tokens are no text; otherwise their names are
 };
 
 /// Why a line of the input is not a request, or why a request can't be served.

@@ -9,8 +9,8 @@ namespace {
 using Json = nlohmann::json;
 
 /// Parameters that this program doesn't have, with the value at which they change nothing.
-const std::array<std::pair<const char*, Json>, 21>& neutral_values() {
-  static const std::array<std::pair<const char*, Json>, 21> values{{{"n", 1},
+const std::array<std::pair<const char*, Json>, 20>& neutral_values() {
+  static const std::array<std::pair<const char*, Json>, 20> values{{{"n", 1},
                                                                     {"best_of", 1},
                                                                     {"stream", false},
                                                                     {"suffix", ""},
@@ -22,7 +22,6 @@ const std::array<std::pair<const char*, Json>, 21>& neutral_values() {
                                                                     {"min_p", 0},
                                                                     {"min_tokens", 0},
                                                                     {"use_beam_search", false},
-                                                                    {"skip_special_tokens", true},
                                                                     {"spaces_between_special_tokens", true},
                                                                     {"return_tokens_as_token_ids", false},
                                                                     {"logprobs_mode", "raw_logprobs"},

@@ -210,6 +210,7 @@ void take_body(RequestFields& body, const RequestRules& rules, bool chat, std::s
   request.ignore_eos = body.flag("ignore_eos", false);
   request.return_token_ids = body.flag("return_token_ids", false);
   request.include_stop_str_in_output = body.flag("include_stop_str_in_output", false);
+  request.skip_special_tokens = body.flag("skip_special_tokens", true);
   request.sampling = take_sampling(body, rules);
   take_stops(body, rules, request);
   if (chat) {

@@ -30,12 +30,12 @@ using RequestOrError = std::variant<Request, RequestError>;
 
 /// Takes `custom_id`, `method` POST, `url` and `body`: for /v1/completions the parameters of OpenAI's completions that
 /// a batch can have, and of vLLM's extensions top_k, stop_token_ids, ignore_eos, include_stop_str_in_output,
-/// return_token_ids and add_special_tokens, and HF's split_special_tokens (default true: a special token's name in the
-/// prompt is text; false: it is the token). For /v1/chat/completions the same without echo and add_special_tokens, with
-/// `messages` and what belongs to them (chat_request.hpp) for the prompt, max_completion_tokens, and logprobs as a chat
-/// has them; split_special_tokens is about the texts in the request, the template's own special tokens are tokens.
-/// Other parameters may stand there with the value that changes nothing (`n` 1, `stream` false, null). Whatever the
-/// bytes are, it returns: a wrong line is an answer, not an exception.
+/// return_token_ids, skip_special_tokens and add_special_tokens, and HF's split_special_tokens (default true: a special
+/// token's name in the prompt is text; false: it is the token). For /v1/chat/completions the same without echo and
+/// add_special_tokens, with `messages` and what belongs to them (chat_request.hpp) for the prompt,
+/// max_completion_tokens, and logprobs as a chat has them; split_special_tokens is about the texts in the request, the
+/// template's own special tokens are tokens. Other parameters may stand there with the value that changes nothing (`n`
+/// 1, `stream` false, null). Whatever the bytes are, it returns: a wrong line is an answer, not an exception.
 [[nodiscard]] RequestOrError parse_request(std::string_view line, std::int64_t number, const RequestRules& rules);
 
 }  // namespace coterie

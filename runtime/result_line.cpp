@@ -54,9 +54,9 @@ std::string token_name(const Tokenizer* tokenizer, std::int32_t id) {
 /// Fills the four arrays of `logprobs`, token by token.
 class LogprobsWriter {
  public:
-  LogprobsWriter(const Tokenizer* tokenizer, std::size_t text_characters)
+  LogprobsWriter(const Tokenizer* tokenizer, bool skip_special_tokens, std::size_t text_characters)
       : tokenizer_(tokenizer), text_characters_(text_characters) {
-    if (tokenizer != nullptr) decoder_.emplace(*tokenizer);
+    if (tokenizer != nullptr) decoder_.emplace(*tokenizer, skip_special_tokens);
   }
 
   /// A token of the context that is not reported.
@@ -110,7 +110,7 @@ class LogprobsWriter {
 
 std::string echoed_prompt(const Request& request, const Tokenizer* tokenizer) {
   if (!request.prompt_text.empty() || tokenizer == nullptr) return request.prompt_text;
-  TextDecoder decoder(*tokenizer);
+  TextDecoder decoder(*tokenizer, request.skip_special_tokens);
   std::string text;
   for (const std::int32_t token : request.prompt) text += decoder.add(token);
   return text + decoder.settle();  // a character that the prompt leaves unfinished belongs to the continuation
@@ -119,7 +119,7 @@ std::string echoed_prompt(const Request& request, const Tokenizer* tokenizer) {
 Json logprobs_of(const Completion& c, const Tokenizer* tokenizer, const std::string& text) {
   const Request& r = c.request;
   if (r.sampling.logprobs < 0) return nullptr;
-  LogprobsWriter writer(tokenizer, count_characters(text));
+  LogprobsWriter writer(tokenizer, r.skip_special_tokens, count_characters(text));
   for (std::size_t i = 0; i < r.prompt.size(); ++i) {
     if (r.echo) {
       writer.add(r.prompt[i], i == 0 ? nullptr : &c.prompt_logprobs.at(i - 1));

@@ -90,7 +90,13 @@ std::string TextDecoder::without_leading_space(std::string text) {
 
 std::string TextDecoder::add(std::int32_t token) {
   const Tokenizer::Piece& piece = tokenizer_->piece(token);
-  switch (piece.kind) {
+  Tokenizer::PieceKind kind = piece.kind;
+  if (kind == Tokenizer::PieceKind::control && !skip_special_tokens_) {
+    // Between pieces of bytes a name is bytes too: what is broken around it is one text.
+    const bool bytes = decoding_.broken_bytes == BrokenBytes::subpart;
+    kind = bytes ? Tokenizer::PieceKind::byte : Tokenizer::PieceKind::text;
+  }
+  switch (kind) {
     case Tokenizer::PieceKind::byte:
       // In sentencepiece only pieces of text lose their space; elsewhere the text does, whatever it was made of.
       if (decoding_.broken_bytes == BrokenBytes::each) at_start_ = false;

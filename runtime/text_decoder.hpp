@@ -9,12 +9,13 @@
 
 namespace coterie {
 
-/// Decodes a sequence from its first token on, without its special tokens. What `add` returned stays valid: the pieces
-/// put together are the decoded sequence, and each is whole UTF-8.
+/// Decodes a sequence from its first token on, without its special tokens or with their names. What `add` returned
+/// stays valid: the pieces put together are the decoded sequence, and each is whole UTF-8.
 class TextDecoder {
  public:
   /// `tokenizer` must outlive this object.
-  explicit TextDecoder(const Tokenizer& tokenizer) : tokenizer_(&tokenizer), decoding_(tokenizer.decoding()) {}
+  explicit TextDecoder(const Tokenizer& tokenizer, bool skip_special_tokens = true)
+      : tokenizer_(&tokenizer), decoding_(tokenizer.decoding()), skip_special_tokens_(skip_special_tokens) {}
 
   /// The text that is certain since the last call; empty while the bytes of a character are still arriving.
   [[nodiscard]] std::string add(std::int32_t token);
@@ -33,6 +34,7 @@ class TextDecoder {
 
   const Tokenizer* tokenizer_;
   Tokenizer::Decoding decoding_;
+  bool skip_special_tokens_;
   bool at_start_ = true;     ///< no text yet
   bool run_broken_ = false;  ///< a byte of this run made no character
   std::string bytes_;        ///< of an unfinished character, or of an unfinished run

@@ -62,7 +62,7 @@ TEST(RequestParser, TakesEveryParameter) {
   const Request r =
       good(line(R"({"prompt": "hé", "model": "any", "max_tokens": 7, "temperature": 0.5, "top_p": 0.9, "top_k": 40,
     "seed": -1, "stop": ["\n", "END"], "stop_token_ids": [2], "logprobs": 5, "echo": true, "ignore_eos": true,
-    "return_token_ids": true, "include_stop_str_in_output": true, "user": "u", "metadata": {"a": 1}})"));
+    "return_token_ids": true, "include_stop_str_in_output": true, "skip_special_tokens": false, "user": "u", "metadata": {"a": 1}})"));
   EXPECT_EQ(r.prompt, kTokenizer.encode("hé"));
   EXPECT_EQ(r.prompt_text, "hé");
   EXPECT_EQ(r.max_tokens, 7);
@@ -73,6 +73,7 @@ TEST(RequestParser, TakesEveryParameter) {
   EXPECT_EQ(r.sampling.logprobs, 5);
   EXPECT_EQ(r.stop, (std::vector<std::string>{"\n", "END"}));
   EXPECT_EQ(r.stop_token_ids, std::vector<std::int32_t>{2});
+  EXPECT_FALSE(r.skip_special_tokens);
   EXPECT_TRUE(r.ignore_eos && r.echo && r.return_token_ids && r.include_stop_str_in_output);
 }
 

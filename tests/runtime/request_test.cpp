@@ -19,6 +19,7 @@ Request full_request() {
   r.stop_token_ids = {9};
   r.ignore_eos = true;
   r.return_token_ids = true;
+  r.skip_special_tokens = false;
   return r;
 }
 
@@ -39,6 +40,7 @@ void expect_equal(const Request& a, const Request& b) {
   EXPECT_EQ(a.echo, b.echo);
   EXPECT_EQ(a.return_token_ids, b.return_token_ids);
   EXPECT_EQ(a.include_stop_str_in_output, b.include_stop_str_in_output);
+  EXPECT_EQ(a.skip_special_tokens, b.skip_special_tokens);
 }
 
 TEST(Request, SeveralTravelInOneMessage) {

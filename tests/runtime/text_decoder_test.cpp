@@ -82,6 +82,21 @@ TEST(TextDecoder, AMaximalSubpartIsOneReplacement) {
   EXPECT_EQ(decode(tokenizer, std::vector<std::int32_t>{1, 3, 2, 1}), "a\uFFFDb\uFFFD\uFFFDza\uFFFD");
 }
 
+TEST(TextDecoder, SpecialTokensHaveNamesWhereTheyAreNotSkipped) {
+  const std::vector<Tokenizer::Piece> pieces{{Kind::control, "</s>"}, {Kind::byte, "\xC3"}, {Kind::byte, "\xA9"}};
+  const auto text = [](const FakeTokenizer& tokenizer, const std::vector<std::int32_t>& tokens) {
+    TextDecoder decoder(tokenizer, false);
+    std::string all;
+    for (const std::int32_t token : tokens) all += decoder.add(token);
+    return all + decoder.finish();
+  };
+  const auto subparts = FakeTokenizer::with(pieces, {Space::keep, Broken::subpart, true});
+  EXPECT_EQ(text(subparts, {0, 1, 2, 0, 1, 0, 99}), "</s>é</s>\uFFFD</s>");
+  const auto words =
+      FakeTokenizer::with({{Kind::control, "<s>"}, {Kind::text, " a"}}, {Space::drop_one, Broken::run, true});
+  EXPECT_EQ(text(words, {0, 1, 0}), "<s> a<s>");
+}
+
 TEST(TextDecoder, TheFirstPieceMayLoseAllItsSpaces) {
   const auto tokenizer = FakeTokenizer::with({{Kind::control, "</s>"}, {Kind::text, " a b"}},
                                              {Space::drop_in_first_piece, Broken::run, true});
