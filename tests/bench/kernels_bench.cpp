@@ -1,6 +1,6 @@
 // Times the CPU's operations beside the machine's own measured peak and beside oneDNN, interleaved in one run; every
 // figure is the median of the repetitions, with the slowest quarter's bound behind it.
-// usage: kernels_bench [products|attention|experts|rows]... (default: all)
+// usage: kernels_bench [products|attention|latent|experts|rows]... (default: all)
 #include "kernels/device.hpp"
 #include "tests/bench/onednn_product.hpp"
 #include "tests/bench/peak.hpp"
@@ -85,6 +85,18 @@ class Bench {
     attend(16, 16, 64, 1, 2048, 0);
     attend(32, 8, 128, 1, 512, 4096);
     attend(4, 2, 32, 8, 64, 0);
+  }
+
+  /// DeepSeek-V2-Lite's and V3's shapes.
+  void latent() {
+    std::printf(
+        "\nlatent attention with its projections by head: heads, sequences x new rows at a context: time, GFLOP/s of "
+        "the\nattention; beside it the plain form: new rows' keys and values expanded, all of them in the cache\n");
+    for (const int heads : {16, 128}) {
+      attend_latent(heads, 32, 1, 512);
+      attend_latent(heads, 1, 1, 2048);
+      attend_latent(heads, 1, 128, 0);
+    }
   }
 
   void experts() {
@@ -208,6 +220,70 @@ class Bench {
                 flops / t[0].median / 1e9, bytes / t[0].median / 1e9, t[1].median * 1e6);
   }
 
+  /// Blocks of a cache in a random order, and the rows of a step.
+  struct Step {
+    Step(int sequences, int rows, int context, std::mt19937& random) {
+      const auto blocks = static_cast<std::size_t>((context + rows + 15) / 16);
+      ids.resize(blocks * static_cast<std::size_t>(sequences));
+      for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(i);
+      std::ranges::shuffle(ids, random);
+      for (int s = 0; s < sequences; ++s) {
+        of.push_back({std::int64_t{s} * rows, rows, context, std::span(ids).subspan(std::size_t(s) * blocks, blocks)});
+      }
+    }
+    std::vector<std::int32_t> ids;
+    std::vector<SequenceRows> of;
+  };
+
+  void attend_latent(int heads, int sequences, int rows, int context) {
+    constexpr int latent = 512;
+    constexpr int rope = 64;
+    constexpr int head = 128;  // of what isn't rotated, and of values
+    const Step step(sequences, rows, context, random_);
+    const auto blocks = static_cast<std::int64_t>(step.ids.size());
+    const std::int64_t total = std::int64_t{sequences} * rows;
+    std::vector<std::unique_ptr<PackedMatrix>> to_latent;
+    std::vector<std::unique_ptr<PackedMatrix>> from_latent;
+    for (int h = 0; h < heads; ++h) {
+      to_latent.push_back(packed(*f32_, latent, head));
+      from_latent.push_back(packed(*f32_, head, latent));
+    }
+    const Array q_nope = array(total, std::int64_t{heads} * head);
+    const Array q_rope = array(total, std::int64_t{heads} * rope);
+    const Array q_latent = array(total, std::int64_t{heads} * latent);
+    const Array mean = array(total, std::int64_t{heads} * latent);
+    const Array out = array(total, std::int64_t{heads} * head);
+    const Array cached = array(blocks, std::int64_t{16} * (latent + rope));
+    const KvCache cache{cached.tensor.data, nullptr, 16, 0};
+    const LatentShape shape{heads, latent, rope, 0.07F};
+
+    const std::int64_t plain_width = std::int64_t{heads} * (head + rope);
+    const auto expand = packed(*f32_, std::int64_t{heads} * 2 * head, latent);
+    const Array rows_latent = array(total, latent);
+    const Array expanded = array(total, std::int64_t{heads} * 2 * head);
+    const Array q = array(total, plain_width);
+    const Array plain_out = array(total, plain_width);
+    const Array keys = array(blocks, 16 * plain_width);
+    const Array values = array(blocks, 16 * plain_width);
+    const KvCache plain_cache{keys.tensor.data, values.tensor.data, 16, head + rope};
+    const AttentionShape plain{heads, heads, head + rope, 0.07F, 0};
+
+    const auto t = time_in_turn(
+        {[&] { f32_->linear_by_head(q_nope.tensor, to_latent, q_latent.tensor); },
+         [&] { f32_->latent_attention(q_latent.tensor, q_rope.tensor, cache, step.of, shape, mean.tensor); },
+         [&] { f32_->linear_by_head(mean.tensor, from_latent, out.tensor); },
+         [&] { f32_->linear(rows_latent.tensor, *expand, expanded.tensor); },
+         [&] { f32_->attention(q.tensor, plain_cache, step.of, plain, plain_out.tensor); }});
+    double pairs = 0;
+    for (int r = 0; r < rows; ++r) pairs += context + r + 1;
+    const double flops = 2.0 * pairs * sequences * heads * (2 * latent + rope);
+    std::printf(
+        "%3d heads, %2d x %3d at %4d: %8.0f us (%.0f) + by head %.0f us, %5.1f GFLOP/s; plain %8.0f us (%.0f) "
+        "+ %.0f us\n",
+        heads, sequences, rows, context, t[1].median * 1e6, t[1].upper * 1e6, (t[0].median + t[2].median) * 1e6,
+        flops / t[1].median / 1e9, t[4].median * 1e6, t[4].upper * 1e6, t[3].median * 1e6);
+  }
+
   void group(Device& device, int hidden, int width, int experts, int rows) {
     std::vector<ExpertWeights> weights;
     weights.reserve(static_cast<std::size_t>(experts));
@@ -246,11 +322,12 @@ int main(int argc, char** argv) {
   coterie::Bench bench;
   const std::map<std::string, std::function<void()>> parts = {{"products", [&] { bench.products(); }},
                                                               {"attention", [&] { bench.attention(); }},
+                                                              {"latent", [&] { bench.latent(); }},
                                                               {"experts", [&] { bench.experts(); }},
                                                               {"rows", [&] { bench.rows(); }}};
   for (int i = 1; i < argc; ++i) {
     if (!parts.contains(argv[i])) {
-      std::fprintf(stderr, "usage: kernels_bench [products|attention|experts|rows]...\n");
+      std::fprintf(stderr, "usage: kernels_bench [products|attention|latent|experts|rows]...\n");
       return 2;
     }
     parts.at(argv[i])();
