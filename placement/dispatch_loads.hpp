@@ -52,7 +52,8 @@ class DispatchLoads {
   }
   /// `item`'s rows that come from `rank`.
   [[nodiscard]] std::int64_t from_rank(const DispatchItem& item, int rank) const noexcept {
-    return destination(rank, item.expert) == item.rank ? count(rank, item.expert) : 0;
+    const bool all = layer_->only_holder[item.expert] >= 0;
+    return all || destination(rank, item.expert) == item.rank ? count(rank, item.expert) : 0;
   }
   /// (nodes): `item`'s rows that come from each node.
   void from_nodes(const DispatchItem& item, std::vector<std::int64_t>& rows) const;

@@ -35,6 +35,7 @@ void LeastLoaded::clear() {
 
 DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals) {
   using Stayed = DispatchPlan::Stayed;
+  constexpr int kFew = 8;                                  // ranks, among which one expert more or less matters
   constexpr std::int64_t kFirstStep = 64, kFinest = 1024;  // of the time: where the search begins and ends
   loads_ = &loads;
   most_arrivals_ = most_arrivals;
@@ -48,7 +49,8 @@ DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals)
   if (loads.layer().ranks == 1 || before - mean <= before / 64) return Stayed::balanced;
   prepare();
 
-  std::int64_t low = rows * loads.costs().row / loads.layer().ranks;  // no plan is faster
+  const std::int64_t bound = rows * loads.costs().row / loads.layer().ranks;  // no plan is faster
+  std::int64_t low = bound;
   std::int64_t high = before;
   const auto attempt = [&](std::int64_t target) {
     const bool reached = reach(target);
@@ -61,14 +63,23 @@ DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals)
     }
     return reached;
   };
-  // Most solutions lie near the mean: from there in steps that double, then by halves.
-  std::int64_t step = mean / kFirstStep + 1;
-  const bool up = !attempt(std::min(mean + step, before - 1));
-  for (;; step *= 2) {
-    const std::int64_t target = up ? low + step : high - step;
-    if (target < low || target >= high || attempt(target) == up) break;
+  const auto search = [&] {
+    // Most solutions lie near the mean: from there in steps that double, then by halves.
+    std::int64_t step = mean / kFirstStep + 1;
+    const bool up = !attempt(std::min(mean + step, high - 1));
+    for (;; step *= 2) {
+      const std::int64_t target = up ? low + step : high - step;
+      if (target < low || target >= high || attempt(target) == up) break;
+    }
+    while (high - low > high / kFinest) attempt(low + (high - low) / 2);
+  };
+  tight_first_ = false;
+  search();
+  if (loads.layer().ranks <= kFew) {
+    low = bound;
+    tight_first_ = true;
+    search();
   }
-  while (high - low > high / kFinest) attempt(low + (high - low) / 2);
   reached_ = high;
   return high < before ? Stayed::spilled : Stayed::not_worth_it;
 }
@@ -78,7 +89,8 @@ void LeastLoaded::prepare() {
   const auto& items = loads_->items();
   const std::size_t cells = static_cast<std::size_t>(layer.experts) * layer.ranks;
   order_.resize(layer.ranks);
-  active_.reserve(layer.ranks);
+  place_.resize(layer.ranks);
+  room_.resize(layer.ranks);
   sorted_.assign(layer.ranks, 0);
   by_time_.resize(layer.ranks);
   arrivals_.resize(layer.ranks);
@@ -97,6 +109,10 @@ void LeastLoaded::prepare() {
   items_.reserve(layer.holders);
   left_.reserve(layer.holders);
   loads_->order(order_);
+  for (int i = 0; i < layer.ranks; ++i) place_[order_[i]] = i;
+  node_begin_.assign(layer.nodes + 1, 0);
+  for (const int node : layer.node_of_rank) ++node_begin_[node + 1];
+  for (int n = 0; n < layer.nodes; ++n) node_begin_[n + 1] += node_begin_[n];
   std::copy(order_.begin(), order_.end(), by_time_.begin());
   const auto& times = loads_->times();
   // The few that shed are sorted by insertion: std::stable_sort would allocate.
@@ -123,9 +139,9 @@ bool LeastLoaded::reach(std::int64_t target) {
   times_.assign(loads_->times().begin(), loads_->times().end());
   std::fill(arrivals_.begin(), arrivals_.end(), 0);
   left_.resize(items.size());
-  active_.clear();
-  for (const int rank : order_) {
-    if (times_[rank] < target) active_.push_back(rank);
+  for (std::size_t i = 0; i < order_.size(); ++i) {
+    const std::int64_t room = target - times_[order_[i]] - loads_->costs().expert;
+    room_[i] = most_arrivals_ > 0 ? room : 0;
   }
   chunks_.clear();
   draws_.clear();
@@ -142,11 +158,27 @@ bool LeastLoaded::reach(std::int64_t target) {
                 [&](int a, int b) { return items[a].rows != items[b].rows ? items[a].rows > items[b].rows : a < b; });
       sorted_[rank] = 1;
     }
-    for (auto i = first; i != last && times_[rank] > target; ++i) shed(*i, target);
+    const std::vector<int>::const_iterator tight = tight_first_ ? tightest(first, last, times_[rank] - target) : first;
+    if (first != last) shed(*tight, target);
+    for (auto i = first; i != last && times_[rank] > target; ++i) {
+      if (i != tight) shed(*i, target);
+    }
     if (times_[rank] > target) return false;
   }
   reached_ = *std::max_element(times_.begin(), times_.end());
   return reached_ <= target;
+}
+
+std::vector<int>::const_iterator LeastLoaded::tightest(std::vector<int>::const_iterator first,
+                                                       std::vector<int>::const_iterator last,
+                                                       std::int64_t excess) const {
+  const DispatchCosts& costs = loads_->costs();
+  auto best = first;
+  for (auto i = first; i != last; ++i) {
+    const std::int64_t saving = loads_->items()[*i].rows * costs.row + costs.expert - costs.weights_inside;
+    if (saving >= excess) best = i;
+  }
+  return best;
 }
 
 void LeastLoaded::shed(int index, std::int64_t target) {
@@ -155,50 +187,83 @@ void LeastLoaded::shed(int index, std::int64_t target) {
   owners_own_ = loads_->from_rank(item, item.rank);
   pool_[loads_->layer().node_of_rank[item.rank]] -= owners_own_;
   ++sheddings_;
+  const std::size_t before = chunks_.size();
   while (times_[item.rank] > target && left_[index] > 0) {
     const int helper = best_helper(item, target);
-    if (helper < 0) return;
+    if (helper < 0) break;
     helped_[helper] = sheddings_;
+    room_[place_[helper]] = 0;
     Offer best = offer(item, helper, target);
     if (best.total == left_[index]) best.saving += loads_->costs().expert;
-    if (best.total == 0 || best.saving <= 0) return;
+    if (best.total == 0 || best.saving <= 0) {
+      set_room(helper, target);
+      break;
+    }
     take(index, helper, best);
   }
+  for (std::size_t c = before; c < chunks_.size(); ++c) set_room(chunks_[c].rank, target);
+}
+
+void LeastLoaded::set_room(int rank, std::int64_t target) {
+  const bool full = arrivals_[rank] >= most_arrivals_;
+  room_[place_[rank]] = full ? 0 : target - times_[rank] - loads_->costs().expert;
+}
+
+/// One that has the weights: the one with most room.
+int LeastLoaded::best_owner(const DispatchItem& item, std::int64_t target) const {
+  int best = -1;
+  std::int64_t most = loads_->costs().expert + loads_->costs().row - 1;
+  for (const int rank : order_) {
+    const std::int64_t room = target - times_[rank];
+    if (room <= most || rank == item.rank || helped_[rank] == sheddings_ || !has(rank, item.expert)) continue;
+    best = rank;
+    most = room;
+  }
+  return best;
 }
 
 int LeastLoaded::best_helper(const DispatchItem& item, std::int64_t target) {
-  const DispatchCosts& costs = loads_->costs();
-  const int* node_of_rank = loads_->layer().node_of_rank.data();
-  const int node = node_of_rank[item.rank];
-  const bool some_have = shared(item.expert) || loads_->any_cached();
-  const std::int64_t excess = times_[item.rank] - target;
-  int best = -1, best_tier = -1;
-  std::int64_t best_own = 0, best_room = 0;
-  std::size_t kept = 0;
-  for (const int rank : active_) {
-    std::int64_t room = target - times_[rank] - costs.expert;
-    if (room < costs.row) continue;  // for the rest of the pass: times of helpers only grow
-    active_[kept++] = rank;
-    if (rank == item.rank || helped_[rank] == sheddings_) continue;
-    const bool free = some_have && has(rank, item.expert);
-    const bool near = node_of_rank[rank] == node;
-    const std::int64_t weights = free ? 0 : near ? costs.weights_inside : costs.weights_between;
-    if (!free && arrivals_[rank] >= most_arrivals_) continue;
-    room -= weights;
-    if (room < costs.row) continue;
-    const bool covers = room >= excess + weights;
-    const int tier = free ? 3 : covers ? (near ? 2 : 1) : 0;
-    if (tier < best_tier || (tier == 0 && best_tier == 0 && room <= best_room)) continue;
-    const std::int64_t own = covers ? loads_->from_rank(item, rank) : 0;
-    if (tier > best_tier || own > best_own || (own == best_own && room > best_room)) {
-      best = rank;
-      best_tier = tier;
-      best_own = own;
-      best_room = room;
-    }
+  if (shared(item.expert) || loads_->any_cached()) {
+    if (const int owner = best_owner(item, target); owner >= 0) return owner;
   }
-  active_.resize(kept);
-  return best;
+  const DispatchCosts& costs = loads_->costs();
+  const int node = loads_->layer().node_of_rank[item.rank];
+  const int begin = node_begin_[node], end = node_begin_[node + 1], all = loads_->layer().ranks;
+  const std::int64_t excess = times_[item.rank] - target;
+  const auto most_room = [&](int first, int last) {
+    int best = first;
+    for (int i = first + 1; i < last; ++i) best = room_[i] > room_[best] ? i : best;
+    return first < last ? best : -1;
+  };
+  // Of those that can take all, the one with most of the rows already.
+  const auto most_rows = [&](int first, int last, std::int64_t needed, int best) {
+    std::int64_t most = loads_->from_rank(item, order_[best]);
+    for (int i = first; i < last; ++i) {
+      if (room_[i] < needed) continue;
+      const std::int64_t own = loads_->from_rank(item, order_[i]);
+      if (own > most || (own == most && room_[i] > room_[best])) {
+        best = i;
+        most = own;
+      }
+    }
+    return best;
+  };
+  const int near = most_room(begin, end);
+  const std::int64_t near_needs = excess + 2 * costs.weights_inside;  // both ranks pay for the weights' way
+  if (room_[near] >= near_needs && room_[near] >= costs.weights_inside + costs.row) {
+    return order_[most_rows(begin, end, near_needs, near)];
+  }
+  const int low = most_room(0, begin), high = most_room(end, all);
+  const int far = low < 0 || (high >= 0 && room_[high] > room_[low]) ? high : low;
+  const std::int64_t far_needs = excess + 2 * costs.weights_between;
+  if (far >= 0 && room_[far] >= far_needs && room_[far] >= costs.weights_between + costs.row) {
+    const int best = most_rows(0, begin, far_needs, far);
+    return order_[most_rows(end, all, far_needs, best)];
+  }
+  const std::int64_t near_room = room_[near] - costs.weights_inside;
+  const std::int64_t far_room = far < 0 ? 0 : room_[far] - costs.weights_between;
+  if (std::max(near_room, far_room) < costs.row) return -1;
+  return order_[near_room >= far_room ? near : far];
 }
 
 int LeastLoaded::sender(const DispatchItem& item, int helper) const {

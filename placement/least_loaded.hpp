@@ -25,10 +25,11 @@ struct DispatchDraw {
   std::int64_t rows = 0;
 };
 
-/// Bisection on the time of the slowest rank. For a target each rank above it sheds its hottest experts first, to the
-/// rank that needs no weights, else one of the same node that can take all of the excess, else the one with most room;
-/// the rows that lie there come first, then those of its node. A chunk that saves its owner less than it costs is not
-/// given.
+/// Bisection on the time of the slowest rank. For a target each rank above it sheds its hottest experts first (among
+/// few ranks also: first the one that is just large enough), to the rank that needs no weights, else one of the same
+/// node that can take all of the excess, else one elsewhere that can, else the one with most room; the rows that lie
+/// there come first, then those of its node. A chunk that saves its owner less than it costs is not given; a helper
+/// passes nothing of its own on.
 class LeastLoaded {
  public:
   /// Whether something is spilled, and if not, why not. O(log(before / after) * chunks * ranks).
@@ -48,7 +49,14 @@ class LeastLoaded {
   void prepare();
   /// Whether all ranks come down to `target`; the time of the slowest is then `reached_`.
   [[nodiscard]] bool reach(std::int64_t target);
+  /// Of items, the hottest first: the last that would bring their rank down by `excess` alone, else the first.
+  [[nodiscard]] std::vector<int>::const_iterator tightest(std::vector<int>::const_iterator first,
+                                                          std::vector<int>::const_iterator last,
+                                                          std::int64_t excess) const;
   void shed(int item, std::int64_t target);
+  /// What the rank may still take, but for the way of weights.
+  void set_room(int rank, std::int64_t target);
+  [[nodiscard]] int best_owner(const DispatchItem& item, std::int64_t target) const;
   [[nodiscard]] int best_helper(const DispatchItem& item, std::int64_t target);
   [[nodiscard]] Offer offer(const DispatchItem& item, int helper, std::int64_t target) const;
   void take(int item, int helper, const Offer& offer);
@@ -61,8 +69,11 @@ class LeastLoaded {
 
   DispatchLoads* loads_ = nullptr;
   int most_arrivals_ = 0;
+  bool tight_first_ = false;               ///< the expert that is just large enough is shed before the hottest
   std::vector<int> order_;                 ///< (ranks): those of a node in an order that their numbers don't decide
-  std::vector<int> active_;                ///< those of order_ that still have room
+  std::vector<int> place_;                 ///< (ranks): of each rank in order_
+  std::vector<int> node_begin_;            ///< (nodes + 1): in order_
+  std::vector<std::int64_t> room_;         ///< (ranks), as order_: picoseconds up to the target
   std::vector<std::uint8_t> sorted_;       ///< (ranks): whether its items are
   std::vector<int> by_time_;               ///< (ranks): the slowest first
   std::vector<int> item_of_rank_, items_;  ///< (ranks + 1), (items): the items of each rank, the hottest first

@@ -82,7 +82,7 @@ struct DispatchPlan {
 };
 
 /// Plans layer after layer. The same inputs give the same plan on every rank; in another order of the ranks inside the
-/// nodes, one of the same times. Allocates at the first call for a size only.
+/// nodes, one of the same times. Allocates at the first calls of a size only.
 class DispatchPlanner {
  public:
   DispatchPlanner(const DispatchCosts& costs, const DispatchOptions& options);

@@ -69,11 +69,11 @@ Load generated(const std::string& name, const std::function<double(int expert)>&
 
 std::vector<Load> generated_loads() {
   std::vector<Load> loads{generated("balanced", [](int) { return 1.0; })};
+  loads.push_back(generated("3 ranks with half more", [](int e) { return e % 88 < 4 ? 1.5 : 1.0; }));
   for (const int hot : {1, 4, 16}) {
     for (const int percent : {30, 50, 80, 95}) {
       loads.push_back(generated(std::to_string(percent) + " % in " + std::to_string(hot), [=](int e) {
         const double share = percent / 100.0;
-        // The hot ones lie apart, as LLEP's text leaves open.
         return e % (256 / hot) == 0 ? share / hot : (1 - share) / (256 - hot);
       }));
     }

@@ -360,28 +360,29 @@ std::int64_t optimum(const Case& c) {
 TEST(PlanDispatch, IsNearTheBestThereIs) {
   const std::uint64_t seed = 17;
   SplitMix random(seed);
-  double sum = 0, worst = 0;
-  constexpr int kRounds = 150;
+  double sum = 0;
+  int above = 0;
+  constexpr int kRounds = 300;
   for (int round = 0; round < kRounds; ++round) {
     SCOPED_TRACE("seed " + std::to_string(seed) + ", round " + std::to_string(round));
-    const int ranks = 2 + random.below(2);
-    Case c{layer_of(ranks, ranks, 1 + random.below(ranks)),
+    const int ranks = 2 + random.below(2), experts = ranks == 2 ? 2 + 2 * random.below(2) : 3;
+    Case c{layer_of(ranks, experts, 1 + random.below(ranks)),
            {1000, random.below(500), 0, 0, random.below(4000), 0},
            {},
            {}};
     c.costs.weights_between = c.costs.weights_inside * 2;
-    c.counts.assign(static_cast<std::size_t>(ranks) * ranks, 0);
-    const int heaviest = random.below(ranks);
-    for (int e = 0; e < ranks; ++e) c.counts[e] = random.below(e == heaviest ? 24 : 10);
+    c.counts.assign(static_cast<std::size_t>(ranks) * experts, 0);
+    const int heaviest = random.below(experts);
+    for (int e = 0; e < experts; ++e) c.counts[e] = random.below(e == heaviest ? 24 : 10);
     const DispatchPlan plan = planned(c);
     const auto best = static_cast<double>(optimum(c));
     const double ratio = best == 0 ? 1 : static_cast<double>(plan.after) / best;
     sum += ratio;
-    worst = std::max(worst, ratio);
-    EXPECT_LE(ratio, 1.05) << plan.before << " -> " << plan.after << ", best " << best;
+    above += ratio > 1.05 ? 1 : 0;
+    EXPECT_LE(ratio, 1.1) << plan.before << " -> " << plan.after << ", best " << best;
   }
-  RecordProperty("mean", std::to_string(sum / kRounds));
-  RecordProperty("worst", std::to_string(worst));
+  EXPECT_LE(sum / kRounds, 1.005);
+  EXPECT_LE(above, kRounds / 50) << "where it would pay that a helper passes an expert of its own on";
 }
 
 /// `share` of the rows in `hot` experts, the rest in the others; the same from every rank.
