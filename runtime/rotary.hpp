@@ -13,8 +13,9 @@ class ConfigFile;
 
 /// A layer's rotary embedding. With dynamic NTK and LongRoPE it depends on how long the sequence is. What is in the
 /// cache stays turned as it was, so a row's length is the longest that is known when it is computed whatever the
-/// batch and the chunking: the prompt's for the rows of a prompt, its own position + 1 for what is generated. It is
-/// what HF transformers does with one sequence and a cache.
+/// batch and the chunking: the prompt's for the rows of a prompt, its own position + 1 for what is generated. With
+/// dynamic NTK it is what HF transformers does with one sequence and a cache; with LongRoPE, HF computes a sequence
+/// that grows beyond `context` once more, which isn't done here.
 struct RotarySpec {
   Rotary usual;                  ///< for sequences of up to `context` tokens; no frequencies: nothing is turned
   std::int64_t context = 0;      ///< 0: of any length
