@@ -12,6 +12,7 @@
 #include "runtime/logits_recorder.hpp"
 #include "runtime/request_feed.hpp"
 #include "runtime/result_line.hpp"
+#include "runtime/routing_variants.hpp"
 #include "runtime/trace_recorder.hpp"
 
 #include <unistd.h>
@@ -52,6 +53,9 @@ Inputs read_inputs(const GenerateOptions& options, const Communicator& comm) {
   Inputs in;
   in.name = (options.model / "").parent_path().filename().string();
   in.spec = read_model_spec(options.model);
+  if (options.experts_per_token > 0) {
+    set_experts_per_token(in.spec, options.experts_per_token, "coterie generate: --experts-per-token");
+  }
   in.checkpoint = std::make_unique<Checkpoint>(options.model);
   in.spec.for_each_weight([&](const WeightRef& ref) { in.checkpoint->check(ref); });
   in.digest = sha256_of_file(options.model / "config.json") + " " + in.checkpoint->digest();

@@ -17,8 +17,9 @@ struct GenerateOptions {
   std::filesystem::path model, input, output;
   std::filesystem::path plan, trace_out, logits_out, metrics;  ///< empty: none
 
-  DType dtype = DType::f32;  ///< how weights are kept
-  int threads = 1;           ///< of a rank
+  DType dtype = DType::f32;   ///< how weights are kept
+  int experts_per_token = 0;  ///< 0: as the model's config says
+  int threads = 1;            ///< of a rank
 
   /// Nothing: the program chooses.
   std::optional<Coherence> coherence = Coherence::rank;

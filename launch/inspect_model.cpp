@@ -18,15 +18,15 @@ using nlohmann::json;
 constexpr double kFloat = 4;
 constexpr double kBrainFloat = 2;
 
-/// What a coherence domain of all ranks costs and saves, per token and layer, in elements (design: the price of
-/// coherence).
+/// What a coherence domain of all ranks costs and saves, per token and MoE layer (K and V of dense layers ride with
+/// the next one's rows), in elements (design: the price of coherence).
 struct CoherencePrice {
   double freight = 0;  ///< K and V rows for the other ranks: c (R - 1)
   double saved = 0;    ///< rows that need not go home: p d, with evenly spread routing
 };
 
 CoherencePrice coherence_of(const ModelSpec& spec, int ranks) {
-  const auto layers = static_cast<double>(spec.layers.size());
+  const auto layers = static_cast<double>(spec.moe_layers());
   const double context = static_cast<double>(spec.kv_elements_per_token()) / layers;
   const double distinct = distinct_ranks(spec.experts(), spec.top_k(), ranks);
   const double remote = distinct - distinct / ranks;  // home is as likely among them as any rank
@@ -34,9 +34,9 @@ CoherencePrice coherence_of(const ModelSpec& spec, int ranks) {
 }
 
 /// Of the fullest rank when experts are dealt evenly.
-double bytes_of_rank(const WeightBytes& bytes, int experts, int ranks) {
-  const int held = (experts + ranks - 1) / ranks;
-  return static_cast<double>(bytes.dense) + static_cast<double>(bytes.experts) * held / static_cast<double>(experts);
+double bytes_of_rank(const WeightBytes& bytes, const ModelSpec& spec, int ranks) {
+  const double share = static_cast<double>(spec.expert_parameters(ranks)) / static_cast<double>(spec.expert_parameters());
+  return static_cast<double>(bytes.dense) + static_cast<double>(bytes.experts) * share;
 }
 
 bool has_weights(const std::filesystem::path& directory) {
@@ -111,8 +111,8 @@ Inspection inspect_model(const InspectOptions& options) {
 
   std::vector<std::vector<std::string>> rows;
   for (const int ranks : rank_counts(spec, options.ranks)) {
-    const double held_f32 = bytes_of_rank(f32, spec.experts(), ranks);
-    const double held_bf16 = bytes_of_rank(bf16, spec.experts(), ranks);
+    const double held_f32 = bytes_of_rank(f32, spec, ranks);
+    const double held_bf16 = bytes_of_rank(bf16, spec, ranks);
     const CoherencePrice coherence = coherence_of(spec, ranks);
     found.json["by_ranks"].push_back({{"ranks", ranks},
                                       {"weight_bytes_f32", held_f32},

@@ -2,6 +2,7 @@
 
 #include "placement/input_error.hpp"
 #include "runtime/quantization.hpp"
+#include "runtime/routing_variants.hpp"
 
 #include <algorithm>
 #include <array>
@@ -84,6 +85,7 @@ ModelSpec read_model_spec(const std::filesystem::path& directory) {
 
   ModelSpec spec = (*family)->spec(config);
   spec.end_tokens = config.integers("eos_token_id");
+  apply_routing_variants(config, spec);
   ignore_harmless(config);
   config.expect_no_more(type);
   if (spec.moe_layers() == 0) {

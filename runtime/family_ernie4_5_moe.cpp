@@ -12,6 +12,7 @@ ModelSpec ernie4_5_moe(const ConfigFile& config) {
   rotary.usual.interleaved = true;
   if (rotary.longer) rotary.longer->interleaved = true;
   const bool bias = config.flag("use_bias", false);
+  if (bias) spec.head_bias = {column("lm_head.bias", spec.vocabulary)};
   const std::int64_t layers = read_layer_count(config);
   const std::int64_t first = config.between("moe_layer_start_index", 0, kMostLayers, 1);
   const std::int64_t end = config.between("moe_layer_end_index", -1, kMostLayers, -1);

@@ -7,6 +7,9 @@ namespace {
 
 /// Dense MLPs in the first layers, experts in the others.
 void add_mlps(const ConfigFile& config, ModelSpec& spec, bool normalise_default) {
+  config.expect("topk_method", "noaux_tc");
+  if (config.has("scoring_func") && config.text("scoring_func") != "sigmoid") config.expect("scoring_func", "noaux_tc");
+  if (config.positive("moe_layer_freq", 1) != 1) config.fail("moe_layer_freq", "1");
   const std::int64_t first = config.between("first_k_dense_replace", 0, kMostLayers, 0);
   const std::int64_t width = config.positive("moe_intermediate_size");
   const std::int64_t shared_width = width * config.between("n_shared_experts", 0, kMostExperts, 0);
@@ -21,7 +24,7 @@ void add_mlps(const ConfigFile& config, ModelSpec& spec, bool normalise_default)
     read_grouped_router(config, moe, mlp, normalise_default);
     if (shared_width > 0) moe.shared = {separate_mlp(mlp + "shared_experts.", spec.hidden, shared_width), {}};
   }
-  config.ignore({"intermediate_size", "num_nextn_predict_layers", "num_mtp_layers"});
+  config.ignore({"intermediate_size", "num_nextn_predict_layers", "num_mtp_layers", "ep_size", "use_sliding_window"});
 }
 
 ModelSpec glm4_moe(const ConfigFile& config) {
@@ -42,7 +45,6 @@ ModelSpec dots1(const ConfigFile& config) {
   ModelSpec spec = common_spec(config);
   AttentionShape shape = read_attention_shape(config);
   const RotarySpec rotary = read_rotary(config, shape.head_dim);
-  config.expect("scoring_func", "noaux_tc");
   const std::int64_t layers = read_layer_count(config);
   std::vector<bool> slides(layers);
   const std::int64_t first = config.between("max_window_layers", 0, kMostLayers, 62);

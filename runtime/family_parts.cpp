@@ -75,7 +75,7 @@ ExpertCount read_expert_count(const ConfigFile& config, const std::string& exper
   count.experts = of_layer(config, experts_field, layer, kMostExperts);
   count.top_k = static_cast<int>(of_layer(config, top_k_field, layer, kMostExperts));
   count.null_experts = static_cast<int>(config.between("num_null_experts", 0, kMostExperts, 0));
-  if (count.top_k > count.outputs()) config.fail(top_k_field, "at most " + experts_field);
+  if (count.top_k > count.experts) config.fail(top_k_field, "at most " + experts_field);
   return count;
 }
 

@@ -49,7 +49,7 @@ struct Walk {
     visit(moe.router_weight);
     (*this)(moe.router_bias);
     (*this)(moe.router_correction);
-    for (const ExpertRef& e : moe.experts) (*this)(e);
+    if (!moe.experts_of) std::for_each(moe.experts.begin(), moe.experts.end(), *this);
     if (!moe.shared) return;
     (*this)(moe.shared->mlp);
     (*this)(moe.shared->gate);
@@ -87,8 +87,19 @@ std::int64_t ModelSpec::kv_elements_per_token() const {
 std::int64_t ModelSpec::expert_parameters() const {
   std::int64_t n = 0;
   for (const LayerSpec& layer : layers) {
-    if (!layer.moe) continue;
+    if (!layer.moe || layer.moe->experts_of) continue;
     for (const ExpertRef& e : layer.moe->experts) n += parameters_of(e);
+  }
+  return n;
+}
+
+std::int64_t ModelSpec::expert_parameters(int ranks) const {
+  const int held = (experts() + ranks - 1) / ranks;
+  std::int64_t n = 0;
+  for (const LayerSpec& layer : layers) {
+    if (!layer.moe || layer.moe->experts_of) continue;
+    const std::vector<ExpertRef>& experts = layer.moe->experts;
+    for (int e = 0; e < std::min(held, static_cast<int>(experts.size())); ++e) n += parameters_of(experts[e]);
   }
   return n;
 }

@@ -77,10 +77,11 @@ struct SharedExpertSpec {
 
 struct MoeSpec {
   RouterOptions router;
-  WeightRef router_weight;         ///< (experts, hidden)
+  WeightRef router_weight;         ///< (experts + null experts, hidden)
   StackedRef router_bias;          ///< empty, or (experts, 1): added to the logits
   StackedRef router_correction;    ///< empty, or (experts, 1): added to the scores for the choice alone
   std::vector<ExpertRef> experts;  ///< (experts)
+  std::optional<int> experts_of;   ///< the layer whose experts these are, where it isn't this one
   std::optional<SharedExpertSpec> shared;
 };
 
@@ -118,6 +119,8 @@ struct ModelSpec {
   /// Weights outside the experts; tied embeddings count once, shared experts count here.
   [[nodiscard]] std::int64_t dense_parameters() const;
   [[nodiscard]] std::int64_t expert_parameters() const;  ///< of all experts of all layers
+  /// Of the experts that the fullest of so many ranks holds when they are dealt evenly.
+  [[nodiscard]] std::int64_t expert_parameters(int ranks) const;
   [[nodiscard]] std::int64_t parameters() const { return dense_parameters() + expert_parameters(); }
   [[nodiscard]] std::int64_t active_parameters() const;  ///< that one token meets
 

@@ -23,9 +23,11 @@ void TraceRecorder::record(const Batch& batch, std::span<const std::int32_t> row
     const BatchSequence& sequence = batch.of(rows[i]);
     if (sequence.replicated && sequence.home != rank_) continue;
     choices_.push_back({sequence.request, batch.position(rows[i]), layer});
-    const auto first = static_cast<std::ptrdiff_t>(i) * top_k_;
-    experts_.insert(experts_.end(), routing.experts.begin() + first, routing.experts.begin() + first + top_k_);
-    weights_.insert(weights_.end(), routing.weights.begin() + first, routing.weights.begin() + first + top_k_);
+    const auto first = static_cast<std::ptrdiff_t>(i) * routing.top_k;
+    experts_.insert(experts_.end(), routing.experts.begin() + first, routing.experts.begin() + first + routing.top_k);
+    weights_.insert(weights_.end(), routing.weights.begin() + first, routing.weights.begin() + first + routing.top_k);
+    experts_.resize(choices_.size() * top_k_, Trace::kNoExpert);  // a layer's k may be less than the largest
+    weights_.resize(choices_.size() * top_k_);
   }
 }
 

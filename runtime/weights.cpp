@@ -1,6 +1,8 @@
 #include "runtime/weights.hpp"
 
 #include <algorithm>
+#include <map>
+#include <utility>
 
 namespace coterie {
 namespace {
@@ -26,6 +28,8 @@ DeviceArray load_array(const WeightSource& source, Device& device, DType type) {
 struct Loader {
   const Checkpoint& checkpoint;
   Device& device;
+  /// By layer and number, as several layers may use the same.
+  std::map<std::pair<int, int>, std::shared_ptr<const ExpertWeights>> experts{};
 
   [[nodiscard]] std::unique_ptr<PackedMatrix> matrix(const StackedRef& refs) const {
     return device.pack(checkpoint.source(refs));
@@ -74,7 +78,8 @@ struct Loader {
     out.k_norm = norm(spec.k_norm);
     return out;
   }
-  [[nodiscard]] MoeWeights moe(const MoeSpec& spec, const std::vector<int>& held) const {
+  /// `layer` is the one whose experts these are.
+  [[nodiscard]] MoeWeights moe(const MoeSpec& spec, int layer, const std::vector<int>& held) {
     MoeWeights out;
     out.router = matrix({spec.router_weight});
     out.router_bias = vector(spec.router_bias);
@@ -82,7 +87,9 @@ struct Loader {
     out.experts.resize(spec.experts.size());
     for (const int e : held) {
       if (e >= static_cast<int>(spec.experts.size())) continue;  // a plan numbers the experts of the largest layer
-      out.experts[e] = std::make_shared<const ExpertWeights>(mlp(spec.experts[e]));
+      auto& expert = experts[{layer, e}];
+      if (!expert) expert = std::make_shared<const ExpertWeights>(mlp(spec.experts[e]));
+      out.experts[e] = expert;
     }
     if (!spec.shared) return out;
     out.shared = std::make_unique<ExpertWeights>(mlp(spec.shared->mlp));
@@ -108,7 +115,7 @@ WeightBytes weight_bytes(const ModelSpec& spec, const Checkpoint* checkpoint, DT
   spec.for_each_weight([&](const WeightRef& ref) { out.dense += bytes(ref); });
   if (spec.head.tensor == spec.embedding.tensor) out.dense += bytes(spec.head);
   for (const LayerSpec& layer : spec.layers) {
-    if (!layer.moe) continue;
+    if (!layer.moe || layer.moe->experts_of) continue;
     for (const ExpertRef& expert : layer.moe->experts) {
       StackedRef refs{expert.gate, expert.up, expert.down};
       for (const StackedRef* biases : {&expert.gate_bias, &expert.up_bias, &expert.down_bias}) {
@@ -124,7 +131,7 @@ WeightBytes weight_bytes(const ModelSpec& spec, const Checkpoint* checkpoint, DT
 Weights load_weights(const ModelSpec& spec, const Checkpoint& checkpoint, const Ownership& ownership, Device& device,
                      DType type) {
   spec.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
-  const Loader load{checkpoint, device};
+  Loader load{checkpoint, device};
   Weights weights;
   const WeightSource embedding = checkpoint.source(spec.embedding);
   weights.embedding = load_array(embedding, device, kept_as(type, embedding.fits_bf16));
@@ -132,12 +139,13 @@ Weights load_weights(const ModelSpec& spec, const Checkpoint& checkpoint, const 
   weights.head = load.matrix({spec.head});
   weights.head_bias = load.vector(spec.head_bias);
   int moe_layer = 0;
-  for (const LayerSpec& from : spec.layers) {
+  for (int l = 0; l < static_cast<int>(spec.layers.size()); ++l) {
+    const LayerSpec& from = spec.layers[l];
     LayerWeights& layer = weights.layers.emplace_back();
     layer.attention = load.attention(from.attention);
     layer.mlp_norm = load.norm(from.mlp_norm);
     if (from.moe) {
-      layer.moe = load.moe(*from.moe, ownership.held(moe_layer++));
+      layer.moe = load.moe(*from.moe, from.moe->experts_of.value_or(l), ownership.held(moe_layer++));
     } else {
       layer.dense = load.mlp(from.dense);
     }

@@ -43,6 +43,7 @@ TEST(GenerateOptions, ThreePathsAreEnough) {
   EXPECT_TRUE(o->plan.empty() && o->trace_out.empty() && o->logits_out.empty() && o->metrics.empty());
   EXPECT_EQ(o->dtype, DType::f32);
   EXPECT_EQ(o->threads, 1);
+  EXPECT_EQ(o->experts_per_token, 0);
   EXPECT_EQ(o->seed, 0U);
   EXPECT_EQ(o->timeout.count(), 300);
   EXPECT_EQ(o->ranks_per_node, 0);

@@ -7,7 +7,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+#include <numeric>
+#include <span>
 
 namespace coterie {
 namespace {
@@ -52,13 +55,56 @@ class ModelFolder : public testing::Test {
 };
 
 TEST_F(ModelFolder, FixturesAreRight) {
-  for (const char* name : {"mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "gpt-oss", "gpt-oss-mxfp4",
-                           "trained/top1", "trained/top2"}) {
+  for (const char* name : {"mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "qwen2-moe", "qwen3-moe", "granitemoe",
+                           "dense-ends", "dots1", "ernie4-5-moe", "glm4-moe", "granitemoeshared", "minimax-m2",
+                           "mixtral-variants", "phimoe", "gpt-oss", "gpt-oss-mxfp4", "trained/top1", "trained/top2"}) {
     SCOPED_TRACE(name);
     std::filesystem::remove_all(folder_);
     copy(name);
     EXPECT_NO_THROW(check());
   }
+}
+
+TEST_F(ModelFolder, EveryNumberOfAFixtureIsAParameter) {
+  for (const char* name :
+       {"mixtral", "olmoe", "qwen2-moe", "qwen3-moe", "granitemoe", "dense-ends", "dots1", "ernie4-5-moe", "glm4-moe",
+        "granitemoeshared", "minimax-m2", "mixtral-variants", "phimoe"}) {
+    const SafetensorsFile file(kModels / name / "model.safetensors");
+    std::int64_t numbers = 0;
+    for (const auto& [tensor, view] : file.tensors())
+      numbers += static_cast<std::int64_t>(view.bytes.size() / size_of(view.type));
+    const ModelSpec model = read_model_spec(kModels / name);
+    EXPECT_EQ(model.parameters(), numbers) << name;
+    EXPECT_EQ(model.expert_parameters(1), model.expert_parameters()) << name;
+    EXPECT_LT(model.active_parameters(), numbers) << name;
+  }
+}
+
+TEST_F(ModelFolder, WeightsMayLieAcrossAStoredTensor) {
+  SafetensorsWriter writer(folder_ / "model.safetensors");
+  std::vector<float> numbers(2 * 6 * 4);
+  std::iota(numbers.begin(), numbers.end(), 0.0F);
+  writer.add("stack", ElementType::f32, {2, 6, 4}, std::as_bytes(std::span(numbers)));
+  writer.add("biases", ElementType::f32, {2, 6}, std::as_bytes(std::span(numbers).first(12)));
+  writer.finish();
+  const Checkpoint checkpoint(folder_);
+  const auto read = [&](const StackedRef& refs) {  // two rows at a time
+    const WeightSource source = checkpoint.source(refs);
+    std::vector<float> out(static_cast<std::size_t>(source.rows * source.cols));
+    for (std::int64_t r = 0; r < source.rows; r += 2) {
+      source.read(r, std::min<std::int64_t>(2, source.rows - r), &out[static_cast<std::size_t>(r * source.cols)]);
+    }
+    return out;
+  };
+  const WeightRef second = one_of("stack", {2, 6, 4}, 1);
+  EXPECT_EQ(read({second.row_range(1, 2)}), (std::vector<float>{28, 29, 30, 31, 32, 33, 34, 35}));
+  EXPECT_EQ(read({second.row_range(1, 3, 2)}), (std::vector<float>{28, 29, 30, 31, 36, 37, 38, 39, 44, 45, 46, 47}));
+  EXPECT_EQ(read({second.transposed().row_range(0, 3)}),
+            (std::vector<float>{24, 28, 32, 36, 40, 44, 25, 29, 33, 37, 41, 45, 26, 30, 34, 38, 42, 46}));
+  EXPECT_EQ(read({second.transposed().row_range(1, 2, 2)}),
+            (std::vector<float>{25, 29, 33, 37, 41, 45, 27, 31, 35, 39, 43, 47}));
+  const WeightRef bias = one_of("biases", {2, 6}, 1);
+  EXPECT_EQ(read({bias.row_range(0, 3, 2), bias.row_range(1, 3, 2)}), (std::vector<float>{6, 8, 10, 7, 9, 11}));
 }
 
 TEST_F(ModelFolder, CountsParameters) {
@@ -87,7 +133,7 @@ TEST_F(ModelFolder, WrongFieldsAreNamed) {
     EXPECT_THAT([&] { check(); },
                 ThrowsMessage<InputError>(AllOf(HasSubstr(folder_.string()), HasSubstr(field), HasSubstr(part))));
   };
-  fails("model_type", "gpt2", "mixtral, olmoe");
+  fails("model_type", "gpt2", "qwen2_moe, qwen3_moe");
   fails("hidden_size", json(json::value_t::discarded), "found nothing");
   fails("hidden_size", "32", "found \"32\"");
   fails("num_hidden_layers", 0, "found 0");
@@ -100,6 +146,12 @@ TEST_F(ModelFolder, WrongFieldsAreNamed) {
   fails("num_experts_per_tok", 9, "at most num_local_experts");
   fails("num_key_value_heads", 3, "a divisor");
   fails("hidden_act", "gelu", "\"silu\"");
+  fails("attention_window_sinks", 4, "mixtral doesn't know what it means");
+  fails("num_local_experts", {8, 8, 8}, "one for each of the num_hidden_layers layers");
+  fails("num_local_experts", {8, 8, 8, 0}, "integers between 1");
+  fails("router_top_p", 1.5, "at most 1");
+  fails("expert_layers", {0, 0, 1, 3}, "itself, or an earlier one");
+  fails("expert_layers", {0, 1, 2}, "for each layer");
   fails("rope_scaling", {{"rope_type", "mrope"}, {"factor", 4.0}}, "default, linear");
   fails("quantization_config", {{"quant_method", "awq"}}, "fp8 (F8_E4M3 with weight_scale_inv) or mxfp4");
 }

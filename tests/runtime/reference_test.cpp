@@ -119,16 +119,42 @@ TEST_P(ReferenceTest, TheSameBitsWhateverTheBatchAndTheHome) {
   EXPECT_EQ(together.trace.experts, apart.trace.experts);
 }
 
+/// Families and variants that differ in how they are put together: one batch in every form of coherence.
+class VariantTest : public ReferenceTest {};
+
+TEST_P(VariantTest, InEveryForm) {
+  const auto job = [](Coherence coherence, bool replicate, int micro_batches) {
+    JobOptions options;
+    options.coherence = coherence;
+    options.scheduler.replicate = replicate;
+    options.micro_batches = micro_batches;
+    return options;
+  };
+  for (const JobOptions& options : {job(Coherence::rank, false, 1), job(Coherence::world, false, 1),
+                                    job(Coherence::world, true, 1), job(Coherence::world, false, 2)}) {
+    SCOPED_TRACE(options.scheduler.replicate ? "replicate" : std::to_string(options.micro_batches));
+    JobOptions planned = options;
+    planned.plan = random_plan(read_model_spec(model()), comm_.ranks(), 31);
+    expect_all_equal(run_job(model(), requests(), planned, comm_));
+  }
+}
+
+std::string name_of_test(const testing::TestParamInfo<const char*>& test) {
+  std::string name = test.param;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, VariantTest,
+                         testing::Values("dense-ends", "dots1", "ernie4-5-moe", "glm4-moe", "granitemoeshared",
+                                         "minimax-m2", "mixtral-variants", "phimoe"),
+                         name_of_test);
 INSTANTIATE_TEST_SUITE_P(Models, ReferenceTest,
                          testing::Values("mixtral", "mixtral-sharded", "olmoe", "olmoe-top1", "qwen2-moe", "qwen3-moe",
                                          "granitemoe", "gpt-oss", "gpt-oss-mxfp4", "deepseek-v2", "deepseek-v3",
                                          "deepseek-v3-fp8", "trained/top1", "trained/top2"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
-                           return name;
-                         });
+                         name_of_test);
 
 }  // namespace
 }  // namespace coterie

@@ -1,0 +1,87 @@
+// Descriptions of models from their configs alone, without weights.
+#include "runtime/family.hpp"
+
+#include "placement/input_error.hpp"
+#include "runtime/routing_variants.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+namespace coterie {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+using testing::ThrowsMessage;
+
+const std::filesystem::path kFixtures = COTERIE_FIXTURES;
+
+ModelSpec published(const std::string& name) {
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / ("coterie_config_" + name);
+  std::filesystem::create_directories(folder);
+  std::filesystem::copy_file(kFixtures / "configs" / (name + ".json"), folder / "config.json",
+                             std::filesystem::copy_options::overwrite_existing);
+  ModelSpec spec = read_model_spec(folder);
+  std::filesystem::remove_all(folder);
+  return spec;
+}
+
+struct Published {
+  const char* name;
+  double billions;         ///< of parameters, as the model's makers say
+  double active_billions;  ///< that a token meets
+};
+
+TEST(PublishedConfigs, AreTakenAndHaveAsManyParametersAsTheirMakersSay) {
+  for (const auto& [name, billions, active] :
+       {Published{"Mixtral-8x7B-v0.1", 46.7, 12.9}, Published{"OLMoE-1B-7B-0924", 6.92, 1.28},
+        Published{"Qwen1.5-MoE-A2.7B", 14.3, 2.69}, Published{"Qwen3-30B-A3B", 30.5, 3.35},
+        Published{"granite-3.0-1b-a400m", 1.33, 0.43}, Published{"Phi-3.5-MoE", 41.9, 6.6},
+        Published{"GLM-4.5-Air", 106.8, 13.5}, Published{"ERNIE-4.5-21B-A3B", 21.8, 3.4},
+        Published{"MiniMax-M2", 228.7, 11.0}, Published{"dots.llm1", 142.8, 14.5}}) {
+    SCOPED_TRACE(name);
+    const ModelSpec spec = published(name);
+    EXPECT_NEAR(static_cast<double>(spec.parameters()) / 1e9, billions, 0.01 * billions);
+    EXPECT_NEAR(static_cast<double>(spec.active_parameters()) / 1e9, active, 0.04 * active);
+  }
+}
+
+TEST(PublishedConfigs, LayersWithoutExpertsAreNotCountedAsMoeLayers) {
+  const ModelSpec spec = published("GLM-4.5-Air");
+  EXPECT_EQ(spec.layers.size(), 46U);
+  EXPECT_EQ(spec.moe_layers(), 45);
+  EXPECT_EQ(spec.moe_layer_ids().front(), 1);
+  EXPECT_EQ(spec.kv_elements_per_token(), 46 * 2 * 8 * 128);
+}
+
+TEST(ExpertsPerToken, ReplaceTheConfigsNumber) {
+  ModelSpec spec = read_model_spec(kFixtures / "models" / "qwen3-moe");
+  const std::int64_t expert = 3 * 24 * 32;
+  const std::int64_t before = spec.active_parameters();
+  set_experts_per_token(spec, 1, "--experts-per-token");
+  EXPECT_EQ(spec.top_k(), 1);
+  EXPECT_EQ(before - spec.active_parameters(), 3 * 3 * expert);  // at 3 layers, of 4 experts
+  EXPECT_THAT([&] { set_experts_per_token(spec, 17, "--experts-per-token"); },
+              ThrowsMessage<InputError>(AllOf(HasSubstr("--experts-per-token: found 17"), HasSubstr("1 to 16"))));
+}
+
+TEST(ExpertsPerToken, MayNotExceedWhatTheGroupsAllow) {
+  ModelSpec spec = read_model_spec(kFixtures / "models" / "glm4-moe");  // 2 of 4 groups of 2
+  EXPECT_NO_THROW(set_experts_per_token(spec, 4, "--experts-per-token"));
+  EXPECT_THROW(set_experts_per_token(spec, 5, "--experts-per-token"), InputError);
+}
+
+TEST(RoutingVariants, SharedExpertsCountOnce) {
+  const ModelSpec spec = read_model_spec(kFixtures / "models" / "mixtral-variants");
+  const std::int64_t expert = 3 * 48 * 32;
+  EXPECT_EQ(spec.expert_parameters(), (8 + 6 + 5) * expert);   // layer 1 uses layer 0's
+  EXPECT_EQ(spec.expert_parameters(2), (4 + 4 + 4) * expert);  // the first rank's half of 8
+  EXPECT_EQ(spec.active_parameters() - spec.dense_parameters(), (3 + 3 + 2 + 1) * expert);
+  EXPECT_EQ(spec.experts(), 8);
+  EXPECT_EQ(spec.top_k(), 3);
+}
+
+}  // namespace
+}  // namespace coterie
