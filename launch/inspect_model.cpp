@@ -35,7 +35,8 @@ CoherencePrice coherence_of(const ModelSpec& spec, int ranks) {
 
 /// Of the fullest rank when experts are dealt evenly.
 double bytes_of_rank(const WeightBytes& bytes, const ModelSpec& spec, int ranks) {
-  const double share = static_cast<double>(spec.expert_parameters(ranks)) / static_cast<double>(spec.expert_parameters());
+  const double share =
+      static_cast<double>(spec.expert_parameters(ranks)) / static_cast<double>(spec.expert_parameters());
   return static_cast<double>(bytes.dense) + static_cast<double>(bytes.experts) * share;
 }
 

@@ -34,6 +34,7 @@ extern const Family kOlmoe;
 extern const Family kPhiMoe;
 extern const Family kQwen2Moe;
 extern const Family kQwen3Moe;
+extern const Family kSolarOpen;
 
 /// Reads DIR/config.json (and the end tokens of DIR/generation_config.json where there is one).
 /// Throws InputError for an unknown model_type (with the list of those supported), a field that is wrong, or one that

@@ -1,5 +1,5 @@
-// GLM-4.5, and dots.llm1 which differs in attention: leading dense layers, then shared experts beside those that
-// DeepSeek-V3's router chooses.
+// GLM-4.5, and dots.llm1 and Solar Open which differ in attention: leading dense layers, then shared experts beside
+// those that DeepSeek-V3's router chooses.
 #include "runtime/family_parts.hpp"
 
 namespace coterie {
@@ -41,6 +41,19 @@ ModelSpec glm4_moe(const ConfigFile& config) {
   return spec;
 }
 
+ModelSpec solar_open(const ConfigFile& config) {
+  ModelSpec spec = common_spec(config);
+  const AttentionShape shape = read_attention_shape(config);
+  const RotarySpec rotary = read_rotary(config, shape.head_dim, {.theta = 1000000});
+  config.expect_flag("use_qk_norm", false);
+  for (std::int64_t l = 0; l < read_layer_count(config); ++l) {
+    AttentionSpec& attention = add_layer(spec, shape, rotary).attention;
+    if (config.flag("attention_bias", false)) add_qkv_bias(attention, layer_prefix(l) + "self_attn.");
+  }
+  add_mlps(config, spec, true);
+  return spec;
+}
+
 ModelSpec dots1(const ConfigFile& config) {
   ModelSpec spec = common_spec(config);
   AttentionShape shape = read_attention_shape(config);
@@ -66,5 +79,6 @@ ModelSpec dots1(const ConfigFile& config) {
 
 const Family kGlm4Moe{"glm4_moe", glm4_moe};
 const Family kDots1{"dots1", dots1};
+const Family kSolarOpen{"solar_open", solar_open};
 
 }  // namespace coterie

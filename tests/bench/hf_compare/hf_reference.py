@@ -38,6 +38,7 @@ FAMILIES = {
     "phimoe": {},
     "glm4_moe": {"head_dim": 16},
     "dots1": {"n_shared_experts": 1, "first_k_dense_replace": 1, "sliding_window": None},
+    "solar_open": {"head_dim": 16},
     "ernie4_5_moe": {"moe_num_experts": 8, "moe_k": 3},
     "minimax_m2": {"head_dim": 16},
     "hunyuan_v1_moe": {"moe_topk": 2, "head_dim": 8},
@@ -75,6 +76,7 @@ VARIANTS = {
     ],
     "dots1": [{"first_k_dense_replace": 2, "n_group": 4, "topk_group": 2, "norm_topk_prob": True, "attention_bias": True},
               {"sliding_window": 6, "max_window_layers": 2}],
+    "solar_open": [{"attention_bias": True, "n_group": 2, "topk_group": 1}],
     "ernie4_5_moe": [
         {"use_bias": True, "moe_layer_start_index": 2, "tie_word_embeddings": False},
         {"moe_layer_end_index": 2, "moe_num_shared_experts": 0, "moe_k": 1},
