@@ -41,7 +41,7 @@ po::options_description all_options() {
       "metrics", text("FILE"), "what the job did and how long it took, as one JSON object");
   model.add_options()("dtype", text("TYPE", "f32"),
                       "f32: exact, 2 bytes a number where bf16 holds it, else 4; bf16: rounded to 2")(
-      "experts-per-token", text("N", "config"), "experts that each token takes; config: as config.json says")(
+      "experts-per-token", text("N"), "experts that each token takes, whatever the model's config says")(
       "threads", text("N", std::to_string(defaults.threads)), "threads of a rank")(
       "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");
   batch.add_options()("max-batch-tokens", text("N", std::to_string(defaults.max_batch_tokens)),
@@ -207,7 +207,7 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   const std::string dtype = given.text("dtype");
   if (dtype != "f32" && dtype != "bf16") throw bad_option("dtype", dtype, "f32 or bf16");
   o.dtype = dtype == "f32" ? DType::f32 : DType::bf16;
-  if (given.text("experts-per-token") != "config") {
+  if (!given.text("experts-per-token").empty()) {
     o.experts_per_token = static_cast<int>(given.count("experts-per-token"));
   }
   o.threads = static_cast<int>(given.number<std::int64_t>("threads", 1, 1024, "a whole number from 1 to 1024"));

@@ -11,8 +11,8 @@
 namespace coterie {
 namespace {
 
-const std::array kFamilies{&kDeepseekV2, &kDeepseekV3,       &kDots1,   &kErnie45Moe, &kGlm4Moe, &kGptOss,
-                           &kGraniteMoe, &kGraniteMoeShared, &kKimiK2,  &kMiniMaxM2,  &kMixtral, &kOlmoe,
+const std::array kFamilies{&kDeepseekV2, &kDeepseekV3,       &kDots1,    &kErnie45Moe, &kGlm4Moe, &kGptOss,
+                           &kGraniteMoe, &kGraniteMoeShared, &kKimiK2,   &kMiniMaxM2,  &kMixtral, &kOlmoe,
                            &kPhiMoe,     &kQwen2Moe,         &kQwen3Moe, &kSolarOpen};
 
 std::string supported() {
