@@ -40,7 +40,7 @@ po::options_description all_options() {
       "logits-out", text("FILE"), "record the logits of every prompt (safetensors)")(
       "metrics", text("FILE"), "what the job did and how long it took, as one JSON object");
   model.add_options()("dtype", text("TYPE", "f32"),
-                      "f32: exact, 2 bytes a number where bf16 holds it, else 4; bf16: rounded to 2")(
+                      "f32: exact, in 2 bytes where bf16 holds it, else 4; bf16: rounded")(
       "experts-per-token", text("N"), "experts that each token takes, whatever the model's config says")(
       "threads", text("N", std::to_string(defaults.threads)), "threads of a rank")(
       "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");

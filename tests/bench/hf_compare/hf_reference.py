@@ -27,7 +27,7 @@ SIZES = {
     "num_key_value_heads": 2, "vocab_size": 160, "max_position_embeddings": 256, "num_experts_per_tok": 2, "num_experts": 8,
     "num_local_experts": 8, "n_routed_experts": 8, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None,
 }  # fmt: skip
-LATENT = {"kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12, "head_dim": 8}
+LATENT = {"kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12, "head_dim": 8, "num_key_value_heads": 4}
 FAMILIES = {
     "mixtral": {},
     "olmoe": {},
@@ -41,7 +41,6 @@ FAMILIES = {
     "solar_open": {"head_dim": 16},
     "ernie4_5_moe": {"moe_num_experts": 8, "moe_k": 3},
     "minimax_m2": {"head_dim": 16},
-    "hunyuan_v1_moe": {"moe_topk": 2, "head_dim": 8},
     "deepseek_v2": LATENT | {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
     "deepseek_v3": LATENT | {"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1},
     "gpt_oss": {"head_dim": 8, "sliding_window": 8},
@@ -83,7 +82,6 @@ VARIANTS = {
         {"moe_layer_interval": 2, "moe_layer_start_index": 0, "num_key_value_heads": 1},
     ],
     "minimax_m2": [{"rotary_dim": 8}, {"tie_word_embeddings": True, "num_experts_per_tok": 5}],
-    "hunyuan_v1_moe": [{"tie_word_embeddings": True, "attention_bias": True}, {"moe_topk": [1, 2, 3, 2]}],
     "deepseek_v2": [{"q_lora_rank": None, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2}],
     "deepseek_v3": [{"q_lora_rank": None, "routed_scaling_factor": 2.5, "norm_topk_prob": False}],
     "gpt_oss": [{"sliding_window": 3, "num_experts_per_tok": 4}],
