@@ -4,9 +4,11 @@
 #include "comm/mpi_job.hpp"
 
 #include <sched.h>
+#include <sys/prctl.h>
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 #include <utility>
 
 namespace coterie {
@@ -14,9 +16,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kGrace{2};      // for the others to answer when time is up
-constexpr std::chrono::hours kForever{87600};  // a time limit that the clock's arithmetic can hold
-constexpr int kSpins = 64;                     // polls before the core is offered to others
+constexpr std::chrono::seconds kGrace{2};             // for the others to answer when time is up
+constexpr std::chrono::hours kForever{87600};         // a time limit that the clock's arithmetic can hold
+constexpr std::size_t kMostUnasked = 16 << 20;        // bytes
+constexpr std::size_t kLeastFirst = 8 << 10;          // bytes
+constexpr std::size_t kMostFirst = (64 << 10) - 256;  // bytes; above Open MPI asks the receiver first over TCP
+constexpr int kSpins = 64;                            // polls before the core is offered to others
+// Who waits long sleeps between its polls, a small share of what it waited so far, so that others have the core.
+constexpr int kNapShare = 8;
+constexpr std::chrono::microseconds kShortestNap{5}, kLongestNap{50};
 
 Clock::duration as_limit(std::chrono::duration<double> seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::min<std::chrono::duration<double>>(seconds, kForever));
@@ -40,6 +48,7 @@ MpiCommunicator::MpiCommunicator(MpiSession::Job& job, const CommOptions& option
     for (int r = 0; r < ranks_; ++r) node_of_rank_[r] = r / options.ranks_per_node;
   }
   if (ranks_ == 1) return;
+  ::prctl(PR_SET_TIMERSLACK, 1);  // nanoseconds by which a nap may be longer than asked for
 
   buffers_->first.resize(ranks_ * pieces_.first);
   requests_.push_back(roll_call_->request());
@@ -134,7 +143,8 @@ void MpiCommunicator::add(int peer, MPI_Request request) {
 }
 
 void MpiCommunicator::finish() {
-  Clock::time_point limit = Clock::now() + as_limit(timeout_);
+  const Clock::time_point start = Clock::now();
+  Clock::time_point limit = start + as_limit(timeout_);
   bool asked = false;
   for (int idle = 0; open_ > 0; ++idle) {
     if (poll() > 0) {
@@ -153,7 +163,12 @@ void MpiCommunicator::finish() {
       }
       give_up(time_out_text(timeout_, stamp_, missing));
     }
-    if (idle >= kSpins) ::sched_yield();
+    const auto nap = std::min<Clock::duration>((now - start) / kNapShare, kLongestNap);
+    if (nap >= kShortestNap) {
+      std::this_thread::sleep_for(nap);
+    } else if (idle >= kSpins) {
+      ::sched_yield();
+    }
   }
 
   requests_.resize(static_cast<std::size_t>(ranks_));
@@ -259,7 +274,10 @@ void MpiCommunicator::give_up(const std::string& why) {
 }
 
 std::unique_ptr<Communicator> make_mpi_communicator(MpiSession& session, const CommOptions& options) {
-  return std::make_unique<MpiCommunicator>(session.job(), options, MpiPieces{});
+  // A message that fits its first piece needs one trip. What all ranks together may send unasked is bounded.
+  const std::size_t first = kMostUnasked / static_cast<std::size_t>(session.ranks());
+  return std::make_unique<MpiCommunicator>(session.job(), options,
+                                           MpiPieces{.first = std::clamp(first, kLeastFirst, kMostFirst)});
 }
 
 }  // namespace coterie
