@@ -5,6 +5,7 @@ job of `coterie generate`; its figures are those of its --metrics. The decode ra
 the next one's; start-up, loading and prefill are not in it. Writes one JSON object with every run, and a table to the terminal.
 """
 import argparse
+import datetime
 import json
 import pathlib
 import statistics
@@ -40,20 +41,19 @@ def run(options, variant, folder):
 
 def figures(metrics):
     """What the table shows of a run."""
-    steps = metrics["steps"]
-    exchanges = [c for c in metrics["collectives"] if c["kind"] == "exchange"]
-    layers = 1 + max(c["layer"] for c in exchanges)
-    sections = lambda *names: sum(c["section_bytes"].get(n, 0) for c in exchanges for n in names)
-    others = sum(c["calls"] for c in metrics["collectives"] if c["layer"] < 0 and "step" in c["collective"])
+    decode = metrics["decode"]
+    layers = len(metrics["ranks"][0]["expert_rows_per_layer"])
+    bytes_of = lambda *names: layers * sum(decode["bytes_per_layer_and_step"].get(n, 0) for n in names)
+    others = sum(c["calls"] for c in metrics["collectives"] if c["collective"] == "step report")
     return {
         "decode_tokens_per_second": metrics["tokens_per_second"]["decode"],
         "run_seconds": metrics["run_seconds"],
         "exchange_share": metrics["seconds_by_phase"]["exchange"] / metrics["run_seconds"],
-        "exchanges_per_layer": sum(c["calls"] for c in exchanges) / steps / layers,
-        "other_collectives_per_step": others / steps,
-        "bytes_per_step": sum(c["bytes"] for c in exchanges) / steps,
-        "row_bytes_per_step": sections("rows", "partial_sums") / steps,
-        "freight_bytes_per_step": sections("freight") / steps,
+        "exchanges_per_layer": decode["exchanges_per_layer_and_step"],
+        "other_collectives_per_step": others / metrics["steps"],
+        "bytes_per_step": bytes_of("all"),
+        "row_bytes_per_step": bytes_of("rows", "partial_sums"),
+        "freight_bytes_per_step": bytes_of("freight"),
         "seconds_by_phase": metrics["seconds_by_phase"],
     }
 
@@ -104,7 +104,7 @@ def main():
                                                "row_bytes_per_step", "freight_bytes_per_step", "other_collectives_per_step")},
         })
     options.output.write_text(json.dumps({
-        "title": options.title, "model": options.model, "ranks": options.ranks, "batch": options.batch, "tokens": options.tokens,
+        "title": options.title, "date": f"{datetime.date.today():%F}", "rounds": options.rounds, "model": options.model, "ranks": options.ranks, "batch": options.batch, "tokens": options.tokens,
         "summary": summary, "runs": runs}, indent=1) + "\n", encoding="utf-8")
 
     print(f"\n{options.title}\n{'tokens/s':>9} {'(min..max)':>15} {'ratio':>6} {'exchange':>9} {'per layer':>10} {'KiB/step':>9} "
