@@ -1,7 +1,7 @@
 // What `coterie convert` is asked to do.
 #pragma once
 
-#include "placement/formats.hpp"
+#include "placement/formats/formats.hpp"
 
 #include <filesystem>
 #include <optional>

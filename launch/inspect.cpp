@@ -1,9 +1,9 @@
 // `coterie inspect`: facts of a trace, a plan, a model folder or a machine file, found out by what is in it.
 #include "launch/inspection.hpp"
+#include "placement/files/json_view.hpp"
+#include "placement/files/safetensors.hpp"
 #include "placement/input_error.hpp"
-#include "placement/json_view.hpp"
-#include "placement/load_trace.hpp"
-#include "placement/safetensors.hpp"
+#include "placement/trace/load_trace.hpp"
 
 #include <boost/program_options.hpp>
 

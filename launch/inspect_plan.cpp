@@ -1,7 +1,7 @@
 #include "launch/inspection.hpp"
 #include "launch/plan_traces.hpp"
 #include "launch/text_page.hpp"
-#include "placement/check_certificate.hpp"
+#include "placement/check/check_certificate.hpp"
 #include "placement/input_error.hpp"
 #include "placement/number_text.hpp"
 #include "placement/plan_facts.hpp"

@@ -1,8 +1,8 @@
 #include "launch/inspection.hpp"
 #include "launch/text_page.hpp"
-#include "placement/load_trace.hpp"
 #include "placement/number_text.hpp"
-#include "placement/trace_facts.hpp"
+#include "placement/trace/load_trace.hpp"
+#include "placement/trace/trace_facts.hpp"
 
 #include <algorithm>
 #include <numeric>

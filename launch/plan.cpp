@@ -4,11 +4,11 @@
 #include "launch/plan_options.hpp"
 #include "launch/plan_summary.hpp"
 #include "launch/search_progress.hpp"
-#include "placement/bound.hpp"
+#include "placement/bound/bound.hpp"
 #include "placement/input_error.hpp"
 #include "placement/number_text.hpp"
-#include "placement/report.hpp"
-#include "placement/solver.hpp"
+#include "placement/report/report.hpp"
+#include "placement/solvers/solver.hpp"
 
 #include <algorithm>
 #include <atomic>

@@ -1,12 +1,12 @@
 #include "launch/plan_inputs.hpp"
 
-#include "placement/digest.hpp"
-#include "placement/holdout.hpp"
+#include "placement/files/digest.hpp"
 #include "placement/input_error.hpp"
-#include "placement/lightest.hpp"
-#include "placement/load_trace.hpp"
 #include "placement/machine.hpp"
 #include "placement/number_text.hpp"
+#include "placement/search/lightest.hpp"
+#include "placement/trace/holdout.hpp"
+#include "placement/trace/load_trace.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 #include "launch/plan_options.hpp"
 
 #include "placement/input_error.hpp"
-#include "placement/solver.hpp"
+#include "placement/solvers/solver.hpp"
 
 #include <boost/program_options.hpp>
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "launch/plan_inputs.hpp"
-#include "placement/report.hpp"
+#include "placement/report/report.hpp"
 
 #include <string>
 

@@ -1,10 +1,10 @@
 #include "launch/plan_traces.hpp"
 
 #include "launch/inspection.hpp"
-#include "placement/digest.hpp"
-#include "placement/holdout.hpp"
+#include "placement/files/digest.hpp"
 #include "placement/input_error.hpp"
-#include "placement/load_trace.hpp"
+#include "placement/trace/holdout.hpp"
+#include "placement/trace/load_trace.hpp"
 
 #include <algorithm>
 #include <utility>

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "placement/plan.hpp"
-#include "placement/statistics.hpp"
-#include "placement/trace.hpp"
+#include "placement/trace/statistics.hpp"
+#include "placement/trace/trace.hpp"
 
 #include <filesystem>
 #include <memory>

@@ -1,8 +1,8 @@
 #include "placement/machine.hpp"
 
+#include "placement/files/json_view.hpp"
+#include "placement/files/replacing_file.hpp"
 #include "placement/input_error.hpp"
-#include "placement/json_view.hpp"
-#include "placement/replacing_file.hpp"
 
 #include <nlohmann/json.hpp>
 

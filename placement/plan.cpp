@@ -1,8 +1,8 @@
 #include "placement/plan.hpp"
 
+#include "placement/files/json_view.hpp"
+#include "placement/files/replacing_file.hpp"
 #include "placement/input_error.hpp"
-#include "placement/json_view.hpp"
-#include "placement/replacing_file.hpp"
 
 #include <algorithm>
 #include <limits>

@@ -1,8 +1,8 @@
 // The placement problem and its parts: what is given, what is asked for, what it costs.
 #pragma once
 
-#include "placement/statistics.hpp"
 #include "placement/topology.hpp"
+#include "placement/trace/statistics.hpp"
 
 #include <optional>
 #include <span>

@@ -1,6 +1,6 @@
 #include "runtime/checkpoint.hpp"
 
-#include "placement/digest.hpp"
+#include "placement/files/digest.hpp"
 #include "placement/input_error.hpp"
 #include "runtime/config_file.hpp"
 

@@ -1,7 +1,7 @@
 // A checkpoint folder of the hub: one or many safetensors files, found by tensor name.
 #pragma once
 
-#include "placement/safetensors.hpp"
+#include "placement/files/safetensors.hpp"
 #include "runtime/model_spec.hpp"
 #include "runtime/quantization.hpp"
 #include "runtime/stored_tensor.hpp"

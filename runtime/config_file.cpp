@@ -1,7 +1,7 @@
 #include "runtime/config_file.hpp"
 
+#include "placement/files/json_view.hpp"
 #include "placement/input_error.hpp"
-#include "placement/json_view.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 #include "runtime/logits_recorder.hpp"
 
-#include "placement/safetensors.hpp"
+#include "placement/files/safetensors.hpp"
 #include "runtime/agreement.hpp"
 #include "runtime/bytes.hpp"
 

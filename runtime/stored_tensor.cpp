@@ -1,6 +1,6 @@
 #include "runtime/stored_tensor.hpp"
 
-#include "placement/half.hpp"
+#include "placement/files/half.hpp"
 
 #include <algorithm>
 #include <array>

@@ -1,7 +1,7 @@
 // A tensor of a checkpoint as numbers, whatever it is stored as.
 #pragma once
 
-#include "placement/safetensors.hpp"
+#include "placement/files/safetensors.hpp"
 #include "runtime/quantization.hpp"
 #include "runtime/weight_ref.hpp"
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "comm/communicator.hpp"
-#include "placement/trace.hpp"
+#include "placement/trace/trace.hpp"
 #include "runtime/batch.hpp"
 
 #include <cstdint>

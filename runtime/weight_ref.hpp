@@ -1,7 +1,7 @@
 // Where a weight lies in the checkpoint: a matrix inside a stored tensor of any shape.
 #pragma once
 
-#include "placement/safetensors.hpp"
+#include "placement/files/safetensors.hpp"
 
 #include <cstdint>
 #include <string>

@@ -2,9 +2,9 @@
 // 64 ranks in nodes of 8, 256 experts, 8 of them a token, 16,384 tokens a rank: the loads of LLEP's tables, some random
 // ones, and those of the traces given (each of their layers, tokens dealt to the ranks in turn; as many ranks as divide
 // their experts). Every call has other counts than the one before. One core, microseconds; predicted milliseconds.
-#include "placement/plan_dispatch.hpp"
+#include "placement/dispatch/plan_dispatch.hpp"
 #include "placement/splitmix.hpp"
-#include "placement/trace.hpp"
+#include "placement/trace/trace.hpp"
 
 #include <algorithm>
 #include <chrono>

@@ -1,8 +1,8 @@
 // How long reading a trace and counting its statistics takes, and how much memory: statistics_bench [FOLDER] [weights]
 // Writes a synthetic trace of 10^6 tokens x 58 layers x 8 of 256 experts to FOLDER (default: the system's folder for
 // temporary files; 0.9 GB, with `weights` 1.9 GB), measures, and removes it.
-#include "placement/statistics.hpp"
-#include "placement/trace.hpp"
+#include "placement/trace/statistics.hpp"
+#include "placement/trace/trace.hpp"
 #include "tests/bench/synthetic_trace.hpp"
 
 #include <sys/resource.h>

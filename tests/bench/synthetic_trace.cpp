@@ -1,9 +1,9 @@
 #include "tests/bench/synthetic_trace.hpp"
 
-#include "placement/half.hpp"
-#include "placement/safetensors.hpp"
+#include "placement/files/half.hpp"
+#include "placement/files/safetensors.hpp"
 #include "placement/splitmix.hpp"
-#include "placement/trace_header.hpp"
+#include "placement/trace/trace_header.hpp"
 
 #include <algorithm>
 #include <cmath>

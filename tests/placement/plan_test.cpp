@@ -1,6 +1,6 @@
 #include "placement/plan.hpp"
 
-#include "placement/digest.hpp"
+#include "placement/files/digest.hpp"
 #include "placement/input_error.hpp"
 #include "tests/placement/mutate.hpp"
 #include "tests/placement/scratch_folder.hpp"

@@ -1,6 +1,6 @@
 #include "runtime/continuation.hpp"
 
-#include "placement/safetensors.hpp"
+#include "placement/files/safetensors.hpp"
 #include "tests/runtime/fake_tokenizer.hpp"
 
 #include <gtest/gtest.h>

@@ -1,8 +1,8 @@
 // Rotary embeddings as config.json files ask for them.
 #include "runtime/rotary.hpp"
 
+#include "placement/files/json_view.hpp"
 #include "placement/input_error.hpp"
-#include "placement/json_view.hpp"
 #include "runtime/config_file.hpp"
 
 #include <gmock/gmock.h>

@@ -3,7 +3,7 @@
 
 #include "comm/counting_communicator.hpp"
 #include "placement/plan.hpp"
-#include "placement/trace.hpp"
+#include "placement/trace/trace.hpp"
 #include "runtime/continuation.hpp"
 #include "runtime/engine.hpp"
 

@@ -1,7 +1,7 @@
 #include "runtime/tokenizer.hpp"
 
+#include "placement/files/safetensors.hpp"
 #include "placement/input_error.hpp"
-#include "placement/safetensors.hpp"
 #include "runtime/text_decoder.hpp"
 
 #include <gtest/gtest.h>

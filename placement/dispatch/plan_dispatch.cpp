@@ -1,0 +1,210 @@
+#include "placement/dispatch/plan_dispatch.hpp"
+
+#include "placement/dispatch/least_loaded.hpp"
+#include "placement/dispatch/llep.hpp"
+#include "placement/splitmix.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+#include <utility>
+
+namespace coterie {
+
+DispatchCosts dispatch_costs(const Machine& machine, std::int64_t hidden, std::int64_t intermediate,
+                             std::int64_t weight_bytes, std::int64_t row_bytes) {
+  constexpr double kPicoseconds = 1e12;
+  const auto rounded = [](double seconds) { return std::llround(seconds * kPicoseconds); };
+  const double flop = 6.0 * static_cast<double>(hidden) * static_cast<double>(intermediate);  // of a row
+  const GemmRate &few = machine.gemm.front(), &many = machine.gemm.back();
+  const double row = flop / many.rate;
+  const double start = static_cast<double>(few.rows) * (flop / few.rate - row);
+  const Link& inside = machine.inside_node;
+  const Link& between = machine.between_nodes.value_or(inside);
+  const auto way = [&](const Link& link, std::int64_t bytes) { return static_cast<double>(bytes) / link.bandwidth; };
+  DispatchCosts costs;
+  costs.row = std::max<std::int64_t>(1, rounded(row));
+  costs.expert = std::max<std::int64_t>(0, rounded(start));
+  costs.row_inside = rounded(way(inside, row_bytes));
+  costs.row_between = rounded(way(between, row_bytes));
+  costs.weights_inside = rounded(inside.latency + way(inside, weight_bytes));
+  costs.weights_between = rounded(between.latency + way(between, weight_bytes));
+  return costs;
+}
+
+DispatchLayer::DispatchLayer(std::vector<int> nodes_of, std::vector<int> to, std::vector<std::uint8_t> holds)
+    : ranks(static_cast<int>(nodes_of.size())),
+      nodes(nodes_of.empty() ? 0 : *std::max_element(nodes_of.begin(), nodes_of.end()) + 1),
+      experts(ranks == 0 ? 0 : static_cast<int>(to.size()) / ranks),
+      holders(static_cast<int>(std::count_if(holds.begin(), holds.end(), [](std::uint8_t h) { return h != 0; }))),
+      node_of_rank(std::move(nodes_of)),
+      destinations(std::move(to)),
+      held(std::move(holds)),
+      only_holder(experts, -1),
+      signature(ranks, 0) {
+  const std::size_t cells = static_cast<std::size_t>(ranks) * experts;
+  if (ranks == 0 || destinations.size() != cells || held.size() != cells) {
+    throw std::invalid_argument("DispatchLayer: destinations and held must be (ranks, experts)");
+  }
+  for (int e = 0; e < experts; ++e) {
+    int count = 0, last = -1;
+    for (int r = 0; r < ranks; ++r) {
+      if (held[static_cast<std::size_t>(e) * ranks + r] == 0) continue;
+      ++count;
+      last = r;
+      signature[r] += SplitMix(~static_cast<std::uint64_t>(e)).next();
+    }
+    if (count == 1) only_holder[e] = last;
+    for (int r = 0; r < ranks; ++r) {
+      const int d = destinations[static_cast<std::size_t>(r) * experts + e];
+      if (d < 0 || d >= ranks || held[static_cast<std::size_t>(e) * ranks + d] == 0) {
+        throw std::invalid_argument("DispatchLayer: rows of expert " + std::to_string(e) + " go to rank " +
+                                    std::to_string(d) + ", which doesn't hold it");
+      }
+    }
+  }
+}
+
+struct DispatchPlanner::Scratch {
+  /// Rows of one source that a rank computes; those of a source are linked, the last first.
+  struct Given {
+    int rank = 0;
+    std::int64_t rows = 0;
+    int next = -1;
+  };
+
+  DispatchLoads loads;
+  LeastLoaded least_loaded;
+  Llep llep;
+  std::vector<int> chunk_of_expert, next_chunk;  ///< (experts), (chunks): linked, -1 ends
+  std::vector<std::int64_t> left;                ///< (ranks): rows of the expert in hand that nobody has yet
+  std::vector<int> given_of_rank;                ///< (ranks)
+  std::vector<Given> given;
+  std::vector<std::int64_t> times;
+
+  void give(int source, int rank, std::int64_t rows) {
+    if (rows == 0) return;
+    given.push_back({rank, rows, std::exchange(given_of_rank[source], static_cast<int>(given.size()))});
+    left[source] -= rows;
+  }
+  void write(DispatchPlan& plan);
+  void write_split(int expert, DispatchPlan& plan);
+};
+
+namespace {
+
+void append(std::vector<DispatchPart>& parts, int expert, int rank, std::int64_t from, std::int64_t rows) {
+  if (rows == 0) return;
+  const bool goes_on = from > 0 && parts.back().expert == expert && parts.back().rank == rank;
+  if (goes_on) {
+    parts.back().to += rows;
+  } else {
+    parts.push_back({expert, rank, from, from + rows});
+  }
+}
+
+}  // namespace
+
+/// The least-loaded solution, or none, as parts of all experts.
+void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
+  const DispatchLayer& layer = loads.layer();
+  const auto& chunks = least_loaded.chunks();
+  const std::size_t most = static_cast<std::size_t>(layer.ranks) + layer.holders;
+  next_chunk.reserve(most);
+  given.reserve(6 * most + static_cast<std::size_t>(layer.ranks) * 2);
+  plan.parts.reserve(8 * most);
+  plan.transfers.reserve(most);
+  chunk_of_expert.assign(layer.experts, -1);
+  next_chunk.resize(chunks.size());
+  for (std::size_t i = chunks.size(); i-- > 0;) {
+    const int expert = loads.items()[chunks[i].item].expert;
+    next_chunk[i] = std::exchange(chunk_of_expert[expert], static_cast<int>(i));
+    if (chunks[i].weights_from >= 0) plan.transfers.push_back({expert, chunks[i].weights_from, chunks[i].rank});
+  }
+  for (int e = 0; e < layer.experts; ++e) {
+    if (layer.only_holder[e] >= 0 && chunk_of_expert[e] < 0) {
+      append(plan.parts, e, layer.only_holder[e], 0, loads.rows(e));
+    } else if (loads.rows(e) > 0) {
+      write_split(e, plan);
+    }
+  }
+}
+
+void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
+  const DispatchLayer& layer = loads.layer();
+  const auto& chunks = least_loaded.chunks();
+  left.resize(layer.ranks);
+  given_of_rank.assign(layer.ranks, -1);
+  given.clear();
+  for (int r = 0; r < layer.ranks; ++r) left[r] = loads.count(r, expert);
+  for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) give(chunks[i].rank, chunks[i].rank, chunks[i].own);
+  for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
+    const DispatchChunk& chunk = chunks[i];
+    const int owner = loads.items()[chunk.item].rank;
+    for (int d = chunk.first_draw; d < chunk.first_draw + chunk.draws; ++d) {
+      const DispatchDraw& draw = least_loaded.draws()[d];
+      std::int64_t wanted = draw.rows;
+      if (draw.node < 0) {
+        give(owner, chunk.rank, wanted);
+        continue;
+      }
+      for (int r = 0; r < layer.ranks && wanted > 0; ++r) {
+        if (layer.node_of_rank[r] != draw.node || r == owner || loads.destination(r, expert) != owner) continue;
+        const std::int64_t rows = std::min(wanted, left[r]);
+        give(r, chunk.rank, rows);
+        wanted -= rows;
+      }
+    }
+  }
+  std::int64_t from = 0;
+  for (int r = 0; r < layer.ranks; ++r) {
+    const std::int64_t stays = left[r];
+    append(plan.parts, expert, loads.destination(r, expert), from, stays);
+    from += stays;
+    for (int g = given_of_rank[r]; g >= 0; g = given[g].next) {
+      append(plan.parts, expert, given[g].rank, from, given[g].rows);
+      from += given[g].rows;
+    }
+  }
+}
+
+DispatchPlanner::DispatchPlanner(const DispatchCosts& costs, const DispatchOptions& options)
+    : costs_(costs), options_(options), scratch_(std::make_unique<Scratch>()) {}
+DispatchPlanner::~DispatchPlanner() = default;
+DispatchPlanner::DispatchPlanner(DispatchPlanner&&) noexcept = default;
+DispatchPlanner& DispatchPlanner::operator=(DispatchPlanner&&) noexcept = default;
+
+const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<const std::int32_t> counts,
+                                          std::span<const std::uint8_t> cached) {
+  using Stayed = DispatchPlan::Stayed;
+  Scratch& s = *scratch_;
+  plan_.parts.clear();
+  plan_.transfers.clear();
+  s.loads.measure(layer, costs_, counts, cached);
+  plan_.before = plan_.after = *std::max_element(s.loads.times().begin(), s.loads.times().end());
+  plan_.stayed = Stayed::policy;
+  if (options_.policy == DispatchPolicy::llep) {
+    plan_.stayed = Stayed::balanced;
+    if (s.llep.solve(s.loads, options_, plan_.parts, plan_.transfers)) {
+      plan_.stayed = Stayed::spilled;
+      plan_.after = predicted_time(s.loads, plan_.parts, plan_.transfers, s.times);
+      return plan_;
+    }
+  }
+  s.least_loaded.clear();
+  if (options_.policy == DispatchPolicy::least_loaded) {
+    plan_.stayed = s.least_loaded.solve(s.loads, options_.most_arrivals);
+    plan_.after = s.least_loaded.time();
+  }
+  s.write(plan_);
+  return plan_;
+}
+
+bool spill_may_pay(const DispatchCosts& costs, std::int64_t rows, bool spare_weights) {
+  if (rows < 2) return false;
+  const std::int64_t weights = spare_weights ? 0 : std::min(costs.weights_inside, costs.weights_between);
+  // An owner that gives weights away saves less than all its rows.
+  return weights < rows * (costs.row + std::max(costs.row_inside, costs.row_between));
+}
+
+}  // namespace coterie
