@@ -53,6 +53,8 @@ class CpuDevice final : public Device {
                               const RouterBiases& biases) override;
   [[nodiscard]] std::vector<float> gate(const Tensor& in, const PackedMatrix& weight) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
+  void experts_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
+                        std::span<const ExpertGradients> gradients) override;
 
  private:
   /// Memory that a call needs for itself.
@@ -88,6 +90,19 @@ class CpuDevice final : public Device {
   /// On up to `threads` threads.
   static void expert(const ExpertRows& group, const Tensor& in, const Tensor& out, ExpertScratch& scratch, int threads);
 
+  /// What the gradients of a few rows of one expert need.
+  struct BackwardScratch {
+    Scratch gate_up;  ///< (rows, 2 * intermediate): products, then their gradients
+    Scratch hidden;   ///< (rows, intermediate): gradients, then weighted numbers
+    Scratch weights;  ///< transposed
+    Scratch columns;  ///< rows, transposed
+    Scratch panels;   ///< rows, packed
+  };
+  void expert_backward(const ExpertsBackward& rows, const ExpertRows& group, const ExpertGradients& gradients);
+  [[nodiscard]] CpuMatrix transposed(const PackedMatrix& weight, int threads);
+  [[nodiscard]] CpuMatrix packed_columns(const Tensor& in, int threads);
+  void add_products(const Tensor& left, const Tensor& right, const Tensor& out, int threads);
+
   /// How many threads that many multiplications or the like are worth: waking one costs microseconds.
   [[nodiscard]] int threads_for(std::int64_t operations) const;
 
@@ -96,6 +111,7 @@ class CpuDevice final : public Device {
   Scratch logits_;
   std::vector<ExpertScratch> expert_scratch_;  ///< of each thread
   std::vector<ExpertRows> expert_tasks_;
+  BackwardScratch backward_;
   RotaryTable table_;
 };
 
@@ -103,6 +119,9 @@ class CpuDevice final : public Device {
 /// weight's depth() as bf16, unused with f32 weights.
 void multiply_rows(const Tensor& in, const CpuMatrix& weight, const Tensor& out, bool accumulate,
                    std::uint16_t* scratch, int threads);
+
+/// Throws std::invalid_argument where a group of a call's rows (in.rows of in.cols numbers) or its expert doesn't fit.
+void check_expert(const ExpertRows& group, const Tensor& in);
 
 /// write_kv for rows that are key and value in one; they lie in a block one after the other.
 void write_latent(const Tensor& rows, std::span<const SequenceRows> sequences, const KvCache& cache);

@@ -43,7 +43,13 @@ Tensor dense(float* data, std::int64_t rows, std::int64_t cols) {
   return {reinterpret_cast<std::byte*>(data), DType::f32, rows, cols, cols};
 }
 
-void check(const ExpertRows& group, const Tensor& in) {
+bool is_swiglu(const Gating& gating) {
+  return gating.alpha == 1 && gating.offset == 0 && gating.limit == 0;
+}
+
+}  // namespace
+
+void check_expert(const ExpertRows& group, const Tensor& in) {
   if (group.expert == nullptr) throw std::invalid_argument("experts: a group without an expert");
   require(group.rows >= 0 && group.first_row >= 0 && group.first_row + group.rows <= in.rows,
           "experts: a group is outside the input");
@@ -57,12 +63,6 @@ void check(const ExpertRows& group, const Tensor& in) {
   if (first.memory) require_shape(first.view, 1, gate_up.out_features(), "experts: a bias of gate and up");
   if (second.memory) require_shape(second.view, 1, in.cols, "experts: a bias of down");
 }
-
-bool is_swiglu(const Gating& gating) {
-  return gating.alpha == 1 && gating.offset == 0 && gating.limit == 0;
-}
-
-}  // namespace
 
 void CpuDevice::expert(const ExpertRows& group, const Tensor& in, const Tensor& out, ExpertScratch& scratch,
                        int threads) {
@@ -101,7 +101,7 @@ void CpuDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, co
   tasks.clear();
   std::int64_t largest = 0;
   for (const ExpertRows& group : groups) {
-    check(group, in);
+    check_expert(group, in);
     for (std::int64_t first = 0; first < group.rows; first += rows_a_task) {
       tasks.push_back({group.expert, group.first_row + first, std::min(rows_a_task, group.rows - first)});
       largest = std::max(largest, tasks.back().rows * group.expert->down->in_features() * in.cols);

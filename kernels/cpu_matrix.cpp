@@ -62,7 +62,7 @@ class Rows {
 void place_pairs(const std::uint16_t* rows, std::int64_t count, std::int64_t cols, std::int64_t width,
                  std::uint16_t* panel) {
   if (cols % 2 == 0) {
-    transpose(reinterpret_cast<const std::uint32_t*>(rows), count, cols / 2, width,
+    transpose(reinterpret_cast<const std::uint32_t*>(rows), cols / 2, count, cols / 2, width,
               reinterpret_cast<std::uint32_t*>(panel));
     return;
   }
@@ -110,15 +110,31 @@ CpuMatrix::CpuMatrix(const WeightSource& source, DType type)
         std::memset(out, 0, static_cast<std::size_t>(width_ * depth_) * number_bytes());
       }
       if (halves_) {
-        transpose(bf16 + r * in_features_, outputs, in_features_, width_, reinterpret_cast<std::uint16_t*>(out));
+        transpose(bf16 + r * in_features_, in_features_, outputs, in_features_, width_,
+                  reinterpret_cast<std::uint16_t*>(out));
       } else if (narrow) {
         place_pairs(bf16 + r * in_features_, outputs, in_features_, width_, reinterpret_cast<std::uint16_t*>(out));
       } else {
-        transpose(reinterpret_cast<const std::uint32_t*>(f32 + r * in_features_), outputs, in_features_, width_,
-                  reinterpret_cast<std::uint32_t*>(out));
+        transpose(reinterpret_cast<const std::uint32_t*>(f32 + r * in_features_), in_features_, outputs, in_features_,
+                  width_, reinterpret_cast<std::uint32_t*>(out));
       }
     }
   }
+}
+
+CpuMatrix::CpuMatrix(std::int64_t out_features, std::int64_t in_features, bool halves, std::byte* memory)
+    : out_features_(out_features),
+      in_features_(in_features),
+      type_(DType::f32),
+      halves_(halves),
+      width_(panel_width(out_features)),
+      panels_((out_features + width_ - 1) / width_),
+      depth_(round_up(in_features, 16)),
+      size_(memory_bytes(out_features, in_features, halves)),
+      memory_(memory, [](std::byte*) {}) {}
+
+std::size_t CpuMatrix::memory_bytes(std::int64_t out_features, std::int64_t in_features, bool halves) {
+  return static_cast<std::size_t>(round_up(out_features, 16) * round_up(in_features, 16)) * (halves ? 2 : 4);
 }
 
 const CpuMatrix& as_cpu_matrix(const PackedMatrix& matrix) {

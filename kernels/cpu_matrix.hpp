@@ -20,6 +20,9 @@ class CpuMatrix final : public PackedMatrix {
  public:
   /// Reads the source panel by panel.
   CpuMatrix(const WeightSource& source, DType type);
+  /// A matrix of f32 in `memory`, which is somebody else's, holds memory_bytes() and is filled by the caller.
+  CpuMatrix(std::int64_t out_features, std::int64_t in_features, bool halves, std::byte* memory);
+  [[nodiscard]] static std::size_t memory_bytes(std::int64_t out_features, std::int64_t in_features, bool halves);
 
   [[nodiscard]] std::int64_t out_features() const noexcept override { return out_features_; }
   [[nodiscard]] std::int64_t in_features() const noexcept override { return in_features_; }
@@ -36,9 +39,9 @@ class CpuMatrix final : public PackedMatrix {
     return memory_.get() + static_cast<std::size_t>(index * width_ * depth_) * number_bytes();
   }
 
- private:
   [[nodiscard]] std::size_t number_bytes() const noexcept { return halves_ ? 2 : size_of(type_); }
 
+ private:
   std::int64_t out_features_;
   std::int64_t in_features_;
   DType type_;

@@ -51,7 +51,8 @@ COTERIE_INLINE void transpose_square(const T* rows, std::int64_t stride, std::in
 }
 
 template <class T>
-void transpose_rows(const T* rows, std::int64_t count, std::int64_t cols, std::int64_t width, T* panel) {
+void transpose_rows(const T* rows, std::int64_t stride, std::int64_t count, std::int64_t cols, std::int64_t width,
+                    T* panel) {
   constexpr std::int64_t side = 16 / sizeof(T);
   constexpr std::int64_t line = line_bytes / sizeof(T);
   const std::int64_t whole_rows = count / side * side;
@@ -61,26 +62,26 @@ void transpose_rows(const T* rows, std::int64_t count, std::int64_t cols, std::i
     const std::int64_t last = std::min(first + line, whole_cols);
     for (std::int64_t r = 0; r < whole_rows; r += side) {
       for (std::int64_t k = first; k < last; k += side) {
-        transpose_square(rows + r * cols + k, cols, width, panel + k * width + r);
+        transpose_square(rows + r * stride + k, stride, width, panel + k * width + r);
       }
     }
   }
   for (std::int64_t r = 0; r < count; ++r) {
     for (std::int64_t k = r < whole_rows ? whole_cols : 0; k < cols; ++k) {
-      std::memcpy(panel + k * width + r, rows + r * cols + k, sizeof(T));
+      std::memcpy(panel + k * width + r, rows + r * stride + k, sizeof(T));
     }
   }
 }
 
 }  // namespace
 
-void transpose(const std::uint16_t* rows, std::int64_t count, std::int64_t cols, std::int64_t width,
-               std::uint16_t* panel) {
-  transpose_rows(rows, count, cols, width, panel);
+void transpose(const std::uint16_t* rows, std::int64_t stride, std::int64_t count, std::int64_t cols,
+               std::int64_t width, std::uint16_t* panel) {
+  transpose_rows(rows, stride, count, cols, width, panel);
 }
-void transpose(const std::uint32_t* rows, std::int64_t count, std::int64_t cols, std::int64_t width,
-               std::uint32_t* panel) {
-  transpose_rows(rows, count, cols, width, panel);
+void transpose(const std::uint32_t* rows, std::int64_t stride, std::int64_t count, std::int64_t cols,
+               std::int64_t width, std::uint32_t* panel) {
+  transpose_rows(rows, stride, count, cols, width, panel);
 }
 
 }  // namespace coterie

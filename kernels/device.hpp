@@ -55,6 +55,23 @@ struct ExpertRows {
   std::int64_t rows = 0;
 };
 
+/// Where the gradients of an expert's weights are added: f32, laid out as the weights are before they are packed.
+struct ExpertGradients {
+  Tensor gate_up;            ///< (2 * intermediate, hidden)
+  Tensor down;               ///< (hidden, intermediate)
+  Tensor gate_up_bias = {};  ///< (1, 2 * intermediate) where the expert has one
+  Tensor down_bias = {};     ///< (1, hidden) where the expert has one
+};
+
+/// Rows that went through their experts, and a loss that takes weights[r] times row r of what came out.
+struct ExpertsBackward {
+  Tensor in;                         ///< (rows, hidden): what experts() got
+  Tensor out_gradient;               ///< (rows, hidden): of the loss, by the weighted outputs
+  std::span<const float> weights;    ///< (rows)
+  Tensor in_gradient;                ///< (rows, hidden): written
+  std::span<float> weight_gradient;  ///< (rows): written
+};
+
 /// Adds `weight` times row `row` of the experts' outputs.
 struct Contribution {
   std::int32_t row = 0;
@@ -227,6 +244,11 @@ class Device {
   [[nodiscard]] virtual std::vector<float> gate(const Tensor& in, const PackedMatrix& weight) = 0;
   /// out = each row through its expert. Groups cover the rows of `in`; one call for all experts that have rows.
   virtual void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) = 0;
+  /// The gradients of experts(); those of weights are added to `gradients`, (groups). f32 weights only. What went on
+  /// inside the experts is computed once more instead of kept. An expert's rows are summed in their order, 1,024 at a
+  /// time, each such sum then added.
+  virtual void experts_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
+                                std::span<const ExpertGradients> gradients) = 0;
 };
 
 /// Throws std::runtime_error with what is missing when the processor can't do options.weights.

@@ -12,6 +12,9 @@ const DeviceCase cases[] = {{"f32", {DType::f32, 1}, make_cpu_device},
 INSTANTIATE_TEST_SUITE_P(Cpu, DeviceTest, testing::ValuesIn(cases),
                          [](const auto& instance) { return instance.param.name; });
 
+INSTANTIATE_TEST_SUITE_P(Cpu, GradientDeviceTest, testing::ValuesIn(std::span(cases).first(2)),
+                         [](const auto& instance) { return instance.param.name; });
+
 TEST(CpuDevice, NeedsAThread) {
   EXPECT_THROW((void)make_cpu_device({DType::f32, 0}), std::invalid_argument);
 }

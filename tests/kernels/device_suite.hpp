@@ -62,6 +62,9 @@ class DeviceTest : public testing::TestWithParam<DeviceCase> {
   testing::ScopedTrace trace{__FILE__, __LINE__, "seed " + std::to_string(seed)};
 };
 
+/// For devices with f32 weights: what training needs.
+class GradientDeviceTest : public DeviceTest {};
+
 /// in (rows, cols) * weight^T (outputs, cols) in double precision, each with the bound that rounding errors keep to:
 /// eps * sum |in| |weight|, times a factor that grows with the square root of the terms.
 struct Bounded {
