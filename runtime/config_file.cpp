@@ -134,6 +134,10 @@ std::optional<ConfigFile> ConfigFile::object(const std::string& field) const {
   return ConfigFile(where_, prefix_ + field + ".", *value, known_);
 }
 
+ConfigFile ConfigFile::object_of(const std::string& field, const std::string& text) const {
+  return ConfigFile(where_, prefix_ + field + ".", nlohmann::json::parse(text), known_);
+}
+
 std::vector<std::string> ConfigFile::fields() const {
   std::vector<std::string> names;
   for (const auto& [name, value] : fields_.items()) {

@@ -44,6 +44,8 @@ class ConfigFile {
   [[nodiscard]] std::vector<std::string> texts(const std::string& field) const;
   /// The nested object of that name; its messages name the field as "outer.inner". Empty when missing or null.
   [[nodiscard]] std::optional<ConfigFile> object(const std::string& field) const;
+  /// The same of an object that the file doesn't have: JSON text that stands for it.
+  [[nodiscard]] ConfigFile object_of(const std::string& field, const std::string& text) const;
   /// The names of all fields; who takes the list looks after all of them.
   [[nodiscard]] std::vector<std::string> fields() const;
   /// Throws InputError unless the field is missing, null or equal to `value`: for what a family does one way only.

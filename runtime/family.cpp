@@ -11,9 +11,10 @@
 namespace coterie {
 namespace {
 
-const std::array kFamilies{&kDeepseekV2, &kDeepseekV3,       &kDots1,    &kErnie45Moe, &kGlm4Moe, &kGptOss,
-                           &kGraniteMoe, &kGraniteMoeShared, &kKimiK2,   &kMiniMaxM2,  &kMixtral, &kOlmoe,
-                           &kPhiMoe,     &kQwen2Moe,         &kQwen3Moe, &kSolarOpen};
+const std::array kFamilies{&kDeepseekV2,  &kDeepseekV3, &kDots1,      &kErnie45Moe,       &kGlm4Moe,
+                           &kGlm4MoeLite, &kGptOss,     &kGraniteMoe, &kGraniteMoeShared, &kKimiK2,
+                           &kMiniMaxM2,   &kMixtral,    &kOlmoe,      &kPhiMoe,           &kQwen2Moe,
+                           &kQwen3Moe,    &kSolarOpen};
 
 std::string supported() {
   std::string list;
@@ -86,6 +87,8 @@ ModelSpec read_model_spec(const std::filesystem::path& directory) {
   ModelSpec spec = (*family)->spec(config);
   spec.end_tokens = config.integers("eos_token_id");
   apply_routing_variants(config, spec);
+  for (const LayerSpec& layer : spec.layers)
+    spec.max_positions = std::max(spec.max_positions, layer.attention.rotary.reach);
   ignore_harmless(config);
   config.expect_no_more(type);
   if (spec.moe_layers() == 0) {

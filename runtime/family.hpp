@@ -24,6 +24,7 @@ extern const Family kDeepseekV3;
 extern const Family kDots1;
 extern const Family kErnie45Moe;
 extern const Family kGlm4Moe;
+extern const Family kGlm4MoeLite;
 extern const Family kGptOss;
 extern const Family kGraniteMoe;
 extern const Family kGraniteMoeShared;

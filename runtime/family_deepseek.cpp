@@ -15,6 +15,24 @@ StackedRef nope_then_rope(const WeightRef& q, std::int64_t heads, std::int64_t n
   return out;
 }
 
+/// mlp_layer_types, or the first layers and those between every so many.
+std::vector<bool> read_dense_layers(const ConfigFile& config, std::int64_t leading_dense) {
+  const std::int64_t layers = read_layer_count(config);
+  const std::int64_t first = config.between("first_k_dense_replace", 0, kMostLayers, leading_dense);
+  const std::int64_t every = config.positive("moe_layer_freq", 1);
+  const std::vector<std::string> types = config.texts("mlp_layer_types");
+  std::vector<bool> dense;
+  for (std::int64_t l = 0; l < layers && types.empty(); ++l) dense.push_back(l < first || l % every != 0);
+  for (const std::string& type : types) {
+    if (type != "dense" && type != "sparse") config.fail("mlp_layer_types", "\"dense\" or \"sparse\" for each layer");
+    dense.push_back(type == "dense");
+  }
+  if (static_cast<std::int64_t>(dense.size()) != layers) {
+    config.fail("mlp_layer_types", "one for each of the " + std::to_string(layers) + " layers");
+  }
+  return dense;
+}
+
 ExpertRef read_mlp(const ConfigFile& config, const std::string& prefix, std::int64_t hidden, std::int64_t width) {
   ExpertRef mlp = separate_mlp(prefix, hidden, width);
   if (config.flag("mlp_bias", false)) add_biases(mlp, prefix);
@@ -68,8 +86,7 @@ ModelSpec deepseek_spec(const ConfigFile& config, const DeepseekOptions& options
   }
   const std::int64_t rope = config.positive("qk_rope_head_dim");
   const RotarySpec rotary = read_rotary(config, rope, {.interleaved = options.interleaved});
-  const std::int64_t first = config.between("first_k_dense_replace", 0, kMostLayers, 0);
-  const std::int64_t every = config.positive("moe_layer_freq", 1);
+  const std::vector<bool> dense = read_dense_layers(config, options.leading_dense);
   const std::int64_t width = config.positive("moe_intermediate_size");
   const std::int64_t shared_width = width * config.between("n_shared_experts", 0, kMostExperts, 0);
   for (std::int64_t l = 0; l < read_layer_count(config); ++l) {
@@ -78,7 +95,7 @@ ModelSpec deepseek_spec(const ConfigFile& config, const DeepseekOptions& options
     shape.heads = static_cast<int>(heads);
     LayerSpec& layer = add_layer(spec, shape, rotary);
     add_latent_attention(config, spec, layer_prefix(l) + "self_attn.", layer.attention);
-    if (l < first || l % every != 0) {
+    if (dense[l]) {
       layer.dense = read_mlp(config, mlp, spec.hidden, config.positive("intermediate_size"));
       continue;
     }

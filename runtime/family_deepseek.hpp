@@ -8,7 +8,8 @@
 namespace coterie {
 
 struct DeepseekOptions {
-  bool interleaved = true;  ///< neighbouring columns are rotated against each other
+  bool interleaved = true;         ///< neighbouring columns are rotated against each other
+  std::int64_t leading_dense = 0;  ///< layers without experts where the config doesn't say
   /// Says how a layer's experts are chosen; `prefix` is that of its MLP's tensors.
   std::function<void(MoeSpec& moe, const std::string& prefix)> route;
 };

@@ -6,7 +6,7 @@ namespace coterie {
 namespace {
 
 /// Dense MLPs in the first layers, experts in the others.
-void add_mlps(const ConfigFile& config, ModelSpec& spec, bool normalise_default) {
+void add_mlps(const ConfigFile& config, ModelSpec& spec, const GroupedRouterDefaults& defaults = {}) {
   config.expect("topk_method", "noaux_tc");
   if (config.has("scoring_func") && config.text("scoring_func") != "sigmoid") config.expect("scoring_func", "noaux_tc");
   if (config.positive("moe_layer_freq", 1) != 1) config.fail("moe_layer_freq", "1");
@@ -21,7 +21,7 @@ void add_mlps(const ConfigFile& config, ModelSpec& spec, bool normalise_default)
     }
     MoeSpec& moe = spec.layers[l].moe.emplace(
         separate_experts(mlp, read_expert_count(config, "n_routed_experts", l), spec.hidden, width, true));
-    read_grouped_router(config, moe, mlp, normalise_default);
+    read_grouped_router(config, moe, mlp, defaults);
     if (shared_width > 0) moe.shared = {separate_mlp(mlp + "shared_experts.", spec.hidden, shared_width), {}};
   }
   config.ignore({"intermediate_size", "num_nextn_predict_layers", "num_mtp_layers", "ep_size", "use_sliding_window"});
@@ -37,7 +37,7 @@ ModelSpec glm4_moe(const ConfigFile& config) {
     if (config.flag("attention_bias", false)) add_qkv_bias(attention, self);
     if (config.flag("use_qk_norm", false)) add_head_norms(attention, self, spec.norm_epsilon);
   }
-  add_mlps(config, spec, true);
+  add_mlps(config, spec);
   return spec;
 }
 
@@ -50,7 +50,7 @@ ModelSpec solar_open(const ConfigFile& config) {
     AttentionSpec& attention = add_layer(spec, shape, rotary).attention;
     if (config.flag("attention_bias", false)) add_qkv_bias(attention, layer_prefix(l) + "self_attn.");
   }
-  add_mlps(config, spec, true);
+  add_mlps(config, spec);
   return spec;
 }
 
@@ -71,7 +71,7 @@ ModelSpec dots1(const ConfigFile& config) {
     if (config.flag("attention_bias", false)) add_out_bias(attention, self);
     add_head_norms(attention, self, spec.norm_epsilon);
   }
-  add_mlps(config, spec, false);
+  add_mlps(config, spec, {.normalise = false});
   return spec;
 }
 

@@ -6,6 +6,10 @@
 namespace coterie {
 namespace {
 
+/// What HF transformers takes for a config without rotary parameters: those of the published models.
+constexpr const char* kScaling = R"({"rope_type": "yarn", "factor": 32, "beta_fast": 32, "beta_slow": 1,
+                                    "truncate": false, "original_max_position_embeddings": 4096})";
+
 /// layer_types, or every other layer from the first on.
 std::vector<bool> sliding_layers(const ConfigFile& config) {
   if (config.has("layer_types")) return read_sliding_layers(config);
@@ -46,10 +50,7 @@ std::vector<ExpertRef> experts(const std::string& prefix, std::int64_t count, st
 ModelSpec gpt_oss(const ConfigFile& config) {
   ModelSpec spec = common_spec(config);
   AttentionShape shape = read_attention_shape(config);
-  if (!config.has("rope_parameters") && !config.has("rope_scaling")) {
-    config.fail("rope_parameters", "the parameters of the rotary embedding");
-  }
-  const RotarySpec rotary = read_rotary(config, shape.head_dim, {.theta = 150000});
+  const RotarySpec rotary = read_rotary(config, shape.head_dim, {.theta = 150000, .scaling = kScaling});
   const Quantization quantization = read_quantization(config);
   const bool bias = config.flag("attention_bias", true);
   const std::vector<bool> slides = sliding_layers(config);

@@ -8,7 +8,7 @@ ModelSpec mixtral(const ConfigFile& config) {
   ModelSpec spec = common_spec(config);
   AttentionShape shape = read_attention_shape(config);
   shape.window = static_cast<int>(config.positive("sliding_window", 0));
-  const RotarySpec rotary = read_rotary(config, shape.head_dim);
+  const RotarySpec rotary = read_rotary(config, shape.head_dim, {.theta = 1000000});
   const std::int64_t width = config.positive("intermediate_size");
 
   for (std::int64_t l = 0; l < read_layer_count(config); ++l) {

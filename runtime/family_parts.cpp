@@ -115,19 +115,20 @@ bool has_experts(const ConfigFile& config, std::int64_t layer) {
   return (layer + 1) % step == 0 && std::find(dense.begin(), dense.end(), layer) == dense.end();
 }
 
-void read_grouped_router(const ConfigFile& config, MoeSpec& moe, const std::string& prefix, bool normalise_default) {
+void read_grouped_router(const ConfigFile& config, MoeSpec& moe, const std::string& prefix,
+                         const GroupedRouterDefaults& defaults) {
   const auto experts = static_cast<std::int64_t>(moe.experts.size());
-  const std::int64_t groups = config.between("n_group", 1, experts, 1);
+  const std::int64_t groups = config.between("n_group", 1, experts, defaults.groups);
   if (experts % groups != 0 || experts / groups < 2)
     config.fail("n_group", "a divisor of the number of experts, with two experts a group at least");
-  const std::int64_t top_groups = config.between("topk_group", 1, groups, 1);
+  const std::int64_t top_groups = config.between("topk_group", 1, groups, defaults.top_groups);
   if (moe.router.top_k > top_groups * (experts / groups)) {
     config.fail("topk_group", "groups of at least num_experts_per_tok experts together");
   }
   moe.router.scoring = Scoring::sigmoid;
-  moe.router.normalise = config.flag("norm_topk_prob", normalise_default);
+  moe.router.normalise = config.flag("norm_topk_prob", defaults.normalise);
   moe.router.added_to_sum = 1e-20F;
-  moe.router.scale = static_cast<float>(config.number("routed_scaling_factor", 1));
+  moe.router.scale = static_cast<float>(config.number("routed_scaling_factor", defaults.scale));
   moe.router.groups = static_cast<int>(groups);
   moe.router.top_groups = static_cast<int>(top_groups);
   moe.router.group_score = GroupScore::two_largest;

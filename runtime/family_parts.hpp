@@ -62,8 +62,17 @@ struct ExpertCount {
 /// decoder_sparse_step and mlp_only_layers: whether a layer has experts.
 [[nodiscard]] bool has_experts(const ConfigFile& config, std::int64_t layer);
 
+/// What a config means that doesn't say how experts are chosen.
+struct GroupedRouterDefaults {
+  bool normalise = true;
+  double scale = 1;
+  std::int64_t groups = 1;
+  std::int64_t top_groups = 1;
+};
+
 /// DeepSeek's choice, as its relatives have it: sigmoid scores, a bias for the choice alone
 /// ("gate.e_score_correction_bias"), groups (n_group, topk_group), norm_topk_prob and routed_scaling_factor.
-void read_grouped_router(const ConfigFile& config, MoeSpec& moe, const std::string& prefix, bool normalise_default);
+void read_grouped_router(const ConfigFile& config, MoeSpec& moe, const std::string& prefix,
+                         const GroupedRouterDefaults& defaults = {});
 
 }  // namespace coterie

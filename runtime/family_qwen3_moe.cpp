@@ -11,6 +11,11 @@ ModelSpec qwen3_moe(const ConfigFile& config) {
   config.ignore({"sliding_window", "max_window_layers"});  // where it doesn't slide
   const RotarySpec rotary = read_rotary(config, shape.head_dim);
   const bool bias = config.flag("attention_bias", false);
+  config.expect_flag("qkv_bias", false);  // Qwen3-Coder's notes on what it doesn't have
+  config.expect_flag("use_qk_norm", true);
+  if (config.between("shared_expert_intermediate_size", 0, 1 << 30, 0) > 0) {
+    config.fail("shared_expert_intermediate_size", "0");
+  }
   const std::string experts = config.either("num_experts", "num_local_experts");
   const std::int64_t width = config.positive("moe_intermediate_size");
   const std::int64_t dense_width = config.positive("intermediate_size");

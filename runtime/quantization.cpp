@@ -68,7 +68,7 @@ Quantization read_quantization(const ConfigFile& config) {
     out.method = Quantization::Method::fp8;
     expect_known(*quantization, {"quant_method", "fmt", "expert_dtype", "weight_block_size", "modules_to_not_convert",
                                  "ignored_layers"});
-    quantization->expect("fmt", "e4m3");
+    if (quantization->has("fmt") && quantization->text("fmt") != "float8_e4m3fn") quantization->expect("fmt", "e4m3");
     quantization->expect("expert_dtype", "fp8");
     const std::vector<std::int32_t> block = quantization->integers("weight_block_size");
     if (!block.empty() && (block.size() != 2 || block[0] < 1 || block[1] < 1)) {

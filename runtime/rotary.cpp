@@ -64,12 +64,18 @@ RotarySpec linear(const Parameters& p) {
   return out;
 }
 
+/// Positions of a model that was made for `context` of them.
+std::int64_t stretched(std::int64_t context, double factor) {
+  return static_cast<std::int64_t>(std::min(static_cast<double>(context) * factor, 0x1p31 - 1));
+}
+
 RotarySpec dynamic_ntk(const Parameters& p) {
   if (p.dim <= 2) p.config.fail("head_dim", "more than 2 rotated columns for rope_type \"dynamic\"");
   RotarySpec out = usual(p);
   out.context = p.config.positive("max_position_embeddings");
   out.theta = p.theta;
   out.factor = p.positive("factor");
+  out.reach = stretched(out.context, out.factor);
   return out;
 }
 
@@ -101,6 +107,7 @@ RotarySpec yarn(const Parameters& p) {
 
   RotarySpec out = usual(p);
   out.usual.scale = static_cast<float>(p.scaling.number("attention_factor", scale));
+  out.reach = stretched(p.original(), factor);
   for (std::size_t i = 0; i < out.usual.inverse_frequencies.size(); ++i) {
     float& f = out.usual.inverse_frequencies[i];
     const auto ramp = static_cast<float>(std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0));
@@ -167,13 +174,14 @@ RotarySpec (*reader(const ConfigFile& scaling))(const Parameters&) {
 }
 
 /// The object that has a layer's parameters, where there is one.
-std::optional<ConfigFile> find_scaling(const ConfigFile& config, const std::string& layer_type) {
+std::optional<ConfigFile> find_scaling(const ConfigFile& config, const RotaryDefaults& defaults) {
   for (const char* name : {"rope_scaling", "rope_parameters"}) {
     auto scaling = config.object(name);
     if (!scaling || scaling->fields().empty()) continue;
-    if (scaling->has(layer_type)) return scaling->object(layer_type);
+    if (scaling->has(defaults.layer_type)) return scaling->object(defaults.layer_type);
     return scaling;
   }
+  if (!defaults.scaling.empty()) return config.object_of("rope_parameters", defaults.scaling);
   return std::nullopt;
 }
 
@@ -191,7 +199,7 @@ Rotary RotarySpec::of_length(std::int64_t tokens) const {
 }
 
 RotarySpec read_rotary(const ConfigFile& config, std::int64_t head_dim, const RotaryDefaults& defaults) {
-  const auto found = find_scaling(config, defaults.layer_type);
+  const auto found = find_scaling(config, defaults);
   const ConfigFile& scaling = found ? *found : config;
   if (found) {
     for (const std::string& field : found->fields()) {

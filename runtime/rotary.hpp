@@ -23,6 +23,7 @@ struct RotarySpec {
   double theta = 0;              ///< dynamic NTK: the base, which longer sequences raise
   double factor = 0;             ///< and how strongly
   float score_factor = 1;        ///< on the softmax scale, in the families that want it (DeepSeek's mscale_all_dim)
+  std::int64_t reach = 0;        ///< positions that it is stretched to; 0: the config's max_position_embeddings
 
   [[nodiscard]] bool depends_on_length() const noexcept { return context > 0; }
   [[nodiscard]] Rotary of_length(std::int64_t tokens) const;
@@ -34,6 +35,7 @@ struct RotaryDefaults {
   double partial = 1;        ///< the share of a head's columns that is turned
   bool interleaved = false;  ///< neighbouring columns are turned against each other, else those of two halves
   std::string layer_type{};  ///< whose parameters to read where rope_parameters has them by type of layer
+  std::string scaling{};     ///< rope_parameters (JSON) where the config has none in either spelling
 };
 
 /// rope_parameters, or the older rope_scaling, rope_theta and partial_rotary_factor, for heads of `head_dim` columns.

@@ -2,12 +2,14 @@
 #include "runtime/family.hpp"
 
 #include "placement/input_error.hpp"
+#include "placement/json_view.hpp"
 #include "runtime/routing_variants.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 
 namespace coterie {
 namespace {
@@ -40,7 +42,8 @@ TEST(PublishedConfigs, AreTakenAndHaveAsManyParametersAsTheirMakersSay) {
         Published{"Qwen1.5-MoE-A2.7B", 14.3, 2.69}, Published{"Qwen3-30B-A3B", 30.5, 3.35},
         Published{"granite-3.0-1b-a400m", 1.33, 0.43}, Published{"Phi-3.5-MoE", 41.9, 6.6},
         Published{"GLM-4.5-Air", 106.8, 13.5}, Published{"ERNIE-4.5-21B-A3B", 21.8, 3.4},
-        Published{"MiniMax-M2", 228.7, 11.0}, Published{"dots.llm1", 142.8, 14.5}}) {
+        Published{"MiniMax-M2", 228.7, 11.0}, Published{"dots.llm1", 142.8, 14.5}, Published{"gpt-oss-20b", 20.9, 4.19},
+        Published{"GLM-4.7-Flash", 29.9, 3.9}, Published{"Qwen3-Coder-480B-A35B", 480.2, 35.5}}) {
     SCOPED_TRACE(name);
     const ModelSpec spec = published(name);
     EXPECT_NEAR(static_cast<double>(spec.parameters()) / 1e9, billions, 0.01 * billions);
@@ -54,6 +57,48 @@ TEST(PublishedConfigs, LayersWithoutExpertsAreNotCountedAsMoeLayers) {
   EXPECT_EQ(spec.moe_layers(), 45);
   EXPECT_EQ(spec.moe_layer_ids().front(), 1);
   EXPECT_EQ(spec.kv_elements_per_token(), 46 * 2 * 8 * 128);
+}
+
+/// A published config with other fields; null takes one away.
+ModelSpec changed(const std::string& name, const nlohmann::json& fields) {
+  nlohmann::json config = read_json(kFixtures / "configs" / (name + ".json"));
+  config.merge_patch(fields);
+  const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "coterie_changed_config";
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder / "config.json") << config;
+  return read_model_spec(folder);
+}
+
+TEST(PublishedConfigs, WhatTheyLeaveOutMeansWhatItMeansToTransformers) {
+  const ModelSpec oss = published("gpt-oss-20b");
+  const RotarySpec& said = oss.layers.front().attention.rotary;
+  const ModelSpec silent = changed("gpt-oss-20b", {{"rope_scaling", nullptr}, {"rope_theta", nullptr}});
+  const RotarySpec& meant = silent.layers.front().attention.rotary;
+  EXPECT_EQ(meant.usual.inverse_frequencies, said.usual.inverse_frequencies);
+  EXPECT_EQ(meant.usual.scale, said.usual.scale);
+
+  const ModelSpec mixtral = changed("Mixtral-8x7B-v0.1", {{"rope_theta", nullptr}});
+  EXPECT_EQ(mixtral.layers.front().attention.rotary.usual.inverse_frequencies,
+            published("Mixtral-8x7B-v0.1").layers.front().attention.rotary.usual.inverse_frequencies);
+}
+
+TEST(PublishedConfigs, StretchedModelsTakeSequencesAsLongAsTheyAreStretchedTo) {
+  EXPECT_EQ(published("Qwen3-30B-A3B").max_positions, 40960);
+  const nlohmann::json yarn{{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32768}};
+  EXPECT_EQ(changed("Qwen3-30B-A3B", {{"rope_scaling", yarn}}).max_positions, 131072);
+  const nlohmann::json dynamic{{"type", "dynamic"}, {"factor", 2.5}};
+  EXPECT_EQ(changed("Qwen3-30B-A3B", {{"rope_scaling", dynamic}}).max_positions, 102400);
+}
+
+TEST(PublishedConfigs, WhatTheFamilyDoesNotComputeIsRefused) {
+  for (const auto& [field, value] : {std::pair<const char*, nlohmann::json>{"qkv_bias", true},
+                                     {"use_qk_norm", false},
+                                     {"shared_expert_intermediate_size", 512}}) {
+    EXPECT_THAT(([&, name = field, wrong = value] {
+                  (void)changed("Qwen3-Coder-480B-A35B", {{name, wrong}});
+                }),
+                ThrowsMessage<InputError>(HasSubstr(field)));
+  }
 }
 
 TEST(ExpertsPerToken, ReplaceTheConfigsNumber) {
