@@ -71,6 +71,7 @@ ModelSpec dots1(const ConfigFile& config) {
     if (config.flag("attention_bias", false)) add_out_bias(attention, self);
     add_head_norms(attention, self, spec.norm_epsilon);
   }
+  config.ignore({"sliding_window"});  // where no layer slides
   add_mlps(config, spec, {.normalise = false});
   return spec;
 }

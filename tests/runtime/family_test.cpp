@@ -90,6 +90,13 @@ TEST(PublishedConfigs, StretchedModelsTakeSequencesAsLongAsTheyAreStretchedTo) {
   EXPECT_EQ(changed("Qwen3-30B-A3B", {{"rope_scaling", dynamic}}).max_positions, 102400);
 }
 
+TEST(PublishedConfigs, AWindowThatNoLayerHasDoesNoHarm) {
+  for (const char* name : {"dots.llm1", "Qwen1.5-MoE-A2.7B", "Qwen3-30B-A3B"}) {
+    const ModelSpec spec = changed(name, {{"sliding_window", 4096}});
+    for (const LayerSpec& layer : spec.layers) EXPECT_EQ(layer.attention.shape.window, 0) << name;
+  }
+}
+
 TEST(PublishedConfigs, WhatTheFamilyDoesNotComputeIsRefused) {
   for (const auto& [field, value] : {std::pair<const char*, nlohmann::json>{"qkv_bias", true},
                                      {"use_qk_norm", false},

@@ -211,7 +211,8 @@ def compare(folder, program, ranks, options=()):
         experts[experts == (255 if trace["experts"].dtype == torch.uint8 else 65535)] = -1
         if not torch.equal(experts, expected[f"experts_{i}"]):
             wrong.append(f"experts of prompt {i}")
-        gates = (trace["weights"][rows].float() - expected[f"gates_{i}"]).abs().max().item()
+        gates = expected[f"gates_{i}"]
+        gates = ((trace["weights"][rows].float() - gates).abs() / gates.abs().clamp(min=1)).max().item()
         if not gates < 2e-3:
             wrong.append(f"gates of prompt {i} off by {gates:.2e}")
     return "; ".join(wrong), worst
