@@ -2,7 +2,7 @@
 #include "launch/convert_options.hpp"
 #include "placement/input_error.hpp"
 #include "placement/plan.hpp"
-#include "placement/trace.hpp"
+#include "placement/trace/trace.hpp"
 #include "tests/placement/scratch_folder.hpp"
 
 #include <gtest/gtest.h>

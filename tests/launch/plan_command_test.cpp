@@ -1,9 +1,9 @@
 // The program as a user meets it: `coterie plan`, its files, its messages and exit codes.
-#include "placement/holdout.hpp"
-#include "placement/load_trace.hpp"
 #include "placement/plan.hpp"
 #include "placement/problem.hpp"
-#include "placement/trace.hpp"
+#include "placement/trace/holdout.hpp"
+#include "placement/trace/load_trace.hpp"
+#include "placement/trace/trace.hpp"
 #include "tests/placement/random_problem.hpp"
 #include "tests/placement/scratch_folder.hpp"
 
