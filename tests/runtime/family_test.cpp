@@ -2,7 +2,7 @@
 #include "runtime/family.hpp"
 
 #include "placement/input_error.hpp"
-#include "placement/json_view.hpp"
+#include "placement/files/json_view.hpp"
 #include "runtime/routing_variants.hpp"
 
 #include <gmock/gmock.h>
