@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <span>
 #include <unordered_set>
 #include <utility>
@@ -92,15 +93,24 @@ void validate_weights(const Trace& trace, const std::string& where) {
   if (trace.weights.size() != trace.experts.size())
     throw bad_field(where, "weights", std::to_string(trace.weights.size()) + " values",
                     std::to_string(trace.experts.size()) + ", one for each expert");
-  const auto bad = std::find_if(trace.weights.begin(), trace.weights.end(),
-                                [](Half w) { return !w.is_finite() || static_cast<float>(w) < 0; });
-  if (bad == trace.weights.end()) return;
-  const auto at = bad - trace.weights.begin();
-  const auto row = static_cast<std::int64_t>(trace.layers()) * trace.top_k;
-  throw bad_field(where,
-                  "weights[" + std::to_string(at / row) + ", " + std::to_string(at % row / trace.top_k) + ", " +
-                      std::to_string(at % trace.top_k) + "]",
-                  std::to_string(static_cast<float>(*bad)), "a finite number of at least 0");
+  const auto wrong = [&](std::size_t at, const std::string& expected) {
+    const std::size_t row = static_cast<std::size_t>(trace.layers()) * trace.top_k;
+    return bad_field(where,
+                     "weights[" + std::to_string(at / row) + ", " + std::to_string(at % row / trace.top_k) + ", " +
+                         std::to_string(at % trace.top_k) + "]",
+                     std::to_string(static_cast<float>(trace.weights[at])), expected);
+  };
+  const bool descending = trace.gate_order == GateOrder::descending;
+  for (std::size_t first = 0; first < trace.weights.size(); first += trace.top_k) {
+    float before = std::numeric_limits<float>::infinity();
+    for (std::size_t at = first; at < first + trace.top_k; ++at) {
+      const auto weight = static_cast<float>(trace.weights[at]);
+      if (!trace.weights[at].is_finite() || weight < 0) throw wrong(at, "a finite number of at least 0");
+      if (!descending || trace.experts[at] == Trace::kNoExpert) continue;
+      if (weight > before) throw wrong(at, "no more than the weight before it, as gate_order is descending");
+      before = weight;
+    }
+  }
 }
 
 void validate_sequences(const Trace& trace, const std::string& where) {
@@ -178,6 +188,8 @@ void validate(const Trace& trace, const std::string& where) {
                     "a multiple of layers x top_k = " + std::to_string(trace.layers() * trace.top_k));
   for (std::int64_t t = 0; t < tokens; ++t)
     for (int l = 0; l < trace.layers(); ++l) validate_choice(trace, where, t, l);
+  if (std::all_of(trace.experts.begin(), trace.experts.end(), [](std::uint16_t e) { return e == Trace::kNoExpert; }))
+    throw bad_field(where, "experts", "nothing but padding", "at least one choice");
   validate_weights(trace, where);
   validate_sequences(trace, where);
 }

@@ -30,7 +30,7 @@ Trace random_trace(std::uint64_t seed, int tokens, int layers, int k, int expert
     std::shuffle(all.begin(), all.end(), random);
     for (int j = 0; j < k; ++j) {
       t.experts.push_back(random() % 7 == 0 ? Trace::kNoExpert : all[j]);
-      if (with_weights) t.weights.emplace_back(static_cast<float>(random() % 1000) / 1000.F);
+      if (with_weights) t.weights.emplace_back(static_cast<float>(random() % 1000 + 1000 * (k - j)) / 1000.F);
     }
   }
   validate(t, "random trace");

@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <limits>
 
@@ -91,6 +92,8 @@ TEST(Trace, ContradictionsAreRefused) {
       {"weights[1, 0, 1]", [](Trace& t) { t.weights[5] = std::numeric_limits<float>::quiet_NaN(); }},
       {"weights[0, 0, 0]", [](Trace& t) { t.weights[0] = std::numeric_limits<float>::infinity(); }},
       {"weights[0, 1, 0]", [](Trace& t) { t.weights[2] = -.5F; }},
+      {"no more than the weight before it", [](Trace& t) { t.weights[1] = 2.F; }},
+      {"nothing but padding", [](Trace& t) { std::fill(t.experts.begin(), t.experts.end(), Trace::kNoExpert); }},
       {"sequence", [](Trace& t) { t.sequence.pop_back(); }},
       {"lie together",
        [](Trace& t) {
