@@ -200,10 +200,10 @@ void tell_figures(const Plan& plan, const Problem& problem, TextPage& page, json
   if (!facts.traffic.empty()) tell_traffic(facts, plan.ranks(), page);
 }
 
-void tell_checked(const std::string& name, const std::string& objective, const CheckedFigure& figure, TextPage& page,
-                  json& out) {
-  page.fact(name, std::string(name_of(figure.verdict)) + ": stated " + value_text(objective, figure.stated) +
-                      (figure.found ? ", found " + value_text(objective, *figure.found) : "") +
+void tell_checked(const std::string& name, bool as_percent, const CheckedFigure& figure, TextPage& page, json& out) {
+  const auto text = [&](double value) { return as_percent ? percent(value, 2) : fixed(value, 4); };
+  page.fact(name, std::string(name_of(figure.verdict)) + ": stated " + text(figure.stated) +
+                      (figure.found ? ", found " + text(*figure.found) : "") +
                       (figure.remark.empty() ? "" : " (" + figure.remark + ")"));
   out[name] = {{"verdict", name_of(figure.verdict)},
                {"stated", figure.stated},
@@ -234,14 +234,20 @@ int tell_check(const Plan& plan, const InspectOptions& options, const PlanTraces
   const CheckResult result = check_certificate(plan, traces.fitted, options.certificate);
   page.note("Checked, by code that shares nothing with the solvers:");
   json& check = out["check"];
-  tell_checked("value", plan.certificate->objective, result.value, page, check);
-  if (!plan.certificate->bound_kind.empty()) {
-    tell_checked("bound", plan.certificate->objective, result.bound, page, check);
+  const bool affinity = plan.certificate->objective == "affinity", bounded = !plan.certificate->bound_kind.empty();
+  tell_checked("value", affinity, result.value, page, check);
+  tell_checked("contiguous", affinity, result.baseline, page, check);
+  if (bounded) {
+    tell_checked("bound", affinity, result.bound, page, check);
+    tell_checked("gap", true, result.gap, page, check);
   }
   page.fact("limits", result.limits.empty() ? "kept" : result.limits);
   check["limits"] = result.limits;
   check["holds"] = result.holds();
-  page.fact("certificate", result.holds() ? "holds" : "DOES NOT HOLD");
+  const bool open = bounded && result.bound.verdict == Verdict::not_verified;
+  page.fact("certificate", !result.holds() ? "DOES NOT HOLD"
+                           : open          ? "holds but for its bound, which is not verified"
+                                           : "holds");
   return result.holds() ? kDone : kSomeFailed;
 }
 

@@ -91,7 +91,8 @@ void write_machine(const std::filesystem::path& path, const Machine& machine) {
 
 LinkPrices link_prices(const Machine& machine) {
   LinkPrices prices;
-  if (machine.between_nodes) prices.between_nodes = machine.inside_node.bandwidth / machine.between_nodes->bandwidth;
+  if (machine.between_nodes)
+    prices.between_nodes = std::max(1.0, machine.inside_node.bandwidth / machine.between_nodes->bandwidth);
   return prices;
 }
 

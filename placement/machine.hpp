@@ -45,7 +45,8 @@ struct Machine {
 /// Replaces `path` in one step. Throws InputError when it can't be written.
 void write_machine(const std::filesystem::path& path, const Machine& machine);
 
-/// A row's price by the bandwidth of the link, 1 inside a node; without a link between nodes the usual 8.
+/// A row's price by the bandwidth of the link, 1 inside a node and no less between nodes; without a link between nodes
+/// the usual 8.
 [[nodiscard]] LinkPrices link_prices(const Machine& machine);
 
 }  // namespace coterie

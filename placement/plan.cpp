@@ -42,6 +42,14 @@ ordered_json topology_json(const Topology& topology) {
           {"ranks_per_node", even ? ordered_json(per_node.front()) : ordered_json(per_node)}};
 }
 
+/// A number that may be missing.
+double number_from(const JsonView& view, const std::string& field, double otherwise, double least) {
+  if (!view.has(field)) return otherwise;
+  const double value = view[field].number();
+  if (value < least) throw view[field].error("a number of at least " + std::to_string(static_cast<int>(least)));
+  return value;
+}
+
 Certificate read_certificate(const JsonView& view) {
   Certificate c;
   c.objective = view["objective"].text();
@@ -60,12 +68,17 @@ Certificate read_certificate(const JsonView& view) {
     c.gap = view["gap"].number();
   }
   if (view.has("domain")) c.domain = view["domain"].text();
-  if (view.has("price_inside_node")) c.price_inside_node = view["price_inside_node"].number();
-  if (view.has("price_between_nodes")) c.price_between_nodes = view["price_between_nodes"].number();
-  if (view.has("balance")) c.balance = view["balance"].number();
+  if (!c.domain.empty() && c.domain != "rank" && c.domain != "node" && c.domain != "world")
+    throw view["domain"].error("\"rank\", \"node\" or \"world\"");
+  c.price_inside_node = number_from(view, "price_inside_node", c.price_inside_node, 0);
+  c.price_between_nodes = number_from(view, "price_between_nodes", c.price_between_nodes, 0);
+  if (c.price_between_nodes < c.price_inside_node)
+    throw view["price_between_nodes"].error("at least price_inside_node");
+  c.balance = number_from(view, "balance", c.balance, 0);
   if (view.has("top")) c.top = static_cast<int>(view["top"].integer(0, kMostExperts));
   if (view.has("by_gate")) c.by_gate = view["by_gate"].boolean();
-  if (view.has("holdout")) c.holdout = view["holdout"].number();
+  c.holdout = number_from(view, "holdout", c.holdout, 0);
+  if (c.holdout >= 1) throw view["holdout"].error("a share below 1");
   return c;
 }
 
@@ -91,7 +104,7 @@ ordered_json certificate_json(const Certificate& c) {
 
 PlanSource read_source(const JsonView& view) {
   PlanSource s{view["file"].text(), view["digest"].text()};
-  if (view.has("weight")) s.weight = view["weight"].number();
+  s.weight = number_from(view, "weight", s.weight, 0);
   if (view.has("first")) s.first = view["first"].integer(0, kMostInteger);
   if (view.has("count")) s.count = view["count"].integer(-1, kMostInteger);
   return s;

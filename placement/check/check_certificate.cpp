@@ -365,23 +365,41 @@ std::string_view name_of(Verdict verdict) noexcept {
   return "not verified";
 }
 
+namespace {
+
+CheckedFigure counted_again(double stated, double found) {
+  return {.verdict = same(stated, found, kValueTolerance) ? Verdict::holds : Verdict::fails,
+          .stated = stated,
+          .found = found,
+          .remark = "counted again from the traces"};
+}
+
+}  // namespace
+
 CheckResult check_certificate(const Plan& plan, std::span<const WeightedTrace> traces,
                               const std::optional<std::filesystem::path>& certificate) {
   const RecountRules rules = rules_of(plan);
   check_traces(plan, traces);
   const Recount recount(plan, traces, rules);
+  const Certificate& stated = *plan.certificate;
   CheckResult result;
-  result.value = {.verdict = Verdict::fails,
-                  .stated = plan.certificate->value,
-                  .found = recount.value(),
-                  .remark = "counted again from the traces"};
-  if (same(*result.value.found, result.value.stated, kValueTolerance)) result.value.verdict = Verdict::holds;
-  const double balance = plan.certificate->balance;
+  result.value = counted_again(stated.value, recount.value());
+  const Plan contiguous = contiguous_plan(plan.model, plan.layer_ids, plan.experts, plan.top_k, plan.topology);
+  result.baseline = counted_again(stated.baseline, Recount(contiguous, traces, rules).value());
+  const double balance = stated.balance;
   for (int l = 0; l < plan.layers() && balance > 0 && result.limits.empty(); ++l)
     if (recount.heaviest()[l] > balance * (1 + 2 * kLoadSlack))
       result.limits = "load limit " + std::to_string(balance) + ": layer " + std::to_string(plan.layer_ids[l]) +
                       " has a rank with " + std::to_string(recount.heaviest()[l]) + " times the mean";
   result.bound = BoundCheck(plan, traces, rules, recount).run(certificate);
+  if (!stated.bound_kind.empty()) {
+    const double apart = std::abs(stated.bound - stated.value);
+    result.gap = {.verdict = Verdict::fails,
+                  .stated = stated.gap,
+                  .found = stated.value != 0 ? apart / std::abs(stated.value) : apart,
+                  .remark = "between the stated value and bound"};
+    if (same(*result.gap.found, stated.gap, kBoundTolerance)) result.gap.verdict = Verdict::holds;
+  }
   return result;
 }
 

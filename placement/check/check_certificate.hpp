@@ -31,12 +31,15 @@ struct CheckedFigure {
 
 struct CheckResult {
   CheckedFigure value;
+  CheckedFigure baseline;
   CheckedFigure bound;
+  CheckedFigure gap;   ///< as value and bound, as they are stated, have it
   std::string limits;  ///< empty, or the limit of the plan's certificate (slots, load) that the plan breaks
 
   /// Nothing was found to be false. A bound that nothing proves is not false; callers show it as not verified.
   [[nodiscard]] bool holds() const noexcept {
-    return value.verdict == Verdict::holds && bound.verdict != Verdict::fails && limits.empty();
+    return value.verdict == Verdict::holds && baseline.verdict == Verdict::holds && bound.verdict != Verdict::fails &&
+           gap.verdict != Verdict::fails && limits.empty();
   }
 };
 

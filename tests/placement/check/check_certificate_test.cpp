@@ -36,8 +36,10 @@ class Certified {
     c.top = problem.top;
     c.by_gate = problem.objective == Objective::affinity;
     c.value = evaluate(problem, owners);
+    c.baseline = measure(problem, contiguous_assignment(problem)).value;
     c.bound = bound.value;
     c.bound_kind = bound.kind;
+    c.gap = std::abs(c.bound - c.value) / c.value;
     write_certificate(file(), problem, bound);
   }
 
@@ -216,6 +218,16 @@ TEST(CheckCertificate, EveryStatedFigureIsChecked) {
   Certified better = with_dual_values(traffic_problem(3));
   better.plan.certificate->bound = better.plan.certificate->value * 1.1;
   EXPECT_EQ(better.check().bound.verdict, Verdict::fails);
+
+  Certified baseline = with_dual_values(traffic_problem(5));
+  baseline.plan.certificate->baseline *= 1.5;
+  EXPECT_EQ(baseline.check().baseline.verdict, Verdict::fails);
+  EXPECT_FALSE(baseline.check().holds());
+
+  Certified gap = with_dual_values(traffic_problem(6));
+  gap.plan.certificate->gap /= 2;
+  EXPECT_EQ(gap.check().gap.verdict, Verdict::fails);
+  EXPECT_FALSE(gap.check().holds());
 
   Certified heavy = with_dual_values(traffic_problem(4));
   heavy.plan.certificate->balance = 1.0001;
