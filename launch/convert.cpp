@@ -1,6 +1,7 @@
 // coterie convert: traces and plans from and to the formats of other systems.
 #include "launch/command.hpp"
 #include "launch/convert_options.hpp"
+#include "launch/outputs.hpp"
 #include "placement/input_error.hpp"
 
 #include <algorithm>
@@ -94,6 +95,8 @@ int run(std::span<const char* const> arguments) {
     return kDone;
   }
   options->format.note = [](const std::string& text) { std::cerr << text << '\n'; };
+  const Output output[] = {{"--output", options->output}};
+  check_outputs("coterie convert", output, options->inputs);
   const Format from = options->from.empty() ? format_of(options->inputs.front()) : format_named(options->from, "from");
   if (from.trace != nullptr)
     convert_trace(*options, from);

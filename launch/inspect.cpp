@@ -108,7 +108,10 @@ Kind kind_of(const std::filesystem::path& path) {
   std::ifstream in(path, std::ios::binary);
   std::array<char, 16> start{};
   in.read(start.data(), start.size());
-  if (!in && in.gcount() == 0) throw InputError(path.string() + ": cannot be read, or is empty");
+  if (!in && in.gcount() == 0) {
+    if (std::filesystem::exists(path)) throw InputError(path.string() + ": cannot be read, or is empty");
+    throw InputError(path.string() + ": no such file or folder");
+  }
   const std::string head(start.data(), static_cast<std::size_t>(in.gcount()));
   const std::size_t first = head.find_first_not_of(" \t\r\n");
   const bool safetensors = head.size() > 8 && head[8] == '{';
@@ -157,8 +160,6 @@ int run(std::span<const char* const> arguments) {
   const Inspection found = inspect(*options);
   std::cout << (options->json ? found.json.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
                               : found.text);
-  std::cout.flush();
-  if (!std::cout) throw InputError("coterie inspect: the output can't be written");
   return found.exit_code;
 }
 

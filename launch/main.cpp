@@ -45,7 +45,10 @@ int run(const std::vector<const char*>& arguments) {
 
 int main(int argc, char** argv) {
   try {
-    return coterie::run({argv + 1, argv + argc});
+    const int code = coterie::run({argv + 1, argv + argc});
+    std::cout.flush();
+    if (!std::cout) throw coterie::InputError("standard output: cannot write");
+    return code;
   } catch (const coterie::InputError& e) {
     std::cerr << "coterie: " << e.what() << '\n';
     return coterie::kBadInput;

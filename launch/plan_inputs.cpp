@@ -47,6 +47,9 @@ void read_loads(const PlanOptions& o, PlanInputs& in) {
       throw bad_field(where, "format", "coterie.trace/1", "coterie.load/1, as the first file");
     const LoadTrace trace = read_load_trace(source.path);
     agree(in, where, trace.model, trace.num_experts, trace.top_k, trace.layer_ids);
+    if (o.first >= trace.records())
+      throw bad_field("coterie plan", "--window", "first record " + std::to_string(o.first),
+                      "less than the " + std::to_string(trace.records()) + " records of " + where);
     const Statistics counted = count(trace, o.first, o.count);
     if (in.sources.empty()) {
       sum = counted;

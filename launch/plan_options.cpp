@@ -1,5 +1,6 @@
 #include "launch/plan_options.hpp"
 
+#include "launch/outputs.hpp"
 #include "placement/input_error.hpp"
 #include "placement/solvers/solver.hpp"
 
@@ -44,9 +45,9 @@ po::options_description all_options() {
       "slots", text("N"), "experts of a layer that fit a rank (without: what is needed)")(
       "replicas", text("N", "0"), "further copies of experts, per layer")(
       "memory", text("SIZE"), "of a rank for experts, as 64GiB (without: the machine file's, or no limit)")(
-      "expert-size", text("SIZE"), "of one expert of one layer, for --memory")(
+      "expert-size", text("SIZE"), "of one expert of one layer; without it no memory is looked at")(
       "price", text("A:B", "1:8"), "of a row inside a node, and between nodes")(
-      "machine", text("FILE"), "machine file, for prices and memory (coterie calibrate)");
+      "machine", text("FILE"), "machine file (coterie.machine/1), for prices and memory");
   goal.add_options()(
       "objective", text("NAME", "traffic"),
       "traffic: fewest priced rows; affinity: most weight stays on its rank; load: lightest heaviest rank")(
@@ -138,6 +139,7 @@ class Given {
 /// "a.safetensors=2"; a file of that very name goes first.
 PlanOptions::Source source_of(const std::string& given) {
   const auto sign = given.rfind('=');
+  if (given.empty() || sign == 0) throw bad_option("trace", given, "a path");
   if (sign == std::string::npos || std::filesystem::exists(given)) return {given, 1};
   return {
       given.substr(0, sign),
@@ -191,15 +193,12 @@ void read_window(const Given& given, PlanOptions& o) {
   o.count = Given::number_in<std::int64_t>("window", std::string_view(found).substr(colon + 1), 1, kMost, expected);
 }
 
-void check_outputs(const PlanOptions& o) {
-  const std::pair<const char*, const std::filesystem::path*> outputs[] = {
-      {"output", &o.output}, {"certificate", &o.certificate}, {"report", &o.report}};
-  for (const auto& [name, path] : outputs)
-    for (const auto& [other_name, other] : outputs) {
-      if (name == other_name) break;
-      if (!path->empty() && path->lexically_normal() == other->lexically_normal())
-        throw bad_option(name, path->string(), std::string("another file than --") + other_name);
-    }
+void check_files(const PlanOptions& o) {
+  std::vector<std::filesystem::path> inputs;
+  for (const PlanOptions::Source& trace : o.traces) inputs.push_back(trace.path);
+  if (!o.machine.empty()) inputs.push_back(o.machine);
+  const Output outputs[] = {{"--output", o.output}, {"--certificate", o.certificate}, {"--report", o.report}};
+  check_outputs("coterie plan", outputs, inputs);
   if (!o.certificate.empty() && !o.bound)
     throw bad_option("certificate", o.certificate.string(), "a bound to certify: leave --no-bound out");
 }
@@ -223,7 +222,11 @@ std::optional<PlanOptions> parse_plan_options(std::span<const char* const> argum
   if (given.has("slots")) o.slots = given.number("slots", 1, kMost, "a whole number from 1");
   o.replicas = given.number("replicas", 0, kMost, "a whole number from 0");
   if (given.has("memory")) o.memory = given.bytes("memory");
-  if (given.has("expert-size")) o.expert_size = given.bytes("expert-size");
+  if (given.has("expert-size")) {
+    o.expert_size = given.bytes("expert-size");
+    if (o.memory == 0 && o.machine.empty())
+      throw bad_option("expert-size", given.text("expert-size"), "--memory or --machine beside it");
+  }
   if (o.memory > 0 && o.expert_size == 0) throw bad_option("memory", given.text("memory"), "--expert-size beside it");
   if (given.given("price")) o.prices = prices_of(given);
 
@@ -241,7 +244,8 @@ std::optional<PlanOptions> parse_plan_options(std::span<const char* const> argum
   if (std::find(names.begin(), names.end(), o.solver) == names.end()) static_cast<void>(make_solver(o.solver));
   o.time_limit = given.number<double>("time-limit", 1e-3, 1e7, "a number of seconds above 0");
   o.gap = given.number<double>("gap", 0, 1, "a share from 0 to 1");
-  o.seed = given.number<std::uint64_t>("seed", 0, std::numeric_limits<std::uint64_t>::max(), "a whole number from 0");
+  o.seed = given.number<std::uint64_t>("seed", 0, std::numeric_limits<std::int64_t>::max(),
+                                       "a whole number from 0 to 9223372036854775807");
   o.threads = given.number("threads", 0, 4096, "a whole number from 0 to 4096");
   o.compare = given.is_set("compare");
   o.bound = !given.is_set("no-bound");
@@ -249,7 +253,7 @@ std::optional<PlanOptions> parse_plan_options(std::span<const char* const> argum
   o.output = given.path("output");
   o.certificate = given.path("certificate");
   o.report = given.path("report");
-  check_outputs(o);
+  check_files(o);
   return o;
 }
 

@@ -114,7 +114,8 @@ std::string plan_summary(const PlanInputs& in, const ReportData& data) {
   const Figures& now = chosen->figures;
   const Figures& before = data.compared.front().figures;
   page.fact("plan", shape_text(in));
-  page.fact("fitted on", grouped(problem.statistics.tokens) + " tokens (weighted) of " +
+  const bool weighted = std::any_of(in.sources.begin(), in.sources.end(), [](const auto& s) { return s.weight != 1; });
+  page.fact("fitted on", grouped(problem.statistics.tokens) + (weighted ? " tokens (weighted) of " : " tokens of ") +
                              std::to_string(in.sources.size()) + (in.sources.size() == 1 ? " trace" : " traces"));
   page.fact(std::string(name_of(problem.objective)),
             value_text(problem.objective, before.value) + " contiguous -> " + value_text(problem.objective, now.value) +

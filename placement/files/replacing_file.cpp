@@ -64,6 +64,13 @@ void ReplacingFile::commit() {
   ::close(std::exchange(descriptor_, -1));
 }
 
+void demand_writable(const fs::path& path) {
+  // Opening a pipe or a device could already mean something to who reads it.
+  std::error_code ignored;
+  if (is_special(path) && !fs::is_directory(path, ignored)) return;
+  const ReplacingFile never_committed(path);
+}
+
 void replace_file(const fs::path& path, std::string_view text) {
   ReplacingFile file(path);
   file.write(text);

@@ -30,6 +30,10 @@ class ReplacingFile {
   int descriptor_ = -1;
 };
 
+/// Throws what a ReplacingFile at `path` would, and leaves everything as it is: for before the work whose result goes
+/// there.
+void demand_writable(const std::filesystem::path& path);
+
 /// Writes a whole text file in one step.
 void replace_file(const std::filesystem::path& path, std::string_view text);
 

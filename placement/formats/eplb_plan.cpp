@@ -10,7 +10,6 @@ namespace coterie {
 namespace {
 
 bool is_list_of_lists(const std::filesystem::path& path) {
-  if (path.extension() != ".json") return false;
   try {
     const nlohmann::json file = read_json(path);
     return file.is_array() && !file.empty() && file.front().is_array();

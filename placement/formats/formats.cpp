@@ -16,7 +16,8 @@ const std::filesystem::path& only(std::span<const std::filesystem::path> paths) 
 }
 
 std::string format_of(const std::filesystem::path& path) {
-  if (path.extension() != ".safetensors") return "";
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(path, ignored)) return "";
   try {
     const SafetensorsFile file(path);
     const auto format = file.metadata().find("format");

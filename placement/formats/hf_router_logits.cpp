@@ -20,7 +20,8 @@ namespace {
 namespace fs = std::filesystem;
 
 bool recognises(const fs::path& path) {
-  if (path.extension() != ".safetensors") return false;
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return false;
   try {
     const SafetensorsFile file(path);
     return !file.tensors().empty() && std::all_of(file.tensors().begin(), file.tensors().end(), [](const auto& t) {

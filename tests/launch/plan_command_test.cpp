@@ -193,11 +193,28 @@ TEST_F(PlanCommand, RefusesWrongInput) {
   expect_refused("--trace " + kTop2 + " --trace " + kOlmoe + " --ranks 4", "num_experts: found 64");
   expect_refused("--trace " + kOlmoe + " --ranks 4 --top 1", "gate_order: found unordered");
   expect_refused("--trace " + path("none") + " --ranks 4", path("none"));
-  expect_refused("--trace " + kTop2 + " --ranks 4 --output " + path("no/folder/plan.json"), path("no/folder"));
   expect_refused("--trace " + kTop2 + " --ranks 4 --output " + path("a") + " --report " + path("a"),
                  "another file than --output");
   expect_refused("--trace " + kTop2 + " --ranks 4 --seeds 1", "unrecognised option");
   EXPECT_FALSE(std::filesystem::exists(path("a")));
+}
+
+TEST_F(PlanCommand, LooksAtItsOutputsBeforeItWorks) {
+  const std::string trace = path("trace.safetensors"), same = path("./trace.safetensors");
+  std::filesystem::copy_file(kOlmoe, trace);
+  const auto begin = std::chrono::steady_clock::now();
+  for (const std::string option : {"--output ", "--certificate ", "--report "}) {
+    const std::string command = "--time-limit 600 --trace " + trace + " --ranks 4 " + option;
+    for (const std::string& wrong : {same, path("no/folder/out"), path("")}) {
+      const Ended ended = run("plan " + command + wrong);
+      EXPECT_EQ(ended.code, 2) << option << wrong;
+      EXPECT_THAT(ended.text, HasSubstr(wrong));
+    }
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
+  EXPECT_EQ(read("trace.safetensors").size(), std::filesystem::file_size(kOlmoe)) << "an input is no output";
+  const std::string inspect = std::string(COTERIE_PROGRAM) + " inspect " + trace;
+  EXPECT_EQ(WEXITSTATUS(std::system((inspect + " > /dev/full 2> " + path("log")).c_str())), 2);
 }
 
 TEST_F(PlanCommand, WritesTheBestPlanSoFarWhenItIsStopped) {
