@@ -126,6 +126,10 @@ std::string check_limits(const Problem& problem, const Assignment& assignment) {
 }
 
 std::string check_limits(const Problem& problem, const Owners& owners) {
+  return check_limits(problem, owners, problem.balance ? rank_rows(problem, owners) : std::vector<double>());
+}
+
+std::string check_limits(const Problem& problem, const Owners& owners, std::span<const double> rows) {
   if (static_cast<int>(owners.size()) != problem.layers())
     return "infeasible: " + std::to_string(owners.size()) + " layers of " + std::to_string(problem.layers());
   for (int l = 0; l < problem.layers(); ++l) {
@@ -145,9 +149,7 @@ std::string check_limits(const Problem& problem, const Owners& owners) {
     for (int r = 0; r < problem.ranks(); ++r)
       if (held[r] > problem.slots()) return too_many(place(l, r), held[r], problem.slots());
   }
-  if (!problem.balance) return {};
-  const std::vector<double> rows = rank_rows(problem, owners);
-  for (int l = 0; l < problem.layers(); ++l)
+  for (int l = 0; problem.balance && l < problem.layers(); ++l)
     for (int r = 0; r < problem.ranks(); ++r)
       if (rows[l * problem.ranks() + r] > problem.load_limit(l))
         return too_heavy(problem, place(l, r), rows[l * problem.ranks() + r], mean_load(problem, l));

@@ -4,6 +4,7 @@
 #include "placement/topology.hpp"
 #include "placement/trace/statistics.hpp"
 
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -115,12 +116,26 @@ struct Figures {
 /// The problem's objective for a complete placement; affinity: larger is better, traffic and load: smaller.
 [[nodiscard]] double evaluate(const Problem& problem, const Assignment& assignment);
 [[nodiscard]] double evaluate(const Problem& problem, const Owners& owners);
+/// The same; nothing when `stop`, which is asked now and then, became true before the end.
+[[nodiscard]] std::optional<double> evaluate(const Problem& problem, const Owners& owners,
+                                             const std::function<bool()>& stop);
 /// True when a is strictly better than b under the objective.
 [[nodiscard]] bool better(Objective objective, double a, double b) noexcept;
 
 /// Empty, or "infeasible: …" with the first limit that is broken, the layer and the rank.
 [[nodiscard]] std::string check_limits(const Problem& problem, const Assignment& assignment);
 [[nodiscard]] std::string check_limits(const Problem& problem, const Owners& owners);
+/// `rank_rows`, (layers, ranks), are known; needed only with a load limit.
+[[nodiscard]] std::string check_limits(const Problem& problem, const Owners& owners, std::span<const double> rank_rows);
+
+/// All there is to say of a placement, in one pass over the tokens.
+struct Assessment {
+  Figures figures;
+  std::string broken;  ///< check_limits
+};
+/// Nothing when `stop`, which is asked now and then, became true before the end.
+[[nodiscard]] std::optional<Assessment> assess(const Problem& problem, const Owners& owners,
+                                               const std::function<bool()>& stop = {});
 /// Empty, or "infeasible: …" for a limit that no placement can keep: slots, or an expert that is too heavy by itself.
 [[nodiscard]] std::string check_feasible(const Problem& problem);
 
