@@ -33,8 +33,10 @@ void stop_at_signals() {
 // Shares of the time that is left when the traces are read. What one step leaves, the next ones have.
 constexpr double kSearch = 0.5;  // with a bound to prove afterwards
 constexpr double kWithoutLimit = 0.1;
-constexpr double kFigures = 3;  // times that a plan is measured when all searches are over
-constexpr double kReport = 6;   // and for a report
+constexpr double kFigures = 1;  // times that a plan is measured when all searches are over
+constexpr double kReport = 8;   // and for a report
+constexpr double kCompare =
+    4;  // times that a plan could be measured must be left, or the limit's price is not looked for
 
 class Planner {
  public:
@@ -66,8 +68,9 @@ class Planner {
   void look_at_baseline() {
     const double begin = elapsed();
     data_.before = owners_of(contiguous_assignment(in_.problem));
-    add_compared("contiguous", data_.before, 0, "");
-    reserve_ = (kFigures + (options_.report.empty() ? 0 : kReport)) * (elapsed() - begin);
+    add_compared("contiguous", data_.before, 0);
+    measuring_ = elapsed() - begin;
+    reserve_ = (kFigures + (options_.report.empty() ? 0 : kReport)) * measuring_;
     time_ = left();
   }
 
@@ -89,7 +92,8 @@ class Planner {
     if (soft && !searches()) asked.balance.reset();
     solution_ = make_solver(options_.solver)->solve(asked, solve_options(share * time_));
     owners_ = solution_.owners.empty() ? owners_of(solution_.assignment) : solution_.owners;
-    if (soft) raise_limit();
+    Assessment found = *assess(in_.problem, owners_);
+    if (soft && !found.broken.empty()) raise_limit(found.figures.load_worst);
     if (solution_.bound) data_.bounds.push_back(*solution_.bound);
     data_.model = in_.model;
     data_.layer_ids = in_.layer_ids;
@@ -98,10 +102,11 @@ class Planner {
     data_.after = owners_;
     data_.sources = in_.sources;
     data_.warnings = in_.warnings;
-    data_.compared.front().note = limits_note(data_.before);
-    add_compared(solution_.solver, owners_, solution_.seconds, "");
-    data_.compared.back().chosen = true;
-    if (in_.left_out) leave_out();
+    // The limit may have been raised since.
+    data_.compared.front().note = check_limits(in_.problem, data_.before).empty() ? "" : "breaks the limits";
+    data_.compared.push_back(
+        {.name = solution_.solver, .figures = found.figures, .seconds = solution_.seconds, .note = "", .chosen = true});
+    if (in_.left_out) leave_out(found.figures);
   }
 
   [[nodiscard]] bool searches() const { return options_.solver == "auto" || options_.solver == "sweep"; }
@@ -110,9 +115,7 @@ class Planner {
   }
 
   /// The usual limit, where even the replicas did not help.
-  void raise_limit() {
-    if (check_limits(in_.problem, owners_).empty()) return;
-    const double worst = measure(in_.problem, owners_).load_worst;
+  void raise_limit(double worst) {
     in_.warnings.push_back("the load limit of " + fixed(*in_.problem.balance, 2) + " could not be kept with " +
                            std::to_string(in_.problem.replicas) +
                            " replicas a layer; it was raised to what was found " + "(--balance sets one, or none)");
@@ -146,26 +149,27 @@ class Planner {
     return best;
   }
 
-  void add_compared(const std::string& name, const Owners& owners, double seconds, const std::string& note) {
-    data_.compared.push_back({.name = name, .figures = measure(in_.problem, owners), .seconds = seconds, .note = note});
-  }
-
-  [[nodiscard]] std::string limits_note(const Owners& owners) const {
-    return check_limits(in_.problem, owners).empty() ? "" : "breaks the limits";
+  void add_compared(const std::string& name, const Owners& owners, double seconds) {
+    const Assessment found = *assess(in_.problem, owners);
+    data_.compared.push_back({.name = name,
+                              .figures = found.figures,
+                              .seconds = seconds,
+                              .note = found.broken.empty() ? "" : "breaks the limits"});
   }
 
   /// What the load limit costs, and what others reach.
   void compare() {
-    if (finds_price_of_limit() && !g_stop) {
+    if (finds_price_of_limit() && !g_stop && left() >= kCompare * measuring_) {
       Problem free = in_.problem;
       free.balance.reset();
       SolveOptions options = solve_options(std::min(left(), kWithoutLimit * time_));
       options.start = solution_.assignment;
       const Solution other = make_sweep_solver()->solve(free, options);
       // In the little time that it has it may not come as far.
-      if (better(free.objective, other.value, solution_.value))
-        add_compared("no load limit", other.owners.empty() ? owners_of(other.assignment) : other.owners, other.seconds,
-                     "");
+      if (better(free.objective, other.value, solution_.value)) {
+        add_compared("no load limit", other.owners.empty() ? owners_of(other.assignment) : other.owners, other.seconds);
+        data_.compared.back().note.clear();
+      }
     }
     if (!options_.compare) return;
     for (const char* name : {"round-robin", "random", "balanced", "bipartition", "eplb"}) {
@@ -173,16 +177,15 @@ class Planner {
       Problem problem = in_.problem;
       problem.balance.reset();  // they know none; whether they keep it is a note
       const Solution other = make_solver(name)->solve(problem, solve_options(kWithoutLimit * time_));
-      const Owners owners = other.owners.empty() ? owners_of(other.assignment) : other.owners;
-      add_compared(name, owners, other.seconds, limits_note(owners));
+      add_compared(name, other.owners.empty() ? owners_of(other.assignment) : other.owners, other.seconds);
     }
   }
 
-  void leave_out() {
+  void leave_out(const Figures& fitted) {
     Holdout& held = data_.holdout.emplace();
     held.share = options_.holdout;
     held.tokens = in_.left_out->statistics.tokens;
-    held.fitted = measure(in_.problem, owners_);
+    held.fitted = fitted;
     held.left_out = measure(*in_.left_out, owners_);
     held.baseline_left_out = measure(*in_.left_out, data_.before);
     if (const std::string why = why_fit_does_not_carry(in_, held); !why.empty()) data_.warnings.push_back(why);
@@ -233,8 +236,9 @@ class Planner {
 
   const PlanOptions& options_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
-  double reserve_ = 0;  ///< seconds
-  double time_ = 0;     ///< seconds that the searches and bounds have together
+  double measuring_ = 0;  ///< seconds that measuring a plan takes
+  double reserve_ = 0;    ///< seconds for what comes after searches and bounds
+  double time_ = 0;       ///< seconds that the searches and bounds have together
   PlanInputs in_;
   SearchProgress progress_;
   Solution solution_;

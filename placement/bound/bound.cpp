@@ -18,6 +18,7 @@ namespace coterie {
 namespace {
 
 constexpr double kFitting = 0.7;      // share of the time in which the traffic bound chooses its facets
+constexpr double kChoosing = 0.1;     // share of the time in which tokens choose again in one round
 constexpr double kLeastShare = 0.02;  // of the tokens that choose again in a round
 constexpr int kPatience = 20;         // rounds
 constexpr int kRound = 10;            // iterations between two looks at the bound
@@ -125,8 +126,10 @@ Bound top_1_bound(const Problem& problem, double value, const BoundOptions& opti
 
 Bound traffic_bound(const Problem& problem, double value, const BoundOptions& options) {
   Pace pace(problem.objective, value, options);
-  TrafficBound traffic(problem, options.threads, options.start);
+  const auto stop = [&] { return pace.stopped(); };
+  TrafficBound traffic(problem, options.threads, stop, options.start, !pace.stopped());
   bool fitting = true;
+  double choosing = 0;  // seconds in which all tokens choose again, as far as is known
   for (int round = 1;; ++round) {
     pace.round(traffic);
     const double bound = traffic.bound();
@@ -138,11 +141,17 @@ Bound traffic_bound(const Problem& problem, double value, const BoundOptions& op
       fitting = false;
       pace.restart();
     } else {
-      traffic.choose_again(std::max(kLeastShare, 2.0 / (round + 2)));
+      // A share of the tokens that leaves time for iterations; of very many tokens a few first.
+      double share = std::max(kLeastShare, 2.0 / (round + 2));
+      if (choosing > 0) share = std::min(share, kChoosing * options.time_limit / choosing);
+      if (choosing == 0 && traffic.is_large()) share = kLeastShare;
+      const double begin = pace.seconds();
+      traffic.choose_again(share);
+      choosing = (pace.seconds() - begin) / share;
     }
   }
   double proven = traffic.proven();
-  if (proven < traffic.fewest_ranks()) {
+  if (proven < traffic.fewest_ranks() * (1 - 1e-9)) {
     traffic.count_fewest_ranks();
     proven = traffic.proven();
   }

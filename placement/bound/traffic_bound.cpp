@@ -13,8 +13,14 @@ namespace coterie {
 namespace {
 
 constexpr int kMostMembers = 16;
-constexpr double kTrust = 0.85;  // in the placement that the first choices are made by
-constexpr double kCopies = 2;    // times what S says of first copies is shared where there are further ones
+constexpr std::int64_t kMany = 8'000'000;    // choices of tokens at a layer, beyond which the first are made alike
+constexpr std::int64_t kAlikeTokens = 1000;  // of a layer, by which it is decided what the choices alike are
+constexpr std::int64_t kBetweenStops = 512;  // tokens
+constexpr double kTrust = 0.85;              // in the placement that the first choices are made by
+constexpr double kCopies = 2;                // times what S says of first copies is shared where there are further ones
+
+// What counting the fewest ranks takes is known, and short.
+const std::function<bool()> kNever = [] { return false; };
 
 int most_choices(const Problem& problem) {
   int most = 1;
@@ -48,9 +54,18 @@ double draw(std::uint64_t round, std::uint64_t trace, std::uint64_t token, std::
 
 }  // namespace
 
-TrafficBound::TrafficBound(const Problem& problem, int threads, const Assignment* start)
+/// Of those that may be members.
+struct TrafficBound::PairShares {
+  int count = 0;
+  std::array<std::array<double, kMostMembers>, kMostMembers> ranks{}, nodes{};
+  double rank_pairs = 0, node_pairs = 0;  // sums over pairs
+};
+
+TrafficBound::TrafficBound(const Problem& problem, int threads, std::function<bool()> stop, const Assignment* start,
+                           bool relax)
     : problem_(problem),
       threads_(threads),
+      stop_(std::move(stop)),
       first_(problem, row_rule(problem, 0), most_choices(problem)),
       onward_(problem, row_rule(problem, 1), most_choices(problem)),
       constant_(problem.layers(), 0) {
@@ -61,11 +76,19 @@ TrafficBound::TrafficBound(const Problem& problem, int threads, const Assignment
     level->relaxation.within.assign(problem.layers(), std::vector<double>(n * n, 0));
     if (start) level->parts = parts_of(problem, level->relaxation, *start);
   };
-  if (problem.ranks() > 1) add(rank_, rank_relaxation(problem));
-  add(node_, node_relaxation(problem));
-  for (const WeightedTrace& part : problem.traces)
+  if (relax && problem.ranks() > 1) add(rank_, rank_relaxation(problem));
+  if (relax) add(node_, node_relaxation(problem));
+  std::int64_t cells = 0;
+  for (const WeightedTrace& part : problem.traces) {
     choices_.emplace_back(static_cast<std::size_t>(last_token(part) - part.first) * problem.layers());
-  choose(1);
+    cells += (last_token(part) - part.first) * problem.layers();
+  }
+  large_ = cells > kMany;
+  if (!relax) stop_ = kNever;
+  if (large_ || !relax)
+    choose_alike();
+  else
+    choose(1);
   if (rank_) rank_->start();
   if (node_) node_->start();
 }
@@ -86,20 +109,86 @@ void TrafficBound::choose(double share) {
   parallel_for(threads_, problem_.layers(), [&](std::size_t l) { choose_layer(static_cast<int>(l), share); });
 }
 
-void TrafficBound::choose_layer(int layer, double share) {
+/// Calls each(number of the window, token, room for its experts) until `stop`.
+template <typename Each>
+void TrafficBound::for_tokens(const std::function<bool()>& stop, Each&& each) const {
   std::vector<int> experts;
   for (std::size_t p = 0; p < problem_.traces.size(); ++p) {
     const WeightedTrace& part = problem_.traces[p];
     const std::int64_t last = last_token(part);
     for (std::int64_t t = part.first; t < last; ++t) {
-      if (share < 1 && draw(round_, p, t, layer) >= share) continue;
-      load_experts(problem_, *part.trace, t, layer, experts);
-      if (experts.empty()) continue;
-      RowChoice& choice = choices_[p][static_cast<std::size_t>(t - part.first) * problem_.layers() + layer];
-      if (choice.members != 0) count(layer, experts, choice, -part.weight);
-      choice = best_choice(layer, experts);
-      count(layer, experts, choice, part.weight);
+      if ((t - part.first) % kBetweenStops == 0 && stop()) return;
+      each(p, t, experts);
     }
+  }
+}
+
+void TrafficBound::choose_layer(int layer, double share) {
+  for_tokens(stop_, [&](std::size_t p, std::int64_t t, std::vector<int>& experts) {
+    if (share < 1 && draw(round_, p, t, layer) >= share) return;
+    const WeightedTrace& part = problem_.traces[p];
+    load_experts(problem_, *part.trace, t, layer, experts);
+    if (experts.empty()) return;
+    RowChoice& choice = choices_[p][static_cast<std::size_t>(t - part.first) * problem_.layers() + layer];
+    if (choice.members != 0) count(layer, experts, choice, -part.weight);
+    choice = best_choice(layer, experts);
+    count(layer, experts, choice, part.weight);
+  });
+  mirror(layer);
+}
+
+void TrafficBound::choose_alike() {
+  parallel_for(threads_, problem_.layers(), [&](std::size_t l) { choose_layer_alike(static_cast<int>(l)); });
+}
+
+/// All experts of every token, and the facet that is best for a sample of tokens with as many.
+void TrafficBound::choose_layer_alike(int layer) {
+  const RowFacets& all = facets(layer);
+  const int most = std::min(kMostMembers, all.most());
+  std::vector<std::vector<double>> rows(most + 1);  // (members, facets): sums over the sample
+  for (int u = 0; u <= most; ++u) rows[u].assign(all.of(u).size(), 0);
+  std::int64_t tokens = 0;
+  for (const auto& choices : choices_) tokens += static_cast<std::int64_t>(choices.size()) / problem_.layers();
+  const double share = std::min(1.0, static_cast<double>(kAlikeTokens) / static_cast<double>(tokens));
+  for_tokens(stop_, [&](std::size_t p, std::int64_t t, std::vector<int>& experts) {
+    if (draw(0, p, t, layer) >= share) return;
+    load_experts(problem_, *problem_.traces[p].trace, t, layer, experts);
+    if (static_cast<int>(experts.size()) > most) experts.resize(most);
+    const PairShares pairs = pair_shares(layer, experts);
+    for (std::size_t f = 0; f < rows[pairs.count].size(); ++f) {
+      const RowFacet& facet = all.of(pairs.count)[f];
+      rows[pairs.count][f] +=
+          facet.constant - facet.rank_price * pairs.rank_pairs - facet.node_price * pairs.node_pairs;
+    }
+  });
+  std::vector<RowChoice> choice_of(most + 1);
+  for (int u = 1; u <= most; ++u) {
+    double best = -std::numeric_limits<double>::infinity();
+    for (std::size_t f = 0; f < rows[u].size(); ++f) {
+      if (!is_bounded(all.of(u)[f]) || rows[u][f] <= best) continue;
+      best = rows[u][f];
+      choice_of[u] = {static_cast<std::uint16_t>((1U << u) - 1), static_cast<std::uint16_t>(f)};
+    }
+  }
+  for_tokens(stop_, [&](std::size_t p, std::int64_t t, std::vector<int>& experts) {
+    const WeightedTrace& part = problem_.traces[p];
+    load_experts(problem_, *part.trace, t, layer, experts);
+    const RowChoice& choice = choice_of[std::min<std::size_t>(experts.size(), most)];
+    if (choice.members == 0) return;
+    choices_[p][static_cast<std::size_t>(t - part.first) * problem_.layers() + layer] = choice;
+    count(layer, experts, choice, part.weight);
+  });
+  mirror(layer);
+}
+
+/// The upper triangles of the weights of pairs: `count` adds to the lower ones alone.
+void TrafficBound::mirror(int layer) {
+  for (std::optional<Level>* level : {&rank_, &node_}) {
+    if (!*level) continue;
+    std::vector<double>& pairs = (*level)->relaxation.within[layer];
+    const auto n = static_cast<std::size_t>((*level)->relaxation.items());
+    for (std::size_t i = 0; i < static_cast<std::size_t>(problem_.experts()); ++i)
+      for (std::size_t j = 0; j < i; ++j) pairs[j * n + i] = pairs[i * n + j];
   }
 }
 
@@ -114,26 +203,24 @@ void TrafficBound::count(int layer, const std::vector<int>& experts, const RowCh
     for (std::size_t a = 0; a < experts.size() && a < kMostMembers; ++a)
       for (std::size_t b = 0; b < a; ++b) {
         if (!(choice.members >> a & 1) || !(choice.members >> b & 1)) continue;
-        pairs[experts[a] * n + experts[b]] += weight * price;
-        pairs[experts[b] * n + experts[a]] += weight * price;
+        const auto [low, high] = std::minmax(experts[a], experts[b]);
+        pairs[high * n + low] += weight * price;
       }
   };
   add(rank_, facet.rank_price);
   add(node_, facet.node_price);
 }
 
-/// The best facet for all experts of the token and for fewer of them, leaving out one after the other the expert that
-/// shares most with those that are left.
-RowChoice TrafficBound::best_choice(int layer, const std::vector<int>& experts) const {
-  const int count = static_cast<int>(std::min<std::size_t>(experts.size(), kMostMembers));
-  std::array<std::array<double, kMostMembers>, kMostMembers> ranks{}, nodes{};
-  const auto load = [&](const std::optional<Level>& level, auto& pairs) {
+TrafficBound::PairShares TrafficBound::pair_shares(int layer, const std::vector<int>& experts) const {
+  PairShares shares;
+  shares.count = static_cast<int>(std::min<std::size_t>(experts.size(), kMostMembers));
+  const auto load = [&](const std::optional<Level>& level, auto& pairs, double& sum) {
     if (!level) return;
     // Before the first iteration items share a part as they do at the start, and some of it at random: a placement by
     // itself fits many facets alike.
     const int n = level->relaxation.items();
     const double random = (level->relaxation.capacity - 1.0) / std::max(1, n - 1);
-    for (int a = 0; a < count; ++a)
+    for (int a = 0; a < shares.count; ++a)
       for (int b = 0; b < a; ++b) {
         const auto [low, high] = std::minmax(experts[a], experts[b]);
         double share = random;
@@ -145,19 +232,21 @@ RowChoice TrafficBound::best_choice(int layer, const std::vector<int>& experts) 
         }
         if (problem_.replicas > 0) share *= kCopies;
         pairs[a][b] = pairs[b][a] = share;
+        sum += share;
       }
   };
-  load(rank_, ranks);
-  load(node_, nodes);
+  load(rank_, shares.ranks, shares.rank_pairs);
+  load(node_, shares.nodes, shares.node_pairs);
+  return shares;
+}
 
+/// The best facet for all experts of the token and for fewer of them, leaving out one after the other the expert that
+/// shares most with those that are left.
+RowChoice TrafficBound::best_choice(int layer, const std::vector<int>& experts) const {
+  auto [count, ranks, nodes, rank_pairs, node_pairs] = pair_shares(layer, experts);
   std::array<double, kMostMembers> with{};  // what each member shares with the others
-  double rank_pairs = 0, node_pairs = 0;
   for (int a = 0; a < count; ++a)
-    for (int b = 0; b < count; ++b) {
-      with[a] += ranks[a][b] + nodes[a][b];
-      rank_pairs += ranks[a][b] / 2;
-      node_pairs += nodes[a][b] / 2;
-    }
+    for (int b = 0; b < count; ++b) with[a] += ranks[a][b] + nodes[a][b];
   RowChoice best;
   double most = -std::numeric_limits<double>::infinity();
   auto members = static_cast<std::uint16_t>((1U << count) - 1);
@@ -165,7 +254,7 @@ RowChoice TrafficBound::best_choice(int layer, const std::vector<int>& experts) 
     if (size <= facets(layer).most()) {
       const auto all = facets(layer).of(size);
       for (std::size_t f = 0; f < all.size(); ++f) {
-        if ((!rank_ && all[f].rank_price > 0) || (!node_ && all[f].node_price > 0)) continue;
+        if (!is_bounded(all[f])) continue;
         const double rows = all[f].constant - all[f].rank_price * rank_pairs - all[f].node_price * node_pairs;
         if (rows <= most) continue;
         most = rows;
@@ -187,26 +276,29 @@ RowChoice TrafficBound::best_choice(int layer, const std::vector<int>& experts) 
 }
 
 double TrafficBound::fewest_ranks() const {
-  double rows = 0;
-  std::vector<int> experts;
-  for (const WeightedTrace& part : problem_.traces)
-    for (std::int64_t t = part.first; t < last_token(part); ++t)
-      for (int l = 0; l < problem_.layers(); ++l) {
-        load_experts(problem_, *part.trace, t, l, experts);
-        const auto all = facets(l).of(std::min(static_cast<int>(experts.size()), facets(l).most()));
-        const auto flat = std::find_if(all.begin(), all.end(),
-                                       [](const RowFacet& f) { return f.rank_price == 0 && f.node_price == 0; });
-        if (flat != all.end()) rows += part.weight * flat->constant;
-      }
-  return rows * (1 - 1e-11) / (problem_.statistics.tokens * problem_.layers());
+  std::vector<double> rows(problem_.layers(), 0);
+  parallel_for(threads_, problem_.layers(), [&](std::size_t l) {
+    const RowFacets& all = facets(static_cast<int>(l));
+    std::vector<double> fewest(all.most() + 1, 0);  // (experts of a token)
+    for (int u = 0; u <= all.most(); ++u)
+      for (const RowFacet& f : all.of(u))
+        if (f.rank_price == 0 && f.node_price == 0) fewest[u] = f.constant;
+    for_tokens(kNever, [&](std::size_t p, std::int64_t t, std::vector<int>& experts) {
+      load_experts(problem_, *problem_.traces[p].trace, t, static_cast<int>(l), experts);
+      rows[l] += problem_.traces[p].weight * fewest[std::min(static_cast<int>(experts.size()), all.most())];
+    });
+  });
+  return std::accumulate(rows.begin(), rows.end(), 0.0) * (1 - 1e-11) /
+         (problem_.statistics.tokens * problem_.layers());
 }
 
 void TrafficBound::count_fewest_ranks() {
+  stop_ = kNever;
   rank_.reset();
   node_.reset();
   std::fill(constant_.begin(), constant_.end(), 0.0);
   for (auto& choices : choices_) std::fill(choices.begin(), choices.end(), RowChoice{});
-  choose(1);
+  choose_alike();
 }
 
 double TrafficBound::bound() const {

@@ -7,6 +7,7 @@
 #include "placement/problem.hpp"
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,8 +19,10 @@ namespace coterie {
 /// relaxations, whose S says in turn which linear bound is best: the two are improved together.
 class TrafficBound {
  public:
-  /// `start`: a placement to start from, or null.
-  TrafficBound(const Problem& problem, int threads, const Assignment* start = nullptr);
+  /// `start`: a placement to start from, or null. `stop` is asked now and then: once it is true no token chooses any
+  /// more, which leaves the bound weaker, not wrong. With `relax` false it is the bound of count_fewest_ranks.
+  TrafficBound(const Problem& problem, int threads, std::function<bool()> stop, const Assignment* start = nullptr,
+               bool relax = true);
   TrafficBound(const TrafficBound&) = delete;
   TrafficBound& operator=(const TrafficBound&) = delete;
 
@@ -27,6 +30,8 @@ class TrafficBound {
   void iterate(bool look);
   /// Lets `share` of all tokens, drawn at random, choose again by what S says now.
   void choose_again(double share);
+  /// True when there are so many tokens that letting all choose again takes longer than an iteration.
+  [[nodiscard]] bool is_large() const noexcept { return large_; }
   [[nodiscard]] int iterations() const;
 
   /// Priced rows per token and layer, but for rounding errors.
@@ -50,14 +55,28 @@ class TrafficBound {
     std::vector<std::vector<int>> parts;  ///< (layers)(items) to start from, or empty
     std::optional<DoublyNonnegative> iteration;
   };
+  /// How much the experts of a token share ranks and nodes, pair by pair.
+  struct PairShares;
   void choose(double share);
   void choose_layer(int layer, double share);
+  void choose_alike();
+  void choose_layer_alike(int layer);
+  template <typename Each>
+  void for_tokens(const std::function<bool()>& stop, Each&& each) const;
+  void mirror(int layer);
   void count(int layer, const std::vector<int>& experts, const RowChoice& choice, double weight);
+  [[nodiscard]] PairShares pair_shares(int layer, const std::vector<int>& experts) const;
   [[nodiscard]] RowChoice best_choice(int layer, const std::vector<int>& experts) const;
+  /// Facets that say something where a level is missing.
+  [[nodiscard]] bool is_bounded(const RowFacet& facet) const {
+    return (rank_ || facet.rank_price <= 0) && (node_ || facet.node_price <= 0);
+  }
   [[nodiscard]] const RowFacets& facets(int layer) const { return layer == 0 ? first_ : onward_; }
 
   const Problem& problem_;
   int threads_;
+  std::function<bool()> stop_;
+  bool large_ = false;
   RowFacets first_, onward_;
   std::optional<Level> rank_, node_;
   std::vector<double> constant_;                 // (layers): sum of the chosen facets' constants

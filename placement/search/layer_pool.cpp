@@ -46,7 +46,7 @@ class Canonical {
 }  // namespace
 
 Assignment best_of_pool(const Problem& problem, const ChainCost& cost, const std::vector<Assignment>& placements,
-                        int threads) {
+                        int threads, const std::function<bool()>& stop) {
   const int layers = problem.layers();
   const Canonical canonical(problem.topology);
   std::vector<std::vector<State>> pool(layers);
@@ -61,11 +61,14 @@ Assignment best_of_pool(const Problem& problem, const ChainCost& cost, const std
   std::vector<std::vector<double>> own(layers), crossing(layers);
   parallel_for(threads, layers, [&](std::size_t l) {
     const int layer = static_cast<int>(l);
+    if (stop()) return;
     for (const State& state : pool[l]) own[l].push_back(cost.own(layer, state));
     if (layer + 1 == layers) return;
     LabelMatching names(problem.topology, price);
     for (const auto& flow : cost.flows(layer, pool[l], pool[l + 1])) crossing[l].push_back(-names.best(flow));
   });
+
+  if (stop()) return {};
 
   std::vector<std::vector<std::size_t>> before(layers);
   std::vector<double> total = own[0];

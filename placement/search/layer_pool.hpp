@@ -5,6 +5,7 @@
 
 #include "placement/problem.hpp"
 
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -28,8 +29,9 @@ class ChainCost {
 };
 
 /// The cheapest placement that can be made of the layers of `placements`, ranks renamed as LabelMatching does. All of
-/// them must be complete, and no layer of the problem fixed.
+/// them must be complete, and no layer of the problem fixed. Empty when `stop`, asked now and then, became true.
 [[nodiscard]] Assignment best_of_pool(const Problem& problem, const ChainCost& cost,
-                                      const std::vector<Assignment>& placements, int threads);
+                                      const std::vector<Assignment>& placements, int threads,
+                                      const std::function<bool()>& stop);
 
 }  // namespace coterie

@@ -30,14 +30,13 @@ constexpr std::array<double, 4> kAffinityParts{0.03, 0.1, 0.2, 0.4};
 
 }  // namespace
 
-Sweep::Sweep(const Problem& problem, const SolveOptions& options, Assignment start,
+Sweep::Sweep(const Problem& problem, const SolveOptions& options, Valued start,
              std::chrono::steady_clock::time_point end)
     : problem_(problem),
       options_(options),
       stop_([&options, end] { return std::chrono::steady_clock::now() >= end || (options.stop && *options.stop); }),
       tokens_(problem.objective == Objective::traffic),
-      best_(std::move(start)),
-      best_value_(evaluate(problem, best_)) {
+      best_(std::move(start)) {
   for (int l = 0; l < problem.layers(); ++l)
     if (!problem.is_fixed(l)) free_.push_back(l);
   if (!tokens_) {
@@ -53,7 +52,7 @@ Sweep::Sweep(const Problem& problem, const SolveOptions& options, Assignment sta
     rows_ = std::make_unique<TrafficModel>(problem, sample_);
   }
   calibrate();
-  keep(best_);
+  keep(best_.assignment);
 }
 
 // Scales of temperatures and penalties: what an exchange changes in a random placement.
@@ -74,14 +73,14 @@ void Sweep::calibrate() {
   if (tokens_) token_scale_ = scale(*rows_, 100);
 }
 
-Assignment Sweep::run() {
+Sweep::Valued Sweep::run() {
   if (free_.empty() || problem_.ranks() == 1) return best_;
   for (int number = 0, idle = 0; idle < kPatience && !stop_(); ++number) {
     idle = round(number) ? 0 : idle + 1;
     if (!options_.progress) continue;
     std::array<char, 80> line{};
     std::snprintf(line.data(), line.size(), "sweep: round %d, %s %.5g", number + 1,
-                  std::string(name_of(problem_.objective)).c_str(), best_value_);
+                  std::string(name_of(problem_.objective)).c_str(), best_.value);
     options_.progress(line.data());
   }
   return best_;
@@ -115,7 +114,7 @@ std::vector<Sweep::Unit> Sweep::units_of(int number) const {
 
 // What a stopped round had found is dropped: a longer run would not have seen it alone, and must not end worse.
 bool Sweep::round(int number) {
-  const double before = best_value_;
+  const double before = best_.value;
   const std::vector<Unit> units = units_of(number);
   std::vector<Assignment> found(units.size());
   parallel_for(options_.threads, units.size(), [&](std::size_t u) { found[u] = search(units[u]); });
@@ -128,7 +127,9 @@ bool Sweep::round(int number) {
   recent_ = std::move(found);
   if (free_.size() == static_cast<std::size_t>(problem_.layers())) {
     const ChainCost& cost = tokens_ ? static_cast<const ChainCost&>(*rows_) : *pairs_;
-    keep(best_of_pool(problem_, cost, pool, options_.threads));
+    Assignment joined = best_of_pool(problem_, cost, pool, options_.threads, stop_);
+    if (joined.empty()) return false;
+    keep(std::move(joined));
   } else {
     for (const Assignment& assignment : pool) keep(assignment);
   }
@@ -137,7 +138,7 @@ bool Sweep::round(int number) {
     Assignment better_yet = polished(elite_.front().assignment);
     if (!stop_()) keep(std::move(better_yet));
   }
-  return better(problem_.objective, best_value_, before);
+  return better(problem_.objective, best_.value, before);
 }
 
 // Empty when it was stopped before the end, or did not come to keep the limits.
@@ -244,13 +245,10 @@ void Sweep::keep(Assignment assignment) {
   const double cost = cost_of(assignment);
   const auto place = std::find_if(elite_.begin(), elite_.end(), [&](const Found& f) { return cost <= f.cost; });
   if (place != elite_.end() && place->cost == cost && place->assignment == assignment) return;
-  if (place == elite_.begin()) {
+  if (place == elite_.begin() && !elite_.empty()) {
     // The sample may be mistaken about which is better.
-    const double value = evaluate(problem_, assignment);
-    if (better(problem_.objective, value, best_value_)) {
-      best_value_ = value;
-      best_ = assignment;
-    }
+    const auto value = evaluate(problem_, owners_of(assignment), stop_);
+    if (value && better(problem_.objective, *value, best_.value)) best_ = {assignment, *value};
   }
   elite_.insert(place, {std::move(assignment), cost});
   if (elite_.size() > kElite) elite_.pop_back();

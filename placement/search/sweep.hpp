@@ -18,12 +18,16 @@ namespace coterie {
 /// Affinity and traffic; one object per solve.
 class Sweep {
  public:
-  /// `start`: a placement that keeps the limits.
-  Sweep(const Problem& problem, const SolveOptions& options, Assignment start,
-        std::chrono::steady_clock::time_point end);
+  /// A placement that keeps the limits, and its value.
+  struct Valued {
+    Assignment assignment;
+    double value;
+  };
+
+  Sweep(const Problem& problem, const SolveOptions& options, Valued start, std::chrono::steady_clock::time_point end);
 
   /// The best placement found until the time is over, or nothing better was found for long.
-  [[nodiscard]] Assignment run();
+  [[nodiscard]] Valued run();
 
  private:
   struct Found {
@@ -73,8 +77,7 @@ class Sweep {
   std::unique_ptr<TrafficModel> rows_;  // the same; traffic
   std::vector<Found> elite_;            // best first, all different
   std::vector<Assignment> recent_;
-  Assignment best_;
-  double best_value_ = 0;
+  Valued best_;
 };
 
 }  // namespace coterie

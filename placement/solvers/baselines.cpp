@@ -14,15 +14,11 @@ std::vector<int> even_counts(int experts, int ranks) {
 
 namespace {
 
-/// The parts of a solution that do not depend on whether there are replicas.
-template <typename Placement>
-Solution measured(const Problem& problem, const Placement& placement, std::string_view solver,
-                  std::chrono::steady_clock::time_point start) {
-  if (const std::string broken = check_limits(problem, placement); !broken.empty()) {
-    throw InputError(broken + " (solver " + std::string(solver) + ")");
-  }
+Solution measured(std::string_view solver, std::chrono::steady_clock::time_point start, const std::string& broken,
+                  double value) {
+  if (!broken.empty()) throw InputError(broken + " (solver " + std::string(solver) + ")");
   Solution solution;
-  solution.value = evaluate(problem, placement);
+  solution.value = value;
   solution.solver = solver;
   solution.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return solution;
@@ -35,7 +31,8 @@ Solution finished(const Problem& problem, Assignment assignment, std::string_vie
   for (int l = 0; l < problem.layers(); ++l) {
     if (problem.is_fixed(l)) assignment[l] = problem.fixed[l];
   }
-  Solution solution = measured(problem, assignment, solver, start);
+  const std::string broken = check_limits(problem, assignment);
+  Solution solution = measured(solver, start, broken, broken.empty() ? evaluate(problem, assignment) : 0);
   solution.assignment = std::move(assignment);
   return solution;
 }
@@ -51,7 +48,8 @@ Solution finished(const Problem& problem, Owners owners, std::string_view solver
     }
   }
   if (problem.replicas == 0) return finished(problem, std::move(first), solver, start);
-  Solution solution = measured(problem, owners, solver, start);
+  const Assessment found = *assess(problem, owners);
+  Solution solution = measured(solver, start, found.broken, found.figures.value);
   solution.assignment = std::move(first);
   solution.owners = std::move(owners);
   return solution;

@@ -44,18 +44,25 @@ Clock::time_point after(Clock::time_point begin, double seconds) {
 
 /// Every expert once.
 Solution place(const Problem& problem, const SolveOptions& options, Clock::time_point begin, Clock::time_point end) {
+  const std::function<bool()> stop = [&] { return Clock::now() >= end || (options.stop && *options.stop); };
   Solution best = finished(problem, feasible_assignment(problem, options.seed), "sweep", begin);
-  const auto offer = [&](const Assignment& assignment) {
-    if (!check_limits(problem, assignment).empty()) return;
-    Solution solution = finished(problem, assignment, "sweep", begin);
-    if (better(problem.objective, solution.value, best.value)) best = std::move(solution);
+  const auto offer = [&](Assignment assignment, std::optional<double> value) {
+    if (!value || !better(problem.objective, *value, best.value)) return;
+    best.value = *value;
+    best.assignment = std::move(assignment);
   };
-  offer(contiguous_assignment(problem));
-  if (options.start) offer(*options.start);
-  if (problem.objective == Objective::load)
-    offer(lightest(problem, options, best.assignment, end));
-  else
-    offer(Sweep(problem, options, best.assignment, end).run());
+  const auto try_out = [&](const Assignment& assignment) {
+    if (assignment == best.assignment || !check_limits(problem, assignment).empty()) return;
+    offer(assignment, evaluate(problem, owners_of(assignment), stop));
+  };
+  try_out(contiguous_assignment(problem));
+  if (options.start) try_out(*options.start);
+  if (problem.objective == Objective::load) {
+    try_out(lightest(problem, options, best.assignment, end));
+  } else {
+    Sweep::Valued found = Sweep(problem, options, {best.assignment, best.value}, end).run();
+    offer(std::move(found.assignment), found.value);
+  }
   best.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   return best;
 }
@@ -73,13 +80,13 @@ Problem without_replicas(const Problem& problem, double relaxed, std::uint64_t s
 }
 
 /// Layers that copies made too heavy go back to how they were without.
-Owners within_limits(const Problem& problem, Owners owners, const Owners& base) {
+Owners within_limits(const Problem& problem, Owners owners, const Owners& base, const std::function<bool()>& stop) {
   const auto heavy = [&](int layer, const std::vector<double>& rows) {
     const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(layer) * problem.ranks();
     return *std::max_element(begin, begin + problem.ranks()) > problem.load_limit(layer);
   };
   // What a layer is like changes where tokens come from at the next.
-  for (bool any = true; any && problem.balance;) {
+  for (bool any = true; any && problem.balance && !stop();) {
     any = false;
     const std::vector<double> rows = rank_rows(problem, owners), rows_without = rank_rows(problem, base);
     for (int l = 0; l < problem.layers(); ++l)
@@ -108,13 +115,11 @@ class SweepSolver final : public Solver {
     // Copies have their time, however late their turn comes: a plan without them is none.
     Clock::time_point copies_end = end;
     const std::function<bool()> stop = [&] { return stopped() || Clock::now() >= copies_end; };
-    Problem judged = problem;
-    if (options.soft_balance) judged.balance.reset();
 
     // What the limit costs before the copies and what the copies cost after it can't be told apart beforehand.
     std::vector<double> relaxations{4};
     if (problem.balance && problem.layers() * problem.experts() <= kSmall) relaxations = {1, 2, 4, 8};
-    std::optional<Solution> best;
+    std::optional<Candidate> best;
     std::string broken;
     for (std::size_t i = 0; i < relaxations.size(); ++i) {
       if (best && (stopped() || Clock::now() >= end)) break;
@@ -123,30 +128,41 @@ class SweepSolver final : public Solver {
                                   after(begin, until * options.time_limit));
       copies_end = std::max(end, after(Clock::now(), (1 - kSearchWithReplicas) * options.time_limit));
       const Owners single = owners_of(base.assignment);
-      for (const Owners& owners :
-           {single, within_limits(problem, replicate(problem, base.assignment, options.threads, stop), single)}) {
-        if (std::string why = check_limits(judged, owners); !why.empty()) {
-          broken = std::move(why);
-          continue;
+      const auto offer = [&](Owners owners, const std::function<bool()>& enough) {
+        auto found = assess(problem, owners, enough);
+        if (!found) return;
+        const bool keeps = found->broken.empty();
+        if (!keeps && !options.soft_balance) broken = std::move(found->broken);
+        if (keeps || options.soft_balance) {
+          Candidate candidate{std::move(owners), base.assignment, found->figures, keeps};
+          if (!best || preferred(problem, candidate, *best)) best = std::move(candidate);
         }
-        Solution solution = finished(judged, owners, name(), begin);
-        if (!best || preferred(problem, solution, *best)) best = std::move(solution);
-      }
+      };
+      offer(within_limits(problem, replicate(problem, base.assignment, options.threads, stop), single, stop), {});
+      offer(single, best ? stop : std::function<bool()>());
     }
     if (!best) throw InputError(broken);
-    best->seconds = std::chrono::duration<double>(Clock::now() - begin).count();
-    best->interrupted = stopped();
-    return *best;
+    return {.assignment = std::move(best->first),
+            .owners = std::move(best->owners),
+            .value = best->figures.value,
+            .bound = std::nullopt,
+            .solver = std::string(name()),
+            .seconds = std::chrono::duration<double>(Clock::now() - begin).count(),
+            .interrupted = stopped()};
   }
 
  private:
+  struct Candidate {
+    Owners owners;
+    Assignment first;  // of the experts' ranks
+    Figures figures;
+    bool keeps;  // the load limit
+  };
   /// Within the load limit if one of them is, then by value; else the lighter one.
-  static bool preferred(const Problem& problem, const Solution& a, const Solution& b) {
-    const bool a_keeps = check_limits(problem, a.owners).empty(), b_keeps = check_limits(problem, b.owners).empty();
-    if (a_keeps != b_keeps) return a_keeps;
-    if (a_keeps) return better(problem.objective, a.value, b.value);
-    const Figures of_a = measure(problem, a.owners), of_b = measure(problem, b.owners);
-    return std::pair(of_a.load_worst, of_a.load_mean) < std::pair(of_b.load_worst, of_b.load_mean);
+  static bool preferred(const Problem& problem, const Candidate& a, const Candidate& b) {
+    if (a.keeps != b.keeps) return a.keeps;
+    if (a.keeps) return better(problem.objective, a.figures.value, b.figures.value);
+    return std::pair(a.figures.load_worst, a.figures.load_mean) < std::pair(b.figures.load_worst, b.figures.load_mean);
   }
 };
 
