@@ -99,6 +99,10 @@ std::unique_ptr<PackedMatrix> CpuDevice::pack(const WeightSource& source) {
   return std::make_unique<CpuMatrix>(source, options_.weights);
 }
 
+std::unique_ptr<PackedMatrix> CpuDevice::adopt(const PackedForm& form, std::span<const std::byte> bytes) {
+  return std::make_unique<CpuMatrix>(form, bytes);
+}
+
 std::unique_ptr<Device> make_cpu_device(const DeviceOptions& options) {
   return std::make_unique<CpuDevice>(options);
 }

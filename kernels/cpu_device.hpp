@@ -24,6 +24,7 @@ class CpuDevice final : public Device {
   void download(const Tensor& in, std::span<float> host) override;
 
   [[nodiscard]] std::unique_ptr<PackedMatrix> pack(const WeightSource& source) override;
+  [[nodiscard]] std::unique_ptr<PackedMatrix> adopt(const PackedForm& form, std::span<const std::byte> bytes) override;
   void linear(const Tensor& in, const PackedMatrix& weight, const Tensor& out, bool accumulate) override;
 
   void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) override;

@@ -17,6 +17,10 @@ constexpr std::size_t cache_line = 64;
 constexpr std::size_t huge_page = std::size_t{2} << 20;
 constexpr std::int64_t numbers_at_a_time = 128 << 10;  // of the source: they stay in a core's cache
 
+// Of PackedForm::layout.
+constexpr std::int64_t narrow_numbers = 1;
+constexpr std::int64_t upper_halves = 2;
+
 constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
@@ -84,16 +88,36 @@ DeviceMemory allocate_aligned(std::size_t bytes) {
   return {memory, [](std::byte* p) { ::operator delete[](p, std::align_val_t{cache_line}); }};
 }
 
-CpuMatrix::CpuMatrix(const WeightSource& source, DType type)
-    : out_features_(source.rows),
-      in_features_(source.cols),
+CpuMatrix::CpuMatrix(std::int64_t out_features, std::int64_t in_features, DType type, bool halves)
+    : out_features_(out_features),
+      in_features_(in_features),
       type_(type),
-      halves_(type == DType::f32 && source.fits_bf16),
-      width_(panel_width(source.rows)),
-      panels_((source.rows + width_ - 1) / width_),
-      depth_(round_up(source.cols, 16)),
+      halves_(halves),
+      width_(panel_width(out_features)),
+      panels_((out_features + width_ - 1) / width_),
+      depth_(round_up(in_features, 16)),
       size_(static_cast<std::size_t>(panels_ * width_ * depth_) * number_bytes()),
-      memory_(allocate_aligned(size_)) {
+      data_(nullptr) {}
+
+CpuMatrix::CpuMatrix(const PackedForm& form, std::span<const std::byte> bytes)
+    : CpuMatrix(form.out_features, form.in_features, (form.layout & narrow_numbers) != 0 ? DType::bf16 : DType::f32,
+                (form.layout & upper_halves) != 0) {
+  if (form.out_features < 1 || form.in_features < 1 || bytes.size() != size_) {
+    throw std::invalid_argument("a packed matrix of " + std::to_string(form.out_features) + " x " +
+                                std::to_string(form.in_features) + " came in " + std::to_string(bytes.size()) +
+                                " bytes, " + std::to_string(size_) + " were expected");
+  }
+  data_ = bytes.data();
+}
+
+PackedForm CpuMatrix::form() const noexcept {
+  return {out_features_, in_features_, (type_ == DType::bf16 ? narrow_numbers : 0) | (halves_ ? upper_halves : 0)};
+}
+
+CpuMatrix::CpuMatrix(const WeightSource& source, DType type)
+    : CpuMatrix(source.rows, source.cols, type, type == DType::f32 && source.fits_bf16) {
+  memory_ = allocate_aligned(size_);
+  data_ = memory_.get();
   const std::int64_t panels_at_a_time =
       std::clamp(numbers_at_a_time / (width_ * in_features_), std::int64_t{1}, panels_);
   Rows rows(source, std::min(panels_at_a_time * width_, out_features_));
@@ -123,15 +147,9 @@ CpuMatrix::CpuMatrix(const WeightSource& source, DType type)
 }
 
 CpuMatrix::CpuMatrix(std::int64_t out_features, std::int64_t in_features, bool halves, std::byte* memory)
-    : out_features_(out_features),
-      in_features_(in_features),
-      type_(DType::f32),
-      halves_(halves),
-      width_(panel_width(out_features)),
-      panels_((out_features + width_ - 1) / width_),
-      depth_(round_up(in_features, 16)),
-      size_(memory_bytes(out_features, in_features, halves)),
-      memory_(memory, [](std::byte*) {}) {}
+    : CpuMatrix(out_features, in_features, DType::f32, halves) {
+  data_ = memory;
+}
 
 std::size_t CpuMatrix::memory_bytes(std::int64_t out_features, std::int64_t in_features, bool halves) {
   return static_cast<std::size_t>(round_up(out_features, 16) * round_up(in_features, 16)) * (halves ? 2 : 4);

@@ -20,13 +20,16 @@ class CpuMatrix final : public PackedMatrix {
  public:
   /// Reads the source panel by panel.
   CpuMatrix(const WeightSource& source, DType type);
+  /// A view of what another one packed. Throws std::invalid_argument when the bytes don't fit the form.
+  CpuMatrix(const PackedForm& form, std::span<const std::byte> bytes);
   /// A matrix of f32 in `memory`, which is somebody else's, holds memory_bytes() and is filled by the caller.
   CpuMatrix(std::int64_t out_features, std::int64_t in_features, bool halves, std::byte* memory);
   [[nodiscard]] static std::size_t memory_bytes(std::int64_t out_features, std::int64_t in_features, bool halves);
 
   [[nodiscard]] std::int64_t out_features() const noexcept override { return out_features_; }
   [[nodiscard]] std::int64_t in_features() const noexcept override { return in_features_; }
-  [[nodiscard]] std::span<const std::byte> bytes() const noexcept override { return {memory_.get(), size_}; }
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept override { return {data_, size_}; }
+  [[nodiscard]] PackedForm form() const noexcept override;
 
   [[nodiscard]] DType type() const noexcept { return type_; }
   /// f32 kept as upper halves.
@@ -36,12 +39,15 @@ class CpuMatrix final : public PackedMatrix {
   /// in_features with the padding.
   [[nodiscard]] std::int64_t depth() const noexcept { return depth_; }
   [[nodiscard]] const std::byte* panel(std::int64_t index) const noexcept {
-    return memory_.get() + static_cast<std::size_t>(index * width_ * depth_) * number_bytes();
+    return data_ + static_cast<std::size_t>(index * width_ * depth_) * number_bytes();
   }
 
   [[nodiscard]] std::size_t number_bytes() const noexcept { return halves_ ? 2 : size_of(type_); }
 
  private:
+  /// Without memory.
+  CpuMatrix(std::int64_t out_features, std::int64_t in_features, DType type, bool halves);
+
   std::int64_t out_features_;
   std::int64_t in_features_;
   DType type_;
@@ -50,7 +56,8 @@ class CpuMatrix final : public PackedMatrix {
   std::int64_t panels_;
   std::int64_t depth_;
   std::size_t size_;
-  DeviceMemory memory_;
+  DeviceMemory memory_;  ///< none of a view
+  const std::byte* data_;
 };
 
 /// Throws std::invalid_argument if `matrix` was packed by another kind of device.

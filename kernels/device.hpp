@@ -22,6 +22,13 @@ struct WeightSource {
   std::function<void(std::int64_t first, std::int64_t count, std::uint16_t* out)> read_bf16 = {};
 };
 
+/// What a device must know of a packed matrix to multiply with its bytes.
+struct PackedForm {
+  std::int64_t out_features = 0;
+  std::int64_t in_features = 0;
+  std::int64_t layout = 0;  ///< the kind of device's own
+};
+
 /// A weight matrix as its device multiplies with it: packed once, read-only afterwards.
 class PackedMatrix {
  public:
@@ -30,6 +37,7 @@ class PackedMatrix {
   [[nodiscard]] virtual std::int64_t in_features() const noexcept = 0;
   /// The packed form in device memory, one contiguous piece: what may be sent to a device of the same kind.
   [[nodiscard]] virtual std::span<const std::byte> bytes() const noexcept = 0;
+  [[nodiscard]] virtual PackedForm form() const noexcept = 0;
 };
 
 /// (up + offset) * gate * sigmoid(alpha * gate); the defaults are SwiGLU's.
@@ -189,6 +197,10 @@ class Device {
 
   /// Packs a weight as it is read: beside the packed form at most a few MiB are needed at a time.
   [[nodiscard]] virtual std::unique_ptr<PackedMatrix> pack(const WeightSource& source) = 0;
+  /// A matrix that a device of the same kind packed, as its form() and bytes() say. A view: `bytes`, on a boundary of
+  /// 64 bytes, outlive it.
+  [[nodiscard]] virtual std::unique_ptr<PackedMatrix> adopt(const PackedForm& form,
+                                                            std::span<const std::byte> bytes) = 0;
 
   /// out (n, cols) = rows of `table`, which may be of another type (an embedding kept as bf16).
   virtual void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) = 0;

@@ -190,7 +190,8 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
       form.kv_blocks,
       options.dtype,
       form.coherence,
-      form.micro_batches};
+      form.micro_batches,
+      std::nullopt};
   Worker worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
   in.checkpoint.reset();
   TraceRecorder trace(comm.rank(), in.spec.top_k());

@@ -33,35 +33,57 @@ int landing_rank(std::span<const Share> shares, const Domains& domains, int home
   return best == nullptr ? home : best->rank;
 }
 
-RowPlan plan_rows(const Batch& batch, std::span<const std::int32_t> rows, const Routing& routing, int layer,
-                  const Ownership& ownership, const Domains& domains) {
+ChoiceRanks owners_of(const Batch& batch, std::span<const std::int32_t> rows, const Routing& routing, int layer,
+                      const Ownership& ownership, const Domains& domains) {
+  const std::size_t k = static_cast<std::size_t>(routing.top_k);
+  ChoiceRanks ranks;
+  ranks.owner.assign(rows.size() * k, -1);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const BatchSequence& sequence = batch.of(rows[i]);
+    // Ranks that hold copies of a row must agree on who computes what: they all take home's view of the replicas.
+    const auto destinations = ownership.destinations(layer, sequence.replicated ? sequence.home : domains.self());
+    for (std::size_t c = i * k; c < (i + 1) * k && routing.experts[c] != Route::kNone; ++c) {
+      ranks.owner[c] = destinations[routing.experts[c]];
+    }
+  }
+  ranks.computes = ranks.owner;
+  return ranks;
+}
+
+RowPlan plan_rows(const Batch& batch, std::span<const std::int32_t> rows, const Routing& routing,
+                  const ChoiceRanks& ranks, const Domains& domains) {
   RowPlan plan;
-  plan.to.resize(static_cast<std::size_t>(ownership.ranks()));
+  plan.to.resize(static_cast<std::size_t>(domains.ranks_of_job()));
   const int self = domains.self();
   const int k = routing.top_k;
   std::vector<Share> shares;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const auto index = static_cast<std::int32_t>(i);
     const BatchSequence& sequence = batch.of(rows[i]);
-    // Ranks that hold copies of a row must agree on who computes what: they all take home's view of the replicas.
-    const auto destinations = ownership.destinations(layer, sequence.replicated ? sequence.home : self);
-    const auto routes = [&](int j) { return Route{routing.experts[i * k + j], routing.weights[i * k + j]}; };
+    const std::span owner = std::span(ranks.owner).subspan(i * k, k);
+    const std::span computes = std::span(ranks.computes).subspan(i * k, k);
+    const int choices = static_cast<int>(std::find(owner.begin(), owner.end(), -1) - owner.begin());
+    const auto weight = [&](int j) { return routing.weights[i * k + j]; };
 
     shares.clear();
-    for (int j = 0; j < k && routes(j).expert != Route::kNone; ++j) {
-      const int rank = destinations[routes(j).expert];
-      const auto found = std::find_if(shares.begin(), shares.end(), [&](const Share& s) { return s.rank == rank; });
-      found == shares.end() ? shares.push_back({rank, routes(j).weight}) : void(found->weight += routes(j).weight);
+    for (int j = 0; j < choices; ++j) {
+      const auto found =
+          std::find_if(shares.begin(), shares.end(), [&](const Share& s) { return s.rank == computes[j]; });
+      found == shares.end() ? shares.push_back({computes[j], weight(j)}) : void(found->weight += weight(j));
     }
     plan.partial_sums = plan.partial_sums || sequence.replicated;  // of a shared expert, if of no other
     const int landing = sequence.replicated ? RowTag::kEverywhere
                         : sequence.prompt   ? sequence.home
                                             : landing_rank(shares, domains, sequence.home);
-    for (int j = 0; j < k && routes(j).expert != Route::kNone; ++j) {
-      const int rank = destinations[routes(j).expert];
+    for (int j = 0; j < choices; ++j) {
+      const int rank = computes[j];
       const bool sends =
           !sequence.replicated || rank == self || (self == sequence.home && !domains.together(rank, self));
-      if (sends) add(plan.to[rank], index, {rows[i], landing}, routes(j), k);
+      Route route{routing.experts[i * k + j], weight(j), static_cast<std::int16_t>(owner[j])};
+      for (int other = 0; other < choices; ++other) {
+        if (owner[other] == owner[j] && computes[other] != rank) route.place = static_cast<std::int16_t>(j);
+      }
+      if (sends) add(plan.to[rank], index, {rows[i], landing}, route, k);
       plan.partial_sums = plan.partial_sums || rank != landing;
     }
     if (sequence.replicated || landing == self) {

@@ -8,6 +8,7 @@
 #include "runtime/ownership.hpp"
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -16,9 +17,12 @@ namespace coterie {
 /// One choice of a row, as it travels behind the row.
 struct Route {
   static constexpr std::int32_t kNone = -1;
+  static constexpr std::int16_t kWhole = -1;
 
   std::int32_t expert = kNone;
   float weight = 0;
+  std::int16_t owner = 0;       ///< the rank to whose partial sum it belongs, wherever it is computed
+  std::int16_t place = kWhole;  ///< among the row's choices, where not all of that sum is computed on one rank
 };
 
 /// Which row it is, as it travels with the row.
@@ -46,6 +50,25 @@ struct Share {
 /// the lower rank. Home when none of them is in the domain.
 [[nodiscard]] int landing_rank(std::span<const Share> shares, const Domains& domains, int home);
 
+/// Which partial sum of a row, as it travels with the sum.
+struct SumLabel {
+  static constexpr std::int16_t kShared = std::numeric_limits<std::int16_t>::max();  ///< owner: the shared expert
+
+  std::int32_t row = 0;                ///< of the batch
+  std::int16_t owner = 0;              ///< sums are added in the order of their owners
+  std::int16_t place = Route::kWhole;  ///< else: an expert's output alone, to be weighed, in this place of the sum
+  float weight = 1;
+};
+
+/// The ranks of all choices, (rows, top_k) each, -1 where a row has none.
+struct ChoiceRanks {
+  std::vector<int> owner;     ///< that the placement says
+  std::vector<int> computes;  ///< the same unless it is spilled
+};
+/// With nothing spilled.
+[[nodiscard]] ChoiceRanks owners_of(const Batch& batch, std::span<const std::int32_t> rows, const Routing& routing,
+                                    int layer, const Ownership& ownership, const Domains& domains);
+
 struct RowPlan {
   std::vector<RowsFor> to;         ///< (ranks)
   std::vector<std::int32_t> stay;  ///< indices of the rows that go on here, ascending
@@ -56,7 +79,7 @@ struct RowPlan {
 /// single ranks. A replicated row stays on every rank of its domain: each computes its own experts for it, and home
 /// alone sends it to experts outside the domain.
 [[nodiscard]] RowPlan plan_rows(const Batch& batch, std::span<const std::int32_t> rows, const Routing& routing,
-                                int layer, const Ownership& ownership, const Domains& domains);
+                                const ChoiceRanks& ranks, const Domains& domains);
 
 /// Rows that arrived, ordered by expert for one grouped call.
 struct GroupedRows {

@@ -1,6 +1,8 @@
 #include "runtime/engine.hpp"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 namespace coterie {
@@ -12,18 +14,27 @@ Engine::Engine(Worker& worker, Communicator& comm, int max_batch_size, EngineHoo
       dealer_(worker.domains(), max_batch_size, hooks_.next_request) {}
 
 Stop Engine::run() {
+  Spill* const spill = worker_.spill();
   for (std::int64_t step = 0;; ++step) {  // in the first one there is nothing to compute
-    worker_.notes().post(report().to_bytes());
+    const StepReport mine = report();
+    worker_.notes().post(mine.to_bytes());
     if (step > 0) worker_.forward(step);
     const auto reports = worker_.notes().take({"step report", -1, step});
     Stop stop = Stop::none;
     bool exhausted = false;
+    bool short_of_memory = false;
     for (int rank = 0; rank < comm_.ranks(); ++rank) {
       const StepReport theirs = StepReport::from_bytes(reports[rank]);
       stop = std::max(stop, theirs.stop);
       exhausted = exhausted || theirs.exhausted;
+      short_of_memory = short_of_memory || theirs.short_of_memory;
+      if (theirs.spill_digest != mine.spill_digest) {
+        throw std::runtime_error("step " + std::to_string(step) + ": rank " + std::to_string(rank) +
+                                 " knows the spill caches otherwise than rank " + std::to_string(comm_.rank()));
+      }
       take(rank, theirs);
     }
+    if (short_of_memory && spill != nullptr) spill->drop();
     if (stop != Stop::none || (exhausted && outstanding_ == 0)) return stop;
     if (hooks_.progress && comm_.rank() == 0) hooks_.progress(answered_, rows_);
     if (step > 0) samples_ = worker_.sample();
@@ -38,6 +49,10 @@ Stop Engine::run() {
 StepReport Engine::report() {
   StepReport report;
   if (hooks_.stop != nullptr && hooks_.stop->load()) report.stop = Stop::by_signal;
+  if (Spill* const spill = worker_.spill(); spill != nullptr) {
+    report.spill_digest = spill->digest();
+    report.short_of_memory = spill->keeps_any() && hooks_.short_of_memory();
+  }
   const std::int64_t rows = worker_.metrics().prompt_rows + worker_.metrics().decode_rows;
   report.rows = rows - std::exchange(reported_rows_, rows);
   report.finished_work = std::exchange(finished_work_, 0);

@@ -3,6 +3,7 @@
 
 #include "comm/communicator.hpp"
 #include "runtime/dealer.hpp"
+#include "runtime/host_memory.hpp"
 #include "runtime/step_report.hpp"
 #include "runtime/worker.hpp"
 
@@ -24,6 +25,8 @@ struct EngineHooks {
   std::function<void(std::int64_t requests, std::int64_t rows)> progress;
   /// Set by a signal handler of any rank: all ranks stop after the same step.
   const std::atomic<bool>* stop = nullptr;
+  /// Any rank: asked before every step; on yes, all ranks drop what they keep for speed alone.
+  std::function<bool()> short_of_memory = memory_is_short;
 };
 
 class Engine {

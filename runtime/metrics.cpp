@@ -1,6 +1,7 @@
 #include "runtime/metrics.hpp"
 
-#include <sys/resource.h>
+#include "runtime/host_memory.hpp"
+#include "runtime/spill_plan.hpp"
 
 #include <algorithm>
 #include <map>
@@ -38,12 +39,45 @@ json counts_json(const StepCounts& c) {
           {"freight_rows_sent", c.freight_sent}};
 }
 
+json spill_json(const SpillCounts& s) {
+  return {
+      {"calls",
+       {{"skipped", s.skipped}, {"balanced", s.balanced}, {"not_worth_it", s.not_worth_it}, {"spilled", s.spilled}}},
+      {"rows_before", s.rows_before},
+      {"rows_after", s.rows_after},
+      {"heaviest_rank_rows_before", s.heaviest_before},
+      {"heaviest_rank_rows_after", s.heaviest_after},
+      {"experts_sent", s.experts_sent},
+      {"experts_taken", s.experts_taken},
+      {"weight_bytes_sent", s.weight_bytes_sent},
+      {"cache_hits", s.cache_hits},
+      {"predicted_seconds_before", s.predicted_before},
+      {"predicted_seconds_after", s.predicted_after},
+      {"measured_seconds", s.measured}};
+}
+
+/// Of all ranks: what they count for themselves summed, what all count alike once, the slowest rank's time.
+json dispatch_json(const std::vector<json>& ranks) {
+  json all = ranks[0]["rank"]["dispatch"];
+  all.erase("rows_before");  // of one rank
+  all.erase("rows_after");
+  for (std::size_t r = 1; r < ranks.size(); ++r) {
+    const json& mine = ranks[r]["rank"]["dispatch"];
+    for (const char* field : {"experts_sent", "experts_taken", "weight_bytes_sent", "cache_hits"}) {
+      all[field] = all[field].get<std::int64_t>() + mine[field].get<std::int64_t>();
+    }
+    all["measured_seconds"] = std::max(all["measured_seconds"].get<double>(), mine["measured_seconds"].get<double>());
+  }
+  return all;
+}
+
 json rank_json(const WorkMetrics& m) {
   json rank{{"prompt_rows", m.prompt_rows},
             {"decode_rows", m.decode_rows},
             {"generated", m.generated},
             {"seconds", phases_json(m.phases)},
             {"expert_rows_per_layer", m.expert_rows},
+            {"dispatch", spill_json(m.spill)},
             {"domain", m.domain},
             {"kv_bytes", m.kv_bytes},
             {"kv_peak_bytes", m.kv_peak_bytes},
@@ -113,24 +147,27 @@ json collectives_json(const std::vector<json>& ranks, double steps) {
 json kind_json(const std::vector<json>& ranks, const std::string& kind, double layers) {
   json counts;
   json traffic{{"messages", 0}, {"bytes", 0}};
-  double exchanges = 0;  // per layer and step; the ranks of other domains may have had other kinds of steps
+  double exchanges = 0,
+         counts_gathers = 0;  // per layer and step; the ranks of other domains may have had other kinds of steps
   for (const json& one : ranks) {
     const json& mine = one["rank"][kind];
     for (const auto& [field, value] : mine.items()) {
       const bool largest = field == "steps" || field == "seconds";
       largest ? void(counts[field] = std::max(counts.value(field, value), value)) : add(counts[field], value);
     }
-    double calls = 0;
+    double calls = 0, gathers = 0;
     for (const json& sent : one["traffic"]) {
       if (sent["group"] != kind || sent["layer"] < 0) continue;
       add_traffic(traffic, sent, false);
-      calls += sent["calls"].get<double>();
+      (sent["kind"] == "exchange" ? calls : gathers) += sent["calls"].get<double>();
     }
     exchanges = std::max(exchanges, rate(calls, mine["steps"].get<double>() * layers));
+    counts_gathers = std::max(counts_gathers, rate(gathers, mine["steps"].get<double>() * layers));
   }
   const double steps = counts["steps"].get<double>() * layers;
   const double tokens = counts["tokens"].get<double>() * layers;
   counts["exchanges_per_layer_and_step"] = exchanges;
+  counts["counts_gathers_per_layer_and_step"] = counts_gathers;
   counts["messages_per_layer_and_step"] = rate(traffic["messages"].get<double>(), steps);
   counts["bytes_per_layer_and_step"] = {{"all", rate(traffic["bytes"].get<double>(), steps)}};
   for (const auto& [section, bytes] : traffic["section_bytes"].items()) {
@@ -160,10 +197,26 @@ json kv_json(const std::vector<json>& ranks) {
 
 }  // namespace
 
-std::int64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return std::int64_t{usage.ru_maxrss} * 1024;
+void SpillCounts::add(const DispatchPlan& plan, const DispatchLayer& layer, std::span<const std::int32_t> counts,
+                      int rank) {
+  using Stayed = DispatchPlan::Stayed;
+  constexpr double kPicosecond = 1e-12;
+  std::int64_t& calls = plan.stayed == Stayed::spilled    ? spilled
+                        : plan.stayed == Stayed::balanced ? balanced
+                                                          : not_worth_it;
+  ++calls;
+  const auto before = coterie::rows_before(layer, counts);
+  const auto after = coterie::rows_after(plan, layer.ranks);
+  rows_before += before[rank];
+  rows_after += after[rank];
+  heaviest_before += *std::max_element(before.begin(), before.end());
+  heaviest_after += *std::max_element(after.begin(), after.end());
+  for (const DispatchTransfer& transfer : plan.transfers) {
+    experts_sent += transfer.from == rank ? 1 : 0;
+    experts_taken += transfer.to == rank ? 1 : 0;
+  }
+  predicted_before += kPicosecond * static_cast<double>(plan.before);
+  predicted_after += kPicosecond * static_cast<double>(plan.after);
 }
 
 json gather_metrics(Communicator& comm, const CountingCommunicator& counted, const WorkMetrics& mine) {
@@ -197,6 +250,7 @@ json gather_metrics(Communicator& comm, const CountingCommunicator& counted, con
           {"seconds_by_phase", phases},
           {"prefill", prefill},
           {"decode", decode},
+          {"dispatch", dispatch_json(ranks)},
           {"kv_memory", kv_json(ranks)},
           {"collectives", collectives_json(ranks, static_cast<double>(mine.steps()))},
           {"ranks", of_ranks}};

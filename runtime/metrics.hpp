@@ -2,12 +2,14 @@
 #pragma once
 
 #include "comm/counting_communicator.hpp"
+#include "placement/dispatch/plan_dispatch.hpp"
 #include "runtime/phases.hpp"
 
 #include <nlohmann/json.hpp>
 
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace coterie {
@@ -29,6 +31,23 @@ struct StepCounts {
   std::int64_t freight_sent = 0;  ///< K and V rows, once per destination
 };
 
+/// Least-loaded dispatch on one rank. Calls are of one layer for one micro-batch; figures are of planned calls.
+struct SpillCounts {
+  std::int64_t skipped = 0;       ///< calls without a plan: so few rows that none could pay
+  std::int64_t balanced = 0;      ///< planned, and nothing was spilled: the loads were even enough
+  std::int64_t not_worth_it = 0;  ///< the same: no spill was predicted to pay
+  std::int64_t spilled = 0;
+  std::int64_t rows_before = 0;                          ///< of this rank, by the placement
+  std::int64_t rows_after = 0;                           ///< by the plans
+  std::int64_t heaviest_before = 0, heaviest_after = 0;  ///< of the rank with most rows, call by call
+  std::int64_t experts_sent = 0, experts_taken = 0, weight_bytes_sent = 0;
+  std::int64_t cache_hits = 0;                       ///< experts that a call found in this rank's cache
+  double predicted_before = 0, predicted_after = 0;  ///< seconds of the slowest rank
+  double measured = 0;                               ///< seconds from a plan to the end of this rank's experts
+
+  void add(const DispatchPlan& plan, const DispatchLayer& layer, std::span<const std::int32_t> counts, int rank);
+};
+
 /// Of one rank.
 struct WorkMetrics {
   StepKind kind = StepKind::decode;  ///< of the step under way
@@ -37,6 +56,7 @@ struct WorkMetrics {
   std::int64_t decode_rows = 0;  ///< generated tokens that went through the model
   std::int64_t generated = 0;    ///< tokens of the requests that are done
   PhaseSeconds phases;
+  SpillCounts spill;
   std::vector<std::int64_t> expert_rows;  ///< (MoE layers): rows that this rank's experts computed, as above
   int domain = 0;                         ///< the rank's coherence domain
   std::int64_t kv_bytes = 0;              ///< memory of the KV cache
@@ -48,9 +68,6 @@ struct WorkMetrics {
   [[nodiscard]] std::int64_t steps() const { return by_kind[0].steps + by_kind[1].steps; }
   [[nodiscard]] const char* kind_name() const { return kStepKindNames[static_cast<std::size_t>(kind)]; }
 };
-
-/// Bytes of memory that this process held at most.
-[[nodiscard]] std::int64_t peak_memory();
 
 /// The job's metrics, put together from all ranks; meaningful on rank 0, null elsewhere. Collective. `counted` counts
 /// the layers' communicator; `comm` carries this call's own message and may be the same or what it wraps.

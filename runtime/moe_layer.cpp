@@ -8,6 +8,7 @@ namespace coterie {
 namespace {
 
 constexpr std::uint64_t kPartialSumsFollow = 1;  ///< a message's flag: its sender's rows need the second exchange
+constexpr int kTokensShift = 8;                  ///< the flags from here on: tokens that began the step at the sender
 
 SectionSizes sizes_of(std::initializer_list<std::pair<Section, std::uint64_t>> sections) {
   SectionSizes sizes{};
@@ -15,41 +16,27 @@ SectionSizes sizes_of(std::initializer_list<std::pair<Section, std::uint64_t>> s
   return sizes;
 }
 
-/// Arrived rows whose partial sums one rank wants.
-struct Wanted {
-  std::vector<std::int32_t> arrived;
-  std::vector<std::int32_t> rows;  ///< of the batch
-};
-
-/// Sums each wanted row's share of the experts' outputs into `sums`.
-void sum(Device& device, const GroupedRows& groups, const Tensor& outputs, const Wanted& wanted, const Tensor& sums) {
-  std::vector<std::int64_t> offsets{0};
-  std::vector<Contribution> contributions;
-  for (const std::int32_t row : wanted.arrived) {
-    contributions.insert(contributions.end(), groups.contributions.begin() + groups.offsets[row],
-                         groups.contributions.begin() + groups.offsets[row + 1]);
-    offsets.push_back(static_cast<std::int64_t>(contributions.size()));
+/// The rows that are counted as `rank`'s, as far as this rank has them: indices, in an order that all ranks which have
+/// them agree on. A row that is on all ranks of its domain counts at home, before home's other rows.
+std::vector<std::int32_t> counted_at(int rank, int self, const Batch& batch, std::span<const std::int32_t> rows) {
+  std::vector<std::int32_t> counted;
+  for (const bool replicated : {true, false}) {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const BatchSequence& sequence = batch.of(rows[i]);
+      if (sequence.replicated != replicated || (replicated ? sequence.home : self) != rank) continue;
+      counted.push_back(static_cast<std::int32_t>(i));
+    }
   }
-  device.combine(outputs, offsets, contributions, sums);
+  return counted;
 }
 
-/// Shared experts' sums follow the experts' in a message, their rows told apart by the sign of the label.
-std::int32_t label_of_shared(std::int32_t row) {
-  return -1 - row;
-}
-
-/// The experts' sums, and those of the shared expert.
-std::pair<PartialSums, PartialSums> parted(const LabelledRows& came) {
-  PartialSums of_experts{came.labels(), {}};
-  PartialSums of_shared;
-  const auto middle =
-      std::find_if(of_experts.rows.begin(), of_experts.rows.end(), [](auto label) { return label < 0; });
-  for (auto label = middle; label != of_experts.rows.end(); ++label) of_shared.rows.push_back(label_of_shared(*label));
-  const auto n = middle - of_experts.rows.begin();
-  of_experts.rows.erase(middle, of_experts.rows.end());
-  of_experts.sums = came.rows.row_range(0, n);
-  of_shared.sums = came.rows.row_range(n, came.rows.rows - n);
-  return {std::move(of_experts), std::move(of_shared)};
+std::vector<std::int32_t> choices_of(std::span<const std::int32_t> rows, const Routing& routing) {
+  std::vector<std::int32_t> choices;
+  for (const std::int32_t i : rows) {
+    const auto first = routing.experts.begin() + std::int64_t{i} * routing.top_k;
+    choices.insert(choices.end(), first, first + routing.top_k);
+  }
+  return choices;
 }
 
 }  // namespace
@@ -64,7 +51,9 @@ Outbox MoeLayer::depart(const Batch& batch, InFlight& flight, Scratch& scratch, 
                                             {weights_.moe.router_bias.view, weights_.moe.router_correction.view});
     if (observe) observe(batch, at.rows, index_, routing);
     for (float& weight : routing.weights) weight *= residual_scale_;
-    flight.plan = plan_rows(batch, at.rows, routing, index_, context_.ownership, context_.domains);
+    ChoiceRanks ranks = owners_of(batch, at.rows, routing, index_, context_.ownership, context_.domains);
+    if (context_.spill != nullptr) spill(batch, routing, flight, ranks);
+    flight.plan = plan_rows(batch, at.rows, routing, ranks, context_.domains);
     context_.metrics.now().dense_rows += at.x.rows;
     context_.metrics.now().moved_rows += at.x.rows - static_cast<std::int64_t>(flight.plan.stay.size());
   }
@@ -79,11 +68,21 @@ void MoeLayer::arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scrat
     for (Message& message : flight.arrived) {
       flight.freight.store(context_.device, batch, message.section(Section::freight));
     }
+    if (tells_tokens()) {
+      std::uint64_t tokens = 0;
+      for (const Message& message : flight.arrived) tokens += message.flags() >> kTokensShift;
+      context_.spill->set_tokens(flight.micro_batch, static_cast<std::int64_t>(tokens));
+    }
+    take_experts(flight);
     flight.landed = gather(flight, scratch, next);
   }
   const Timed timed(context_.metrics.phases.experts);
   if (spec_.shared) share(batch, flight, scratch);
   compute(batch, flight, scratch);
+  if (flight.spill.planned) {
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - flight.departed;
+    context_.metrics.spill.measured += taken.count();
+  }
 }
 
 bool MoeLayer::partial_sums_follow(const InFlight& flight) {
@@ -91,22 +90,88 @@ bool MoeLayer::partial_sums_follow(const InFlight& flight) {
                      [](const Message& m) { return (m.flags() & kPartialSumsFollow) != 0; });
 }
 
-Resident MoeLayer::land(InFlight& flight, Inbox& sums) const {
+Resident MoeLayer::land(InFlight& flight, Inbox& sums, Scratch& scratch) const {
   const Timed timed(context_.metrics.phases.exchange);
   const Resident& here = flight.landed;
-  std::vector<PartialSums> shared{std::move(flight.shared)};
+  std::vector<PartialSums> all;
   for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
     if (rank == context_.comm.rank()) {
-      add(flight.here, here);
+      all.push_back(std::move(flight.here));
     } else if (!sums.empty()) {
-      const LabelledRows came(sums[rank].section(Section::partial_sums), here.x.cols, here.x.type);
-      auto [of_experts, of_shared] = parted(came);
-      add(of_experts, here);
-      shared.push_back(std::move(of_shared));
+      const LabelledSums came(sums[rank].section(Section::partial_sums), here.x.cols, here.x.type);
+      all.push_back({came.labels(), came.rows});
     }
   }
-  for (const PartialSums& partial : shared) add(partial, here);
+  all.push_back(std::move(flight.shared));
+  if (flight.spill.spilled) {
+    add_sums(all, here, index_, context_.device, scratch);
+  } else {
+    add_whole_sums(all, here, index_, context_.device);
+  }
   return here;
+}
+
+bool MoeLayer::tells_tokens() const {
+  return index_ == 0 && context_.spill != nullptr && context_.domains.count() > 1;
+}
+
+void MoeLayer::spill(const Batch& batch, const Routing& routing, InFlight& flight, ChoiceRanks& ranks) const {
+  Spill& spill = *context_.spill;
+  const auto& rows = flight.at.rows;
+  const int self = context_.comm.rank();
+  const int count = context_.comm.ranks();
+  if (context_.domains.count() == 1) spill.set_tokens(flight.micro_batch, flight.tokens);
+  if (!spill.may_pay(index_, spill.tokens(flight.micro_batch) * routing.top_k)) {
+    ++context_.metrics.spill.skipped;
+    return;
+  }
+  std::vector<std::int32_t> counts;
+  const auto counted = [&](int rank) { return choices_of(counted_at(rank, self, batch, rows), routing); };
+  if (batch.replicated_everywhere(context_.domains.count())) {  // every rank has all rows
+    for (int rank = 0; rank < count; ++rank) {
+      const auto of_rank = count_choices(counted(rank), spill.experts());
+      counts.insert(counts.end(), of_rank.begin(), of_rank.end());
+    }
+  } else {
+    const auto mine = count_choices(counted(self), spill.experts());
+    const auto all = context_.comm.all_gather(std::as_bytes(std::span(mine)),
+                                              {"counts", index_, flight.step, context_.metrics.kind_name()});
+    for (const auto& bytes : all) {
+      const std::size_t before = counts.size();
+      counts.resize(before + mine.size());
+      if (bytes.size() != mine.size() * sizeof mine[0]) {
+        throw CommError("layer " + std::to_string(index_) + ": counts of another number of experts arrived");
+      }
+      std::memcpy(&counts[before], bytes.data(), bytes.size());
+    }
+  }
+  const DispatchPlan& plan = spill.plan(index_, counts, flight.spill);
+  context_.metrics.spill.add(plan, spill.layer(index_), counts, self);
+  context_.metrics.spill.cache_hits = spill.hits();
+  flight.departed = std::chrono::steady_clock::now();
+  if (!flight.spill.spilled) return;
+  const auto k = static_cast<std::size_t>(routing.top_k);
+  for (int source = 0; source < count; ++source) {
+    const auto of_source = counted_at(source, self, batch, rows);
+    const auto computes = ranks_of_choices(plan, counts, spill.experts(), source, choices_of(of_source, routing));
+    for (std::size_t i = 0; i < of_source.size(); ++i) {
+      std::copy_n(computes.begin() + static_cast<std::ptrdiff_t>(i * k), k,
+                  ranks.computes.begin() + static_cast<std::ptrdiff_t>(of_source[i] * k));
+    }
+  }
+}
+
+void MoeLayer::take_experts(InFlight& flight) const {
+  for (const DispatchTransfer& get : flight.spill.transfers.gets) {
+    const auto parcels = parcels_of(flight.arrived[get.from].section(Section::weights));
+    const auto parcel =
+        std::find_if(parcels.begin(), parcels.end(), [&](const ExpertParcel& p) { return p.expert == get.expert; });
+    if (parcel == parcels.end()) {
+      throw CommError("layer " + std::to_string(index_) + ": expert " + std::to_string(get.expert) +
+                      " did not come from rank " + std::to_string(get.from));
+    }
+    context_.spill->take(index_, *parcel, spec_.experts[get.expert].gating, flight.spill);
+  }
 }
 
 Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
@@ -114,7 +179,8 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
   const auto& plan = flight.plan;
   const DType type = context_.device.activation_type();
   const int self = context_.comm.rank();
-  const auto flags = plan.partial_sums ? kPartialSumsFollow : std::uint64_t{0};
+  auto flags = plan.partial_sums ? kPartialSumsFollow : std::uint64_t{0};
+  if (tells_tokens()) flags |= counted_at(self, self, batch, at.rows).size() << kTokensShift;
 
   std::vector<std::int32_t> carried;
   if (context_.domains.coherent()) carried = carried_rows(batch, at.rows);
@@ -129,11 +195,20 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
     const bool takes_freight = rank != self && context_.domains.together(rank, self) && !carried.empty();
     if (rank != self) context_.metrics.now().rows_sent += static_cast<std::int64_t>(to.rows.size());
     if (takes_freight) context_.metrics.now().freight_sent += static_cast<std::int64_t>(carried.size());
-    if (to.rows.empty() && !takes_freight && flags == 0) continue;
+    std::vector<std::int32_t> experts;
+    std::uint64_t weight_bytes = 0;
+    for (const DispatchTransfer& give : flight.spill.transfers.gives) {
+      if (give.to != rank) continue;
+      experts.push_back(give.expert);
+      weight_bytes += parcel_bytes(*weights_.moe.experts[give.expert]);
+    }
+    context_.metrics.spill.weight_bytes_sent += static_cast<std::int64_t>(weight_bytes);
+    if (to.rows.empty() && !takes_freight && flags == 0 && experts.empty()) continue;
     const std::uint64_t tag_bytes = to.tags.size() * sizeof(RowTag);
     out[rank] = Message(sizes_of({{Section::rows, to.rows.size() * at.x.cols * size_of(type)},
                                   {Section::routes, tag_bytes + to.routes.size() * sizeof(Route)},
-                                  {Section::freight, takes_freight ? freight_bytes : 0}}),
+                                  {Section::freight, takes_freight ? freight_bytes : 0},
+                                  {Section::weights, weight_bytes}}),
                         flags);
     if (!to.rows.empty()) {
       context_.device.gather(at.x, to.rows, as_rows(out[rank].section(Section::rows)));
@@ -143,6 +218,12 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
     }
     if (takes_freight) {
       flight.freight.pack(context_.device, carried, carried_labels, out[rank].section(Section::freight));
+    }
+    std::span<std::byte> room = out[rank].section(Section::weights);
+    for (const std::int32_t expert : experts) {
+      const ExpertWeights& weights = *weights_.moe.experts[expert];
+      pack_parcel(weights, expert, room);
+      room = room.subspan(parcel_bytes(weights));
     }
   }
   return out;
@@ -155,7 +236,7 @@ void MoeLayer::share(const Batch& batch, InFlight& flight, Scratch& scratch) con
     const BatchSequence& sequence = batch.of(here.rows[i]);
     if (sequence.replicated && sequence.home != context_.comm.rank()) continue;
     mine.push_back(static_cast<std::int32_t>(i));
-    flight.shared.rows.push_back(here.rows[i]);
+    flight.shared.labels.push_back({here.rows[i], SumLabel::kShared});
   }
   const auto rows = static_cast<std::int64_t>(mine.size());
   const Tensor normed = scratch.take(rows, here.x.cols);
@@ -179,8 +260,9 @@ void MoeLayer::share(const Batch& batch, InFlight& flight, Scratch& scratch) con
 
 void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) const {
   Inbox& arrived = flight.arrived;
-  const GroupedRows groups =
-      group_by_expert(routes_of(arrived), spec_.router.top_k, static_cast<int>(spec_.experts.size()));
+  const auto k = static_cast<std::size_t>(spec_.router.top_k);
+  const std::vector<Route> routes = routes_of(arrived);
+  const GroupedRows groups = group_by_expert(routes, spec_.router.top_k, static_cast<int>(spec_.experts.size()));
   const auto rows = static_cast<std::int64_t>(groups.offsets.size()) - 1;
   const auto pairs = static_cast<std::int64_t>(groups.arrived.size());
   const std::int64_t hidden = flight.at.x.cols;
@@ -188,44 +270,45 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
   const Tensor inputs = scratch.take(pairs, hidden);
   const Tensor outputs = scratch.take(pairs, hidden);
 
-  std::vector<Wanted> wanted(arrived.size());
-  std::int32_t first = 0;
+  std::vector<WantedSums> wanted(arrived.size());
+  std::size_t first = 0;
   for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
     const Tensor x = as_rows(arrived[from].section(Section::rows));
-    weights_.mlp_norm.apply(context_.device, x, normed.row_range(first, x.rows));
+    weights_.mlp_norm.apply(context_.device, x, normed.row_range(static_cast<std::int64_t>(first), x.rows));
     for (const RowTag& tag : tags_of(arrived[from])) {
+      const auto begin = static_cast<std::size_t>(groups.offsets[first]);
+      const auto contributions =
+          std::span(groups.contributions).subspan(begin, static_cast<std::size_t>(groups.offsets[first + 1]) - begin);
       const auto want = [&](int rank) {
-        wanted[rank].arrived.push_back(first);
-        wanted[rank].rows.push_back(tag.row);
+        wanted[rank].add(tag.row, std::span(routes).subspan(first * k, k), contributions);
       };
-      const bool has_experts = groups.offsets[first + 1] > groups.offsets[first];
-      if (has_experts && tag.landing == RowTag::kEverywhere) {
+      if (!contributions.empty() && tag.landing == RowTag::kEverywhere) {
         for (const int rank : context_.domains.ranks(context_.domains.of(from))) want(rank);
-      } else if (has_experts) {
+      } else if (!contributions.empty()) {
         want(tag.landing);
       }
       ++first;
     }
   }
   context_.device.gather(normed, groups.arrived, inputs);
-  context_.device.experts(inputs, calls(groups), outputs);
+  context_.device.experts(inputs, calls(groups, flight.spill), outputs);
   context_.metrics.expert_rows[index_] += pairs;
   context_.metrics.now().expert_rows += pairs;
 
-  std::vector<std::int32_t> told;         // indices of shared sums that the domain's other ranks lack
-  std::vector<std::int32_t> told_labels;  // and their labels
-  for (std::size_t i = 0; i < flight.shared.rows.size(); ++i) {
-    if (!batch.of(flight.shared.rows[i]).replicated) continue;
+  std::vector<std::int32_t> told;     // indices of shared sums that the domain's other ranks lack
+  std::vector<SumLabel> told_labels;  // and their labels
+  for (std::size_t i = 0; i < flight.shared.labels.size(); ++i) {
+    if (!batch.of(flight.shared.labels[i].row).replicated) continue;
     told.push_back(static_cast<std::int32_t>(i));
-    told_labels.push_back(label_of_shared(flight.shared.rows[i]));
+    told_labels.push_back(flight.shared.labels[i]);
   }
   flight.sums.resize(arrived.size());
   for (int rank = 0; rank < static_cast<int>(arrived.size()); ++rank) {
-    Wanted& want = wanted[rank];
-    const auto n = static_cast<std::int64_t>(want.rows.size());
+    WantedSums& want = wanted[rank];
+    const auto n = static_cast<std::int64_t>(want.labels.size());
     if (rank == context_.comm.rank()) {
-      flight.here = {want.rows, scratch.take(n, hidden)};
-      sum(context_.device, groups, outputs, want, flight.here.sums);
+      flight.here = {want.labels, scratch.take(n, hidden)};
+      context_.device.combine(outputs, want.offsets, want.contributions, flight.here.sums);
       continue;
     }
     const bool tells = context_.domains.together(rank, context_.comm.rank());
@@ -233,11 +316,11 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     if (n + shared == 0) continue;
     context_.metrics.now().sums_sent += n + shared;
     const DType type = context_.device.activation_type();
-    flight.sums[rank] = Message(sizes_of({{Section::partial_sums, LabelledRows::bytes(n + shared, hidden, type)}}));
-    const LabelledRows section(flight.sums[rank].section(Section::partial_sums), hidden, type);
-    if (tells) want.rows.insert(want.rows.end(), told_labels.begin(), told_labels.end());
-    section.set_labels(want.rows);
-    sum(context_.device, groups, outputs, want, section.rows.row_range(0, n));
+    flight.sums[rank] = Message(sizes_of({{Section::partial_sums, LabelledSums::bytes(n + shared, hidden, type)}}));
+    const LabelledSums section(flight.sums[rank].section(Section::partial_sums), hidden, type);
+    if (tells) want.labels.insert(want.labels.end(), told_labels.begin(), told_labels.end());
+    section.set_labels(want.labels);
+    context_.device.combine(outputs, want.offsets, want.contributions, section.rows.row_range(0, n));
     if (shared > 0) context_.device.gather(flight.shared.sums, told, section.rows.row_range(n, shared));
   }
 }
@@ -285,28 +368,6 @@ Resident MoeLayer::gather(InFlight& flight, Scratch& scratch, Scratch& next) con
   return here;
 }
 
-void MoeLayer::add(const PartialSums& partial, const Resident& to) const {
-  if (partial.rows.empty()) return;
-  std::vector<std::int64_t> offsets(to.rows.size() + 1, 0);
-  std::vector<Contribution> contributions(partial.rows.size());
-  std::vector<std::size_t> place(partial.rows.size());
-  for (std::size_t i = 0; i < partial.rows.size(); ++i) {
-    const auto found = std::lower_bound(to.rows.begin(), to.rows.end(), partial.rows[i]);
-    if (found == to.rows.end() || *found != partial.rows[i]) {
-      throw CommError("layer " + std::to_string(index_) + ": a partial sum arrived for row " +
-                      std::to_string(partial.rows[i]) + ", which is not on this rank");
-    }
-    place[i] = static_cast<std::size_t>(found - to.rows.begin());
-    ++offsets[place[i] + 1];
-  }
-  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
-  std::vector<std::int64_t> next(offsets.begin(), offsets.end() - 1);
-  for (std::size_t i = 0; i < partial.rows.size(); ++i) {
-    contributions[next[place[i]]++] = {static_cast<std::int32_t>(i), 1.0F};
-  }
-  context_.device.combine(partial.sums, offsets, contributions, to.x, true);
-}
-
 std::vector<RowTag> MoeLayer::tags_of(const Message& message) const {
   const auto records = message.section(Section::routes);
   const std::size_t record = sizeof(RowTag) + static_cast<std::size_t>(spec_.router.top_k) * sizeof(Route);
@@ -327,10 +388,13 @@ std::vector<Route> MoeLayer::routes_of(const Inbox& arrived) const {
   return routes;
 }
 
-std::vector<ExpertRows> MoeLayer::calls(const GroupedRows& groups) const {
+std::vector<ExpertRows> MoeLayer::calls(const GroupedRows& groups, const SpillCall& spill) const {
   std::vector<ExpertRows> out;
   for (std::size_t g = 0; g < groups.experts.size(); ++g) {
     const ExpertWeights* expert = weights_.moe.experts[groups.experts[g]].get();
+    if (const auto came = spill.experts.find(groups.experts[g]); expert == nullptr && came != spill.experts.end()) {
+      expert = came->second.get();
+    }
     if (expert == nullptr) {
       throw CommError("layer " + std::to_string(index_) + ": a row arrived for expert " +
                       std::to_string(groups.experts[g]) + ", which this rank doesn't hold");

@@ -4,11 +4,13 @@
 #include "comm/communicator.hpp"
 #include "runtime/dispatch.hpp"
 #include "runtime/freight.hpp"
-#include "runtime/labelled_rows.hpp"
 #include "runtime/metrics.hpp"
+#include "runtime/partial_sums.hpp"
 #include "runtime/scratch.hpp"
+#include "runtime/spill.hpp"
 #include "runtime/weights.hpp"
 
+#include <chrono>
 #include <functional>
 
 namespace coterie {
@@ -24,19 +26,19 @@ struct RankContext {
   const Ownership& ownership;
   const Domains& domains;
   WorkMetrics& metrics;
-};
-
-/// Partial sums, and of which rows.
-struct PartialSums {
-  std::vector<std::int32_t> rows;
-  Tensor sums;
+  Spill* spill = nullptr;  ///< none: rows are computed where the placement says
 };
 
 /// Rows of a step on their way through one layer.
 struct InFlight {
   Resident at;  ///< before the layer
   Freight freight;
+  int micro_batch = 0;
+  std::int64_t step = -1;
+  std::int64_t tokens = 0;  ///< of the micro-batch, in this rank's domain
   RowPlan plan;
+  SpillCall spill;
+  std::chrono::steady_clock::time_point departed;  ///< where planned
   Inbox arrived;
   Resident landed;     ///< the rows that go on here, the experts' output not yet added
   Outbox sums;         ///< partial sums for the other ranks
@@ -45,9 +47,10 @@ struct InFlight {
 };
 
 /// The layer in three parts, with the exchanges between them the caller's: what one set of rows sends may share a
-/// message with what another set sends (micro-batches). Each row adds the partial sums of the ranks in the order of the
-/// ranks, and what the shared expert adds last, so that a result doesn't depend on where the row is. The shared expert
-/// runs where the row goes on; of a row that is on all ranks of its domain, at home, which tells the others.
+/// message with what another set sends (micro-batches). Each row adds the partial sums of the ranks that the placement
+/// says in the order of the ranks, and what the shared expert adds last, so that a result depends neither on where the
+/// row is nor on what is spilled. The shared expert runs where the row goes on; of a row that is on all ranks of its
+/// domain, at home, which tells the others.
 class MoeLayer {
  public:
   /// `index` counts the MoE layers. All references outlive this object.
@@ -56,7 +59,8 @@ class MoeLayer {
 
   [[nodiscard]] int index() const noexcept { return index_; }
 
-  /// Routes the rows of `flight.at` and plans their way; returns the messages that dispatch them, with their freight.
+  /// Routes the rows of `flight.at` and plans their way; returns the messages that dispatch them, with their freight
+  /// and the weights that go along. Collective where counts are gathered, which all ranks decide alike.
   [[nodiscard]] Outbox depart(const Batch& batch, InFlight& flight, Scratch& scratch,
                               const RoutingObserver& observe) const;
   /// Takes in what was dispatched to this rank: stores the freight, computes the experts. The rows that go on here are
@@ -65,7 +69,7 @@ class MoeLayer {
   /// Whether any rank has partial sums for another.
   [[nodiscard]] static bool partial_sums_follow(const InFlight& flight);
   /// The rows that go on here, with the partial sums that `sums` brought (none when empty) added.
-  [[nodiscard]] Resident land(InFlight& flight, Inbox& sums) const;
+  [[nodiscard]] Resident land(InFlight& flight, Inbox& sums, Scratch& scratch) const;
 
  private:
   [[nodiscard]] Outbox pack(const Batch& batch, const InFlight& flight) const;
@@ -73,11 +77,16 @@ class MoeLayer {
   void compute(const Batch& batch, InFlight& flight, Scratch& scratch) const;
   /// The rows that go on here: those that stay and those that came.
   [[nodiscard]] Resident gather(InFlight& flight, Scratch& scratch, Scratch& next) const;
-  void add(const PartialSums& partial, const Resident& to) const;
+  /// Gathers the counts and plans who computes what, where that may pay.
+  void spill(const Batch& batch, const Routing& routing, InFlight& flight, ChoiceRanks& ranks) const;
+  /// Whether a layer's first message says how many tokens each rank has.
+  [[nodiscard]] bool tells_tokens() const;
+  /// Takes in the experts that came with the rows.
+  void take_experts(InFlight& flight) const;
 
   [[nodiscard]] std::vector<RowTag> tags_of(const Message& message) const;
   [[nodiscard]] std::vector<Route> routes_of(const Inbox& arrived) const;
-  [[nodiscard]] std::vector<ExpertRows> calls(const GroupedRows& groups) const;
+  [[nodiscard]] std::vector<ExpertRows> calls(const GroupedRows& groups, const SpillCall& spill) const;
   /// A section seen as rows of activations.
   [[nodiscard]] Tensor as_rows(std::span<std::byte> section) const;
 

@@ -6,9 +6,10 @@
 namespace coterie {
 namespace {
 
-constexpr double kTagBytes = 8;    // of a row: its number and its landing rank
-constexpr double kRouteBytes = 8;  // of a choice
-constexpr double kLabelBytes = 4;  // of a partial sum or a row of freight
+constexpr double kTagBytes = 8;        // of a row: its number and its landing rank
+constexpr double kRouteBytes = 12;     // of a choice
+constexpr double kSumLabelBytes = 12;  // of a partial sum
+constexpr double kLabelBytes = 4;      // of a row of freight
 
 /// Chance that `drawn` of `all` things miss all of `marked` of them.
 double missed(double all, double marked, int drawn) {
@@ -122,7 +123,7 @@ StepCost predict(const ModelCosts& m, const Cluster& cluster, const StepForm& fo
     cost.exchanges = 1 + sums_follow;
   }
   const double row = m.row_bytes + kTagBytes + kRouteBytes * m.top_k;
-  const double spread = (traffic.rows * row + traffic.sums * (m.row_bytes + kLabelBytes)) * load.rows / ranks;
+  const double spread = (traffic.rows * row + traffic.sums * (m.row_bytes + kSumLabelBytes)) * load.rows / ranks;
   const double freight = traffic.freight * (replicates ? load.prompt_rows : 1 + load.prompt_rows) *
                          (m.kv_bytes + kLabelBytes) * load.rows / ranks;
   const double inside = one_node ? 1 : (on_node - 1) / std::max(1.0, ranks - 1);  // share of other ranks on the node

@@ -9,6 +9,8 @@ std::vector<std::byte> StepReport::to_bytes() const {
   ByteWriter write{out};
   write(stop);
   write(exhausted);
+  write(spill_digest);
+  write(short_of_memory);
   write(rows);
   write(finished_work);
   write(samples.size());
@@ -37,6 +39,8 @@ StepReport StepReport::from_bytes(std::span<const std::byte> bytes) {
   std::size_t dealt = 0;
   read(report.stop);
   read(report.exhausted);
+  read(report.spill_digest);
+  read(report.short_of_memory);
   read(report.rows);
   read(report.finished_work);
   std::size_t samples = 0;

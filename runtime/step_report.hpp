@@ -18,6 +18,8 @@ enum class Stop : std::uint8_t { none, by_signal, output_failed };
 struct StepReport {
   Stop stop = Stop::none;
   bool exhausted = false;            ///< rank 0: no requests are left to deal
+  std::uint64_t spill_digest = 0;    ///< of the spill caches, which all ranks know alike
+  bool short_of_memory = false;      ///< all ranks are to drop their spill caches
   std::int64_t rows = 0;             ///< that went through the model in the last step
   std::int64_t finished_work = 0;    ///< expected work of the requests answered since the last report
   std::vector<RowSample> samples;    ///< the last step's, of rows that ended it on this rank

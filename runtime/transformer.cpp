@@ -56,9 +56,12 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
       flight.freight = dense_layers(next_layer, layer, batch, rows);
       flight.freight.layers.push_back(attention(layer, batch, rows));
       flight.at = std::move(rows.at);
+      flight.micro_batch = m;
+      flight.step = step;
+      flight.tokens = rows.tokens;
       Outbox out = moe.depart(batch, flight, rows.scratch, observe);
       Inbox arrived;
-      if (dispatches) {
+      if (dispatches || flight.spill.travels) {
         const Timed timed(context_.metrics.phases.exchange);
         for (std::size_t r = 0; r < waiting.flight.sums.size(); ++r) {
           out[r] = joined(std::move(out[r]), std::move(waiting.flight.sums[r]));
@@ -92,7 +95,7 @@ void Transformer::settle(Waiting& waiting, bool always, std::int64_t step) {
 
 void Transformer::land(Waiting& waiting, Inbox& sums) {
   MicroBatch& rows = micro_batches_[waiting.micro_batch];
-  rows.at = waiting.layer->land(waiting.flight, sums);
+  rows.at = waiting.layer->land(waiting.flight, sums, rows.scratch);
   if (rows.at.x.data != waiting.flight.at.x.data) rows.stream = 1 - rows.stream;
   waiting = {};
 }
@@ -125,8 +128,10 @@ void Transformer::start(const Batch& batch, int micro_batch) {
   MicroBatch& rows = micro_batches_[micro_batch];
   std::vector<std::int32_t> tokens;
   rows.at = {};
+  rows.tokens = 0;
   for (std::int32_t row = 0; row < batch.rows(); ++row) {
     if (batch.sequence[row] % static_cast<int>(micro_batches_.size()) != micro_batch) continue;
+    ++rows.tokens;
     if (!batch.of(row).here) continue;
     rows.at.rows.push_back(row);
     tokens.push_back(batch.tokens[row]);

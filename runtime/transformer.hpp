@@ -33,6 +33,7 @@ class Transformer {
     explicit MicroBatch(Device& device) : scratch(device), streams{Scratch(device), Scratch(device)} {}
 
     Resident at;
+    std::int64_t tokens = 0;         ///< of the domain, wherever they are
     Scratch scratch;                 ///< of one layer
     std::array<Scratch, 2> streams;  ///< the residual stream before and after a layer
     int stream = 0;                  ///< which of them holds it

@@ -3,6 +3,15 @@
 #include <algorithm>
 
 namespace coterie {
+namespace {
+
+std::unique_ptr<Spill> make_spill(const std::optional<SpillOptions>& options, const Plan& plan,
+                                  const Ownership& ownership, Device& device, const Communicator& comm) {
+  if (!options || options->dispatch.policy == DispatchPolicy::plain || comm.ranks() == 1) return nullptr;
+  return std::make_unique<Spill>(*options, dispatch_layers(plan, ownership, comm.node_of_rank()), comm.rank(), device);
+}
+
+}  // namespace
 
 Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& plan, const Tokenizer* tokenizer,
                Device& device, Communicator& comm, const WorkerOptions& options)
@@ -11,7 +20,8 @@ Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& 
       ownership_(plan, comm.rank(), comm.node_of_rank()),
       weights_(load_weights(spec, checkpoint, ownership_, device, options.weights)),
       kv_(spec, device, options.kv_blocks),
-      context_{device, notes_, ownership_, domains_, metrics_},
+      spill_(make_spill(options.spill, plan, ownership_, device, comm)),
+      context_{device, notes_, ownership_, domains_, metrics_, spill_.get()},
       transformer_(spec, weights_, kv_, context_, options.micro_batches),
       scheduler_(kv_, tokenizer, spec.end_tokens, domains_, options.scheduler) {
   metrics_.expert_rows.resize(static_cast<std::size_t>(spec.moe_layers()));

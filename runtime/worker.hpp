@@ -4,10 +4,12 @@
 #include "comm/note_carrier.hpp"
 #include "runtime/metrics.hpp"
 #include "runtime/scheduler.hpp"
+#include "runtime/spill.hpp"
 #include "runtime/transformer.hpp"
 
 #include <chrono>
 #include <memory>
+#include <optional>
 
 namespace coterie {
 
@@ -17,6 +19,7 @@ struct WorkerOptions {
   DType weights = DType::f32;
   Coherence coherence = Coherence::rank;
   int micro_batches = 1;
+  std::optional<SpillOptions> spill;  ///< none: rows are computed where the plan says
 };
 
 class Worker {
@@ -29,6 +32,8 @@ class Worker {
   [[nodiscard]] Scheduler& scheduler() noexcept { return scheduler_; }
   [[nodiscard]] WorkMetrics& metrics() noexcept { return metrics_; }
   [[nodiscard]] const KvPool& kv() const noexcept { return kv_; }
+  /// None where nothing is ever spilled.
+  [[nodiscard]] Spill* spill() noexcept { return spill_.get(); }
 
   [[nodiscard]] const Domains& domains() const noexcept { return domains_; }
 
@@ -52,6 +57,7 @@ class Worker {
   Weights weights_;
   KvPool kv_;
   WorkMetrics metrics_;
+  std::unique_ptr<Spill> spill_;
   RankContext context_;
   Transformer transformer_;
   Scheduler scheduler_;

@@ -66,6 +66,34 @@ TEST_P(DeviceTest, WeightsThatFitBf16GiveTheSameBits) {
   }
 }
 
+TEST_P(DeviceTest, AMatrixThatTravelledGivesTheSameBits) {
+  for (const bool fits : {false, true}) {
+    for (const auto& [outputs, inputs] : {Size{1, 1}, {17, 33}, {64, 128}}) {
+      Numbers weight = normal(outputs * inputs);
+      if (fits) {
+        for (float& w : weight) w = std::bit_cast<float>(std::bit_cast<std::uint32_t>(w) & 0xffff0000U);
+      }
+      const auto cols = inputs;
+      WeightSource source{outputs, inputs, [&](std::int64_t first, std::int64_t count, float* out) {
+                            std::copy_n(weight.begin() + first * cols, count * cols, out);
+                          }};
+      source.fits_bf16 = fits;
+      const auto here = device->pack(source);
+      const DeviceMemory memory = device->allocate(here->bytes().size());
+      std::memcpy(memory.get(), here->bytes().data(), here->bytes().size());
+      const auto there = device->adopt(here->form(), {memory.get(), here->bytes().size()});
+      EXPECT_EQ(there->bytes().size(), here->bytes().size());
+      const Array x = on_device(normal(5 * inputs), 5, inputs);
+      const Array a = blank(5, outputs), b = blank(5, outputs);
+      device->linear(x.tensor, *here, a.tensor);
+      device->linear(x.tensor, *there, b.tensor);
+      EXPECT_EQ(on_host(a), on_host(b));
+      EXPECT_THROW((void)device->adopt(here->form(), here->bytes().first(here->bytes().size() - 1)),
+                   std::invalid_argument);
+    }
+  }
+}
+
 TEST_P(DeviceTest, LinearOfARowDoesNotDependOnTheRowsBesideIt) {
   std::vector<Size> sizes = {{24, 40},   {32, 32}, {40, 24},   {128, 128}, {100, 100},
                              {16, 1024}, {8, 128}, {96, 2880}, {64, 7168}};

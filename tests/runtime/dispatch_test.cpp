@@ -41,6 +41,12 @@ Ownership owned_by(const std::vector<int>& owner, int ranks) {
   return Ownership(plan, 0, std::vector<int>(ranks, 0));
 }
 
+/// The one layer, nothing spilled.
+RowPlan planned(const Batch& batch, const Routing& routing, const Ownership& ownership, const Domains& domains) {
+  const auto rows = all_rows(batch);
+  return plan_rows(batch, rows, routing, owners_of(batch, rows, routing, 0, ownership, domains), domains);
+}
+
 TEST(LandingRank, TheLargestShareInTheDomain) {
   const Domains nodes(Coherence::node, 0, std::vector<int>{0, 0, 1, 1});
   EXPECT_EQ(landing_rank(std::vector<Share>{{0, 0.3F}, {1, 0.7F}}, nodes, 0), 1);
@@ -55,7 +61,7 @@ TEST(PlanRows, ARowGoesOnceToEachRankOfItsExperts) {
   const Routing routing{3, {4, 1, 0, /**/ 2, 3, 5}, {0.5F, 0.3F, 0.2F, 0.6F, 0.3F, 0.1F}};
   const Batch batch = decode_rows({0, 0});
   const Domains plain(Coherence::rank, 0, std::vector<int>(4, 0));
-  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 0, 1, 1, 2, 2}, 4), plain);
+  const RowPlan plan = planned(batch, routing, owned_by({0, 0, 1, 1, 2, 2}, 4), plain);
   ASSERT_EQ(plan.to.size(), 4U);
   EXPECT_EQ(plan.to[0].rows, (std::vector<std::int32_t>{0}));
   EXPECT_EQ(plan.to[1].rows, (std::vector<std::int32_t>{1}));
@@ -74,7 +80,7 @@ TEST(PlanRows, ATokenGoesOnWhereItsExpertIs) {
   const Routing routing{1, {2, 0}, {1.0F, 1.0F}};
   const Batch batch = decode_rows({0, 0});
   const Domains world(Coherence::world, 0, std::vector<int>(3, 0));
-  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 1, 2}, 3), world);
+  const RowPlan plan = planned(batch, routing, owned_by({0, 1, 2}, 3), world);
   EXPECT_EQ(plan.stay, (std::vector<std::int32_t>{1}));
   EXPECT_EQ(plan.to[2].tags.at(0).landing, 2);
   EXPECT_FALSE(plan.partial_sums);
@@ -84,7 +90,7 @@ TEST(PlanRows, OutsideTheDomainARowComesBackToARankInside) {
   const Routing routing{1, {3}, {1.0F}};
   Batch batch = decode_rows({1});
   const Domains nodes(Coherence::node, 0, std::vector<int>{0, 0, 1, 1});
-  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 1, 2, 3}, 4), nodes);
+  const RowPlan plan = planned(batch, routing, owned_by({0, 1, 2, 3}, 4), nodes);
   EXPECT_EQ(plan.to[3].tags.at(0).landing, 1);
   ASSERT_EQ(plan.to[1].rows.size(), 1U);  // home gets the row itself, without experts
   EXPECT_EQ(plan.to[1].routes.at(0).expert, Route::kNone);
@@ -93,8 +99,7 @@ TEST(PlanRows, OutsideTheDomainARowComesBackToARankInside) {
 
   batch.sequences[0].prompt = true;  // prompts come home wherever their experts are
   const Domains world(Coherence::world, 0, std::vector<int>(4, 0));
-  EXPECT_EQ(plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 1, 2, 3}, 4), world).to[3].tags.at(0).landing,
-            1);
+  EXPECT_EQ(planned(batch, routing, owned_by({0, 1, 2, 3}, 4), world).to[3].tags.at(0).landing, 1);
 }
 
 TEST(PlanRows, AReplicatedRowIsDispatchedNowhereInsideItsDomain) {
@@ -102,12 +107,31 @@ TEST(PlanRows, AReplicatedRowIsDispatchedNowhereInsideItsDomain) {
   Batch batch = decode_rows({1});
   batch.sequences[0].replicated = true;
   const Domains world(Coherence::world, 0, std::vector<int>(3, 0));
-  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, 0, owned_by({0, 1, 2}, 3), world);
+  const RowPlan plan = planned(batch, routing, owned_by({0, 1, 2}, 3), world);
   EXPECT_EQ(plan.to[0].tags.at(0).landing, RowTag::kEverywhere);
   EXPECT_EQ(plan.to[0].routes.at(0).expert, 0);
   EXPECT_EQ(plan.to[0].routes.at(1).expert, Route::kNone);
   EXPECT_TRUE(plan.to[1].rows.empty());
   EXPECT_EQ(plan.stay, (std::vector<std::int32_t>{0}));
+}
+
+TEST(PlanRows, ASpilledRowGoesOnWhereItIsComputed) {
+  const Routing routing{2, {0, 1, /**/ 0, 1}, {0.6F, 0.4F, /**/ 0.6F, 0.4F}};
+  const Batch batch = decode_rows({0, 0});
+  const Domains world(Coherence::world, 0, std::vector<int>(3, 0));
+  const ChoiceRanks ranks{{1, 1, /**/ 1, 1}, {2, 1, /**/ 2, 2}};  // rank 2 helps rank 1
+  const RowPlan plan = plan_rows(batch, all_rows(batch), routing, ranks, world);
+  EXPECT_EQ(plan.to[1].rows, (std::vector<std::int32_t>{0}));
+  EXPECT_EQ(plan.to[2].rows, (std::vector<std::int32_t>{0, 1}));
+  EXPECT_EQ(plan.to[2].tags.at(0).landing, 2);
+  EXPECT_EQ(plan.to[2].tags.at(1).landing, 2);
+  // Rank 1's sum of the first row is computed in two places, that of the second in one.
+  EXPECT_EQ(plan.to[2].routes.at(0).place, 0);
+  EXPECT_EQ(plan.to[1].routes.at(0).place, 1);
+  for (const int j : {2, 3}) {
+    EXPECT_EQ(plan.to[2].routes.at(j).place, Route::kWhole);
+    EXPECT_EQ(plan.to[2].routes.at(j).owner, 1);
+  }
 }
 
 TEST(GroupByExpert, NoRows) {
@@ -155,7 +179,7 @@ TEST(Dispatch, EveryChoiceIsComputedOnceWhateverTheSkew) {
     std::map<std::pair<int, int>, int> computed;  // (token, expert) -> times
     const Batch batch = decode_rows(std::vector<int>(tokens, 0));
     const Domains domains(seed % 2 == 0 ? Coherence::rank : Coherence::world, 0, std::vector<int>(ranks, 0));
-    const auto rows = plan_rows(batch, all_rows(batch), routing, 0, owned_by(destinations, ranks), domains).to;
+    const auto rows = planned(batch, routing, owned_by(destinations, ranks), domains).to;
     for (int r = 0; r < ranks; ++r) {
       const GroupedRows groups = group_by_expert(rows[r].routes, top_k, experts);
       ASSERT_EQ(groups.offsets.size(), rows[r].rows.size() + 1);

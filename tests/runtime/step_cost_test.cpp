@@ -59,7 +59,7 @@ TEST(StepCost, BytesCountedByHand) {
   // Top 1 of 4 experts, one on each of 4 ranks: a row leaves with chance 3/4, and plain it comes back.
   ModelCosts model = model_of(4, 1);
   const Cluster cluster = cluster_of({4}, {0, 1e9});
-  const double row = model.row_bytes + 8 + 8, sum = model.row_bytes + 4, kv = model.kv_bytes + 4;
+  const double row = model.row_bytes + 8 + 12, sum = model.row_bytes + 12, kv = model.kv_bytes + 4;
   EXPECT_NEAR(predict(model, cluster, kPlain, {.rows = 40}).bytes, 10 * 0.75 * (row + sum), 1e-6);
   EXPECT_NEAR(predict(model, cluster, kWorld, {.rows = 40}).bytes, 10 * (0.75 * row + 3 * kv), 1e-6);
   EXPECT_NEAR(predict(model, cluster, kReplicated, {.rows = 40}).bytes, 10 * 3 * sum, 1e-6);

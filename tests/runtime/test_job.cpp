@@ -57,8 +57,9 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   const Plan plan =
       options.plan.value_or(contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
   const auto device = make_cpu_device({DType::f32, options.threads});
-  Worker worker(spec, checkpoint, plan, nullptr, *device, comm,
-                {options.scheduler, options.kv_blocks, DType::f32, options.coherence, options.micro_batches});
+  Worker worker(
+      spec, checkpoint, plan, nullptr, *device, comm,
+      {options.scheduler, options.kv_blocks, DType::f32, options.coherence, options.micro_batches, options.spill});
   TraceRecorder trace(comm.rank(), spec.top_k());
   LogitsRecorder logits;
   worker.observe_routing([&](const Batch& batch, std::span<const std::int32_t> rows, int layer,
@@ -69,6 +70,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   JobResult result;
   std::size_t next = 0;
   EngineHooks hooks;
+  if (options.short_of_memory) hooks.short_of_memory = options.short_of_memory;
   hooks.next_request = [&]() -> std::optional<Request> {
     if (next == requests.size()) return std::nullopt;
     return requests[next++];

@@ -38,7 +38,9 @@ struct JobOptions {
   SchedulerOptions scheduler;
   std::int64_t kv_blocks = 256;
   int threads = 1;
-  std::optional<Plan> plan;  ///< contiguous without
+  std::optional<Plan> plan;           ///< contiguous without
+  std::optional<SpillOptions> spill;  ///< none: plain dispatch
+  std::function<bool()> short_of_memory;
 };
 
 /// What is known on rank 0.
