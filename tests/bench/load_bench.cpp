@@ -4,7 +4,7 @@
 #include "comm/mpi_check.hpp"
 #include "placement/plan.hpp"
 #include "runtime/family.hpp"
-#include "runtime/metrics.hpp"
+#include "runtime/host_memory.hpp"
 #include "runtime/weights.hpp"
 
 #include <mpi.h>
