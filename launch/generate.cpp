@@ -7,6 +7,7 @@
 #include "placement/files/digest.hpp"
 #include "placement/files/replacing_file.hpp"
 #include "runtime/agreement.hpp"
+#include "runtime/check_weights.hpp"
 #include "runtime/engine.hpp"
 #include "runtime/family.hpp"
 #include "runtime/logits_recorder.hpp"
@@ -57,7 +58,7 @@ Inputs read_inputs(const GenerateOptions& options, const Communicator& comm) {
     set_experts_per_token(in.spec, options.experts_per_token, "coterie generate: --experts-per-token");
   }
   in.checkpoint = std::make_unique<Checkpoint>(options.model);
-  in.spec.for_each_weight([&](const WeightRef& ref) { in.checkpoint->check(ref); });
+  check_weights(in.spec, *in.checkpoint);
   in.digest = sha256_of_file(options.model / "config.json") + " " + in.checkpoint->digest();
   in.tokenizer = load_tokenizer(options.model);
   const auto layers = in.spec.moe_layer_ids();

@@ -1,6 +1,7 @@
 #include "launch/inspection.hpp"
 #include "launch/text_page.hpp"
 #include "placement/number_text.hpp"
+#include "runtime/check_weights.hpp"
 #include "runtime/checkpoint.hpp"
 #include "runtime/family.hpp"
 #include "runtime/step_cost.hpp"
@@ -59,7 +60,7 @@ Inspection inspect_model(const InspectOptions& options) {
   std::optional<Checkpoint> checkpoint;
   if (weights) {
     checkpoint.emplace(options.subject);
-    spec.for_each_weight([&](const WeightRef& ref) { checkpoint->check(ref); });
+    check_weights(spec, *checkpoint);
   }
   const WeightBytes f32 = weight_bytes(spec, checkpoint ? &*checkpoint : nullptr, DType::f32);
   const WeightBytes bf16 = weight_bytes(spec, nullptr, DType::bf16);

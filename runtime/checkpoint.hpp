@@ -25,6 +25,8 @@ class Checkpoint {
   void check(const WeightRef& ref) const { (void)arrays(ref); }
   /// Whether every number of the tensor is a bf16's; reads the scales of an FP8 tensor.
   [[nodiscard]] bool fits_bf16(const WeightRef& ref) const { return StoredTensor(arrays(ref)).fits_bf16(); }
+  /// By name.
+  [[nodiscard]] const std::map<std::string, StoredArray>& tensors() const noexcept { return tensors_; }
   /// Of all tensors, as they are stored.
   [[nodiscard]] std::int64_t bytes() const;
   /// The types that tensors are stored as, "BF16, U8".

@@ -1,5 +1,7 @@
 #include "runtime/weights.hpp"
 
+#include "runtime/check_weights.hpp"
+
 #include <algorithm>
 #include <map>
 #include <utility>
@@ -130,7 +132,7 @@ WeightBytes weight_bytes(const ModelSpec& spec, const Checkpoint* checkpoint, DT
 
 Weights load_weights(const ModelSpec& spec, const Checkpoint& checkpoint, const Ownership& ownership, Device& device,
                      DType type) {
-  spec.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
+  check_weights(spec, checkpoint);
   Loader load{checkpoint, device};
   Weights weights;
   const WeightSource embedding = checkpoint.source(spec.embedding);

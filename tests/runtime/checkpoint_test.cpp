@@ -2,6 +2,7 @@
 #include "runtime/checkpoint.hpp"
 
 #include "placement/input_error.hpp"
+#include "runtime/check_weights.hpp"
 #include "runtime/family.hpp"
 
 #include <gmock/gmock.h>
@@ -47,8 +48,7 @@ class ModelFolder : public testing::Test {
   ModelSpec spec() const { return read_model_spec(folder_); }
   void check() const {
     const ModelSpec model = spec();
-    const Checkpoint checkpoint(folder_);
-    model.for_each_weight([&](const WeightRef& ref) { checkpoint.check(ref); });
+    check_weights(model, Checkpoint(folder_));
   }
 
   std::filesystem::path folder_;
@@ -164,6 +164,44 @@ TEST_F(ModelFolder, TensorsThatDoNotFitAreNamed) {
   change_config("num_hidden_layers", 5);
   EXPECT_THAT([&] { check(); },
               ThrowsMessage<InputError>(AllOf(HasSubstr("model.layers.4"), HasSubstr("no such tensor"))));
+}
+
+/// The tensors of the folder's model.safetensors and these.
+void add_tensors(const std::filesystem::path& folder, const std::vector<std::string>& names) {
+  const std::filesystem::path old = folder / "old.safetensors";
+  std::filesystem::rename(folder / "model.safetensors", old);
+  const SafetensorsFile from(old);
+  SafetensorsWriter writer(folder / "model.safetensors");
+  for (const auto& [name, view] : from.tensors()) writer.add(name, view.type, view.shape, view.bytes);
+  const std::vector<float> numbers(4);
+  for (const std::string& name : names) writer.add(name, ElementType::f32, {4}, std::as_bytes(std::span(numbers)));
+  writer.finish();
+}
+
+TEST_F(ModelFolder, TensorsThatTheModelWouldNotUseAreNamed) {
+  for (const char* name :
+       {"model.layers.1.self_attn.q_proj.bias", "model.layers.0.block_sparse_moe.experts.8.w1.weight",
+        "model.layers.3.mlp.gate_proj.weight", "model.norm.bias", "lm_head.bias"}) {
+    SCOPED_TRACE(name);
+    copy("mixtral");
+    add_tensors(folder_, {name});
+    EXPECT_THAT([&] { check(); },
+                ThrowsMessage<InputError>(AllOf(HasSubstr("model.safetensors"), HasSubstr(name),
+                                                HasSubstr("found F32 of shape [4]"), HasSubstr("config.json"))));
+  }
+}
+
+TEST_F(ModelFolder, PartsBesideTheModelArePassedOver) {
+  add_tensors(folder_,
+              {"model.layers.4.eh_proj.weight", "model.mtp_block.0.mlp.gate_proj.weight", "vision.patch.weight",
+               "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.k_proj.k_scale"});
+  EXPECT_NO_THROW(check());
+  copy("mixtral");
+  change_config("tie_word_embeddings", true);  // the head is there all the same
+  EXPECT_NO_THROW(check());
+  copy("mixtral");
+  change_config("expert_layers", {0, 0, 2, 2});
+  EXPECT_NO_THROW(check());
 }
 
 TEST_F(ModelFolder, MissingFilesAreNamed) {

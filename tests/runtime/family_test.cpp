@@ -1,8 +1,8 @@
 // Descriptions of models from their configs alone, without weights.
 #include "runtime/family.hpp"
 
-#include "placement/input_error.hpp"
 #include "placement/files/json_view.hpp"
+#include "placement/input_error.hpp"
 #include "runtime/routing_variants.hpp"
 
 #include <gmock/gmock.h>
