@@ -7,13 +7,16 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 
 namespace coterie {
 namespace {
 
+const std::filesystem::path kFixtures = COTERIE_FIXTURES;
+
 struct Form {
-  const char* model;
+  std::string model;
   Coherence coherence;
   bool replicate;
   int micro_batches;
@@ -23,9 +26,10 @@ std::ostream& operator<<(std::ostream& out, const Form& form) {
   return out << form.model;
 }
 
+/// One model in one form.
 class CoherenceTest : public testing::TestWithParam<Form> {
  protected:
-  std::filesystem::path model() const { return std::filesystem::path(COTERIE_FIXTURES) / "models" / GetParam().model; }
+  std::filesystem::path model() const { return kFixtures / "models" / GetParam().model; }
   JobOptions options() const {
     JobOptions options;
     options.coherence = GetParam().coherence;
@@ -42,20 +46,34 @@ class CoherenceTest : public testing::TestWithParam<Form> {
     }
     return out;
   }
+
+  /// What plain expert parallelism makes of the same batch. All forms of a model share it: `batch` names it.
+  const JobResult& plain(const std::string& batch, const std::vector<Request>& requests, JobOptions options) {
+    static std::map<std::string, JobResult> known;
+    const auto [found, added] = known.try_emplace(GetParam().model + " " + batch);
+    if (added) {
+      options.coherence = Coherence::rank;
+      options.scheduler.replicate = false;
+      options.micro_batches = 1;
+      found->second = run_job(model(), requests, options, comm_);
+    }
+    return found->second;
+  }
   /// To the last bit: partial sums are added in the order of the ranks, wherever the row is.
-  void expect_same_as_plain(const std::vector<Request>& requests, const JobOptions& coherent) {
-    JobOptions plain = coherent;
-    plain.coherence = Coherence::rank;
-    plain.scheduler.replicate = false;
-    plain.micro_batches = 1;
-    const JobResult expected = run_job(model(), requests, plain, comm_);
-    const JobResult got = run_job(model(), requests, coherent, comm_);
+  void expect_same_as_plain(const std::string& batch, const std::vector<Request>& requests, const JobOptions& coherent,
+                            CountingCommunicator& comm) {
+    const JobResult& expected = plain(batch, requests, coherent);
+    const JobResult got = run_job(model(), requests, coherent, comm);
     EXPECT_EQ(got.tokens, expected.tokens);
     EXPECT_TRUE(got.logits == expected.logits);
     EXPECT_EQ(got.trace.experts, expected.trace.experts);
     EXPECT_EQ(got.trace.position, expected.trace.position);
+    last_ = got;
   }
-
+  void expect_same_as_plain(const std::string& batch, const std::vector<Request>& requests,
+                            const JobOptions& coherent) {
+    expect_same_as_plain(batch, requests, coherent, comm_);
+  }
   void expect_reference(const JobResult& result) const {
     if (comm_.rank() != 0) return;
     for (const Request& request : requests()) {
@@ -69,41 +87,45 @@ class CoherenceTest : public testing::TestWithParam<Form> {
   std::unique_ptr<Communicator> transport_ = make_mpi_communicator(test_session(), {.ranks_per_node = 2});
   CountingCommunicator comm_{*transport_};
   Reference reference_ = read_reference(model());
+  JobResult last_;
 };
 
-TEST_P(CoherenceTest, TheReferencesGreedyText) {
-  expect_reference(run_job(model(), requests(), options(), comm_));
+TEST_P(CoherenceTest, SameAsPlainAndTheReferencesText) {
+  expect_same_as_plain("contiguous", requests(), options());
+  expect_reference(last_);
 }
 
-TEST_P(CoherenceTest, SameAsPlain) {
-  expect_same_as_plain(requests(), options());
+TEST_P(CoherenceTest, SameAsPlainWithARandomPlan) {
+  JobOptions planned = options();
+  planned.plan = random_plan(read_model_spec(model()), comm_.ranks(), 21, 0);
+  expect_same_as_plain("random", requests(), planned);
+  expect_reference(last_);
 }
 
-TEST_P(CoherenceTest, SameAsPlainInSmallChunks) {
+TEST_P(CoherenceTest, SameAsPlainWithAFittedPlan) {
+  const auto trace = kFixtures / "traces" / (model().filename().string() + ".trace.safetensors");
+  if (!std::filesystem::exists(trace)) return;  // the trained models have one
+  JobOptions planned = options();
+  planned.plan = fitted_plan(trace, comm_.ranks());
+  expect_same_as_plain("fitted", requests(), planned);
+  expect_reference(last_);
+}
+
+/// More kinds of batches and plans, with some models.
+class CoherentBatchesTest : public CoherenceTest {};
+
+TEST_P(CoherentBatchesTest, SmallChunks) {
   JobOptions chunked = options();
   chunked.scheduler.max_batch_tokens = 6;
   chunked.scheduler.max_batch_size = 2;
-  expect_same_as_plain(requests(), chunked);
+  expect_same_as_plain("small chunks", requests(), chunked);
 }
 
-TEST_P(CoherenceTest, SameAsPlainWithRandomPlans) {
-  JobOptions planned = options();
-  planned.plan = random_plan(read_model_spec(model()), comm_.ranks(), 21, 0);
-  expect_same_as_plain(requests(), planned);
+TEST_P(CoherentBatchesTest, OneRequestOnly) {
+  expect_same_as_plain("one", {requests().back()}, options());
 }
 
-TEST_P(CoherenceTest, TheReferencesGreedyTextWithReplicas) {
-  // Which replica computes depends on where the row is, and with it the order of the sums: equal but for rounding.
-  JobOptions planned = options();
-  planned.plan = random_plan(read_model_spec(model()), comm_.ranks(), 22);
-  expect_reference(run_job(model(), requests(), planned, comm_));
-}
-
-TEST_P(CoherenceTest, OneRequestOnly) {
-  expect_same_as_plain({requests().back()}, options());
-}
-
-TEST_P(CoherenceTest, AllExpertsOnTheLastRank) {
+TEST_P(CoherentBatchesTest, AllExpertsOnTheLastRank) {  // the others see no token for many steps
   JobOptions skewed = options();
   Plan plan = random_plan(read_model_spec(model()), comm_.ranks(), 1, 0);
   plan.slots_per_rank = plan.experts;
@@ -112,54 +134,68 @@ TEST_P(CoherenceTest, AllExpertsOnTheLastRank) {
     for (int e = 0; e < plan.experts; ++e) layer[layer.size() - plan.experts + e] = e;
   }
   skewed.plan = plan;
-  expect_same_as_plain(requests(), skewed);
+  expect_same_as_plain("last rank", requests(), skewed);
 }
 
-TEST_P(CoherenceTest, OneExchangeALayerInDecodeWhereNoPartialSumsAreSent) {
-  const ModelSpec spec = read_model_spec(model());
-  if (GetParam().micro_batches == 2) return;  // has a test of its own
-  const bool all_here = GetParam().coherence == Coherence::world || comm_.ranks() == 2;
-  if (!all_here || !(spec.top_k() == 1 || GetParam().replicate)) return;  // then a second one is needed now and then
-  Request request = greedy_request(reference_, 1);
-  request.max_tokens = 16;
-  const JobResult result = run_job(model(), {request}, options(), comm_);
-  const auto steps_with_rows = static_cast<std::int64_t>(request.max_tokens);  // one of them reads the prompt
-  for (int layer = 0; layer < spec.moe_layers(); ++layer) {
-    std::int64_t exchanges = 0;
-    for (const auto& [key, traffic] : comm_.traffic()) {
-      if (key.layer != layer) continue;
-      EXPECT_EQ(key.kind, "exchange");
-      exchanges += traffic.calls;
-    }
-    EXPECT_LE(exchanges, result.steps + 1) << "layer " << layer;  // the step that reads the prompt may take two
-    EXPECT_GE(exchanges, steps_with_rows) << "layer " << layer;
+TEST_P(CoherentBatchesTest, LittleKvMemory) {  // blocks go from one sequence to the next in the same step everywhere
+  JobOptions little = options();
+  for (const Request& r : requests()) {
+    little.kv_blocks = std::max(r.line == 1 ? 0 : little.kv_blocks, KvPool::blocks_for(Scheduler::kv_tokens(r)));
+  }
+  expect_same_as_plain("contiguous", requests(), little);
+}
+
+TEST_P(CoherentBatchesTest, TheReferencesTextWithReplicas) {
+  // Which replica computes depends on where the row is, and with it the order of the sums: equal but for rounding.
+  JobOptions planned = options();
+  planned.plan = random_plan(read_model_spec(model()), comm_.ranks(), 22);
+  expect_reference(run_job(model(), requests(), planned, comm_));
+}
+
+TEST_P(CoherentBatchesTest, NodesOfAllSizes) {
+  if (GetParam().coherence != Coherence::node) return;
+  for (const int ranks_per_node : {1, 3, 4}) {  // 3: the last node is smaller
+    SCOPED_TRACE(ranks_per_node);
+    const auto transport = make_mpi_communicator(test_session(), {.ranks_per_node = ranks_per_node});
+    CountingCommunicator comm(*transport);
+    expect_same_as_plain("contiguous", requests(), options(), comm);
   }
 }
 
-TEST_P(CoherenceTest, OneExchangeALayerAndMicroBatch) {
-  if (GetParam().micro_batches != 2) return;
+TEST_P(CoherentBatchesTest, ExchangesAreCounted) {
   const ModelSpec spec = read_model_spec(model());
-  const int layers = spec.moe_layers();
   const JobResult result = run_job(model(), requests(), options(), comm_);
-  std::map<std::pair<int, std::string>, std::int64_t> calls;
-  for (const auto& [key, traffic] : comm_.traffic()) {
-    if (key.layer >= 0) calls[{key.layer, key.collective}] += traffic.calls;
+  std::int64_t outside = 0;
+  std::map<int, std::map<std::string, std::int64_t>> decode;  // by layer and collective
+  for (const auto& [key, traffic] : result.traffic) {
+    if (key.layer < 0) outside += traffic.calls;
+    if (key.layer < 0 || key.group != std::string("decode")) continue;
+    EXPECT_EQ(key.kind, "exchange") << "layer " << key.layer;
+    decode[key.layer][key.collective] += traffic.calls;
   }
-  for (const auto& [place, n] : calls) {
-    const auto& [layer, collective] = place;
-    if (collective == "dispatch") {
-      EXPECT_EQ(n, 2 * result.steps) << "layer " << layer;
-    } else {  // the last half's partial sums have nothing left to ride with
-      EXPECT_EQ(layer, layers - 1);
-      EXPECT_LE(n, result.steps);
+  EXPECT_LE(outside, result.steps + 1) << "one for each step, and one to begin with";
+  if (comm_.rank() != 0) return;
+  const bool all_here = GetParam().coherence == Coherence::world || comm_.ranks() == 2;
+  const std::int64_t steps = result.metrics["decode"]["steps"];
+  ASSERT_GT(steps, 0);
+  ASSERT_EQ(decode.size(), static_cast<std::size_t>(spec.moe_layers()));
+  for (auto& [layer, calls] : decode) {
+    if (GetParam().micro_batches == 2) {
+      EXPECT_EQ(calls["dispatch"], 2 * steps) << "layer " << layer;
+      // The last half's partial sums have nothing left to ride with.
+      EXPECT_LE(calls["combine"], layer == spec.moe_layers() - 1 ? steps : 0) << "layer " << layer;
+    } else if (all_here && (spec.top_k() == 1 || GetParam().replicate)) {
+      EXPECT_EQ(calls["dispatch"] + calls["combine"], steps) << "layer " << layer;
+    } else {  // where no token has a partial sum to send, the second is left out
+      EXPECT_LE(calls["dispatch"], steps) << "layer " << layer;
+      EXPECT_LE(calls["combine"], steps) << "layer " << layer;
     }
   }
 }
 
-std::vector<Form> forms() {
+std::vector<Form> forms_of(const std::vector<std::string>& models) {
   std::vector<Form> out;
-  for (const char* model : {"mixtral", "olmoe", "olmoe-top1", "qwen2-moe", "qwen3-moe", "granitemoe", "gpt-oss",
-                            "deepseek-v3", "trained/top2"}) {
+  for (const std::string& model : models) {
     for (const Coherence coherence : {Coherence::node, Coherence::world}) {
       out.push_back({model, coherence, false, 1});
       out.push_back({model, coherence, true, 1});
@@ -169,14 +205,28 @@ std::vector<Form> forms() {
   return out;
 }
 
-INSTANTIATE_TEST_SUITE_P(Forms, CoherenceTest, testing::ValuesIn(forms()), [](const auto& test) {
-  std::string name = std::string(test.param.model) + (test.param.coherence == Coherence::node ? "_node" : "_world") +
+std::vector<std::string> all_models() {
+  std::vector<std::string> out;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(kFixtures / "models")) {
+    if (entry.path().filename() != "reference.safetensors") continue;
+    out.push_back(entry.path().parent_path().lexically_relative(kFixtures / "models").string());
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+std::string name_of(const testing::TestParamInfo<Form>& test) {
+  std::string name = test.param.model + (test.param.coherence == Coherence::node ? "_node" : "_world") +
                      (test.param.replicate ? "_replicate" : "_follow") +
                      (test.param.micro_batches == 2 ? "_in_halves" : "");
   std::replace_if(
       name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
   return name;
-});
+}
+
+INSTANTIATE_TEST_SUITE_P(Forms, CoherenceTest, testing::ValuesIn(forms_of(all_models())), name_of);
+INSTANTIATE_TEST_SUITE_P(Forms, CoherentBatchesTest,
+                         testing::ValuesIn(forms_of({"mixtral", "olmoe-top1", "qwen3-moe", "deepseek-v3"})), name_of);
 
 }  // namespace
 }  // namespace coterie

@@ -1,5 +1,6 @@
 #include "tests/runtime/test_job.hpp"
 
+#include "placement/solvers/solver.hpp"
 #include "runtime/family.hpp"
 #include "runtime/logits_recorder.hpp"
 #include "runtime/trace_recorder.hpp"
@@ -21,6 +22,11 @@ std::vector<T> values(const SafetensorsFile& file, const std::string& name) {
     out.push_back(static_cast<T>(value));
   }
   return out;
+}
+
+/// Ones in all bits are NaN in every type.
+void poison(const KvPool& kv) {
+  std::memset(kv.layer(0).k, 0xff, static_cast<std::size_t>(kv.bytes()));
 }
 
 }  // namespace
@@ -60,6 +66,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   Worker worker(
       spec, checkpoint, plan, nullptr, *device, comm,
       {options.scheduler, options.kv_blocks, DType::f32, options.coherence, options.micro_batches, options.spill});
+  poison(worker.kv());
   TraceRecorder trace(comm.rank(), spec.top_k());
   LogitsRecorder logits;
   worker.observe_routing([&](const Batch& batch, std::span<const std::int32_t> rows, int layer,
@@ -91,10 +98,27 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   Engine engine(worker, comm, options.scheduler.max_batch_size, std::move(hooks));
   if (engine.run() != Stop::none) throw std::runtime_error("the job stopped before its work was done");
   result.steps = worker.metrics().steps();
+  result.traffic = comm.traffic();
   result.metrics = gather_metrics(comm, comm, worker.metrics());
   result.trace = trace.gather(comm, {});
   result.logits = logits.gather(comm);
   return result;
+}
+
+Plan fitted_plan(const std::filesystem::path& trace, int ranks) {
+  const Trace recorded = read_trace(trace);
+  const std::vector<WeightedTrace> traces{{&recorded}};
+  Problem problem;
+  problem.objective = Objective::affinity;
+  problem.topology = {{ranks}};
+  problem.balance.reset();
+  problem.statistics = count(traces);
+  Plan plan =
+      contiguous_plan(recorded.model, recorded.layer_ids, recorded.num_experts, recorded.top_k, problem.topology);
+  plan.slots_per_rank = problem.slots();
+  plan.physical_to_logical = slots_of(problem, owners_of(make_bipartition_solver()->solve(problem, {}).assignment));
+  validate(plan, "fitted plan");
+  return plan;
 }
 
 Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed, double replicated_share) {

@@ -50,12 +50,17 @@ struct JobResult {
   Trace trace;
   std::vector<std::string> order;  ///< custom_ids as they finished
   std::int64_t steps = 0;
+  std::map<CountingCommunicator::Key, Traffic> traffic;  ///< of this rank up to the last step, on every rank
   nlohmann::json metrics;
 };
 
-/// Collective over the ranks of the test.
+/// Collective over the ranks of the test. The KV cache is full of NaN at first: a row that is read but was never
+/// computed here and never arrived shows in everything that comes after it.
 [[nodiscard]] JobResult run_job(const std::filesystem::path& model, const std::vector<Request>& requests,
                                 const JobOptions& options, CountingCommunicator& comm);
+
+/// For a model whose routing was recorded: experts that follow each other are together.
+[[nodiscard]] Plan fitted_plan(const std::filesystem::path& trace, int ranks);
 
 /// Every expert on a random rank, this share of them on two; ranks may be left without any.
 [[nodiscard]] Plan random_plan(const ModelSpec& spec, int ranks, std::uint64_t seed, double replicated = 0.2);
