@@ -98,6 +98,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   Engine engine(worker, comm, options.scheduler.max_batch_size, std::move(hooks));
   if (engine.run() != Stop::none) throw std::runtime_error("the job stopped before its work was done");
   result.steps = worker.metrics().steps();
+  result.decode_steps = worker.metrics().of(StepKind::decode).steps;
   result.traffic = comm.traffic();
   result.metrics = gather_metrics(comm, comm, worker.metrics());
   result.trace = trace.gather(comm, {});

@@ -50,6 +50,7 @@ struct JobResult {
   Trace trace;
   std::vector<std::string> order;  ///< custom_ids as they finished
   std::int64_t steps = 0;
+  std::int64_t decode_steps = 0;  ///< of this rank, on every rank: domains have prompts at different times
   std::map<CountingCommunicator::Key, Traffic> traffic;  ///< of this rank up to the last step, on every rank
   nlohmann::json metrics;
 };
