@@ -5,10 +5,13 @@
 #include "launch/plan_summary.hpp"
 #include "launch/search_progress.hpp"
 #include "placement/bound/bound.hpp"
+#include "placement/check/optimum_check.hpp"
 #include "placement/input_error.hpp"
 #include "placement/number_text.hpp"
 #include "placement/report/report.hpp"
 #include "placement/solvers/solver.hpp"
+
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -16,16 +19,26 @@
 #include <cmath>
 #include <csignal>
 #include <iostream>
+#include <string_view>
 
 namespace coterie {
 namespace {
 
 std::atomic<bool> g_stop = false;
+std::atomic<bool> g_reading = true;
 
-/// The first signal lets the search end with the best so far; the second ends the process as usual.
+/// The first signal lets the search end with the best so far, or ends the process where there is none yet; the second
+/// ends it as usual.
 void stop_at_signals() {
   struct sigaction action {};
-  action.sa_handler = [](int) { g_stop = true; };
+  action.sa_handler = [](int) {
+    g_stop = true;
+    if (!g_reading) return;
+    constexpr std::string_view kWords =
+        "\ncoterie: stopped by a signal while the traces were read; there is no plan yet\n";
+    [[maybe_unused]] const auto written = write(STDERR_FILENO, kWords.data(), kWords.size());
+    _exit(kStopped);
+  };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   for (const int signal : {SIGINT, SIGTERM}) sigaction(signal, &action, nullptr);
 }
@@ -35,8 +48,7 @@ constexpr double kSearch = 0.5;  // with a bound to prove afterwards
 constexpr double kWithoutLimit = 0.1;
 constexpr double kFigures = 1;  // times that a plan is measured when all searches are over
 constexpr double kReport = 8;   // and for a report
-constexpr double kCompare =
-    4;  // times that a plan could be measured must be left, or the limit's price is not looked for
+constexpr double kCompare = 4;  // and must be left for it, before what the load limit costs is looked for
 
 class Planner {
  public:
@@ -44,6 +56,7 @@ class Planner {
       : options_(options), in_(read_plan_inputs(options)), progress_(std::cerr) {}
 
   int run() {
+    g_reading = false;
     look_at_baseline();
     solve();
     prove();
@@ -209,9 +222,22 @@ class Planner {
     c.seconds = elapsed();
     const Bound* best = best_bound();
     if (!best) return;
+    if (const std::string why = why_not_checkable(*best); !why.empty()) data_.warnings.push_back(why);
     c.bound = best->value;
     c.bound_kind = best->kind;
     c.gap = c.value != 0 ? std::abs(c.bound - c.value) / c.value : std::abs(c.bound);
+  }
+
+  /// Empty, or why others have to take the solver's word for a bound.
+  [[nodiscard]] std::string why_not_checkable(const Bound& bound) const {
+    const Problem& p = in_.problem;
+    const std::string word = "the bound is the word of the solver " + bound.kind + ": coterie inspect --check ";
+    const std::string instead = "; --solver sweep gives one with dual values (--certificate), which can be checked";
+    if (bound.kind == "ilp") return word + "has no dual values to prove it by" + instead;
+    if (bound.kind != "dp") return {};
+    const OptimumLimits limits{.fewest = p.fewest(), .most = p.most(), .balance = p.balance.value_or(0)};
+    if (can_check_optimum(p.topology, p.layers(), p.experts(), std::string(name_of(p.objective)), limits)) return {};
+    return word + "can't go through so many placements to find the optimum again" + instead;
   }
 
   void write() const {

@@ -90,7 +90,7 @@ class BoundCheck {
       if (!file && !same(*figure.found, stated_.bound, kBoundTolerance)) figure.found = by_heaviest_expert(false);
       figure.remark = "from the heaviest expert of each layer";
     } else if (stated_.bound_kind == "ilp") {
-      figure.remark = "the bound is the word of the solver ilp: nothing here proves it";
+      figure.remark = "the word of the solver ilp: nothing here proves it; --solver sweep has dual values to check";
     } else if (file) {
       figure.found = by_dual_values(*file, figure.remark);
     } else {
@@ -148,7 +148,9 @@ class BoundCheck {
     if (!file && found && even_counts_ && plan_.slots_per_rank > even_share() &&
         !same(*found, stated_.bound, kBoundTolerance))
       found = optimum(false);
-    if (!found) remark = "the problem is too large to find the optimum again";
+    if (!found)
+      remark =
+          "the word of the solver dp: too large to find the optimum again; --solver sweep has dual values to check";
     return found;
   }
 

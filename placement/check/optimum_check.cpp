@@ -1,5 +1,7 @@
 #include "placement/check/optimum_check.hpp"
 
+#include "placement/parallel.hpp"
+
 #include <algorithm>
 #include <limits>
 #include <map>
@@ -9,60 +11,79 @@
 namespace coterie {
 namespace {
 
-constexpr std::size_t kMostStates = 50'000;  // placements of a layer, with all names
-constexpr double kMostSteps = 5e9;
+constexpr std::size_t kMostStates = 2'000'000;  // placements of a layer, with all names
+constexpr double kMostSteps = 3e11;             // some minutes
+constexpr std::size_t kPieces = 64;             // of work
 
 using State = std::vector<int>;  // (experts): rank
 
-class OptimumCheck {
+/// Goes through all placements of a layer, under all names, always in the same order.
+class AllStates {
  public:
-  OptimumCheck(const Plan& plan, std::span<const WeightedTrace> traces, const RecountRules& rules,
-               const Recount& recount, const OptimumLimits& limits)
-      : plan_(plan), traces_(traces), rules_(rules), recount_(recount), limits_(limits) {}
+  AllStates(int experts, int ranks, const OptimumLimits& limits) : limits_(limits), state_(experts), held_(ranks, 0) {}
 
-  std::optional<double> run() {
-    State state(plan_.experts);
-    std::vector<int> held(plan_.ranks(), 0);
-    if (!list(0, state, held)) return std::nullopt;
-    std::map<State, std::size_t> number;
-    for (const State& s : states_) {
-      const auto [at, fresh] = number.try_emplace(first_names(s), classes_.size());
-      if (fresh) classes_.push_back(at->first);
-      class_of_.push_back(at->second);
-    }
-    const double items = rules_.objective == "traffic" ? 4.0 * plan_.experts * plan_.experts : plan_.experts;
-    if (static_cast<double>(classes_.size()) * states_.size() * items * plan_.layers() > kMostSteps)
-      return std::nullopt;
-    if (rules_.objective == "load") return lightest();
-    if (rules_.objective == "affinity") return affinity();
-    return traffic();
-  }
-
- private:
-  bool list(int expert, State& state, std::vector<int>& held) {
-    if (states_.size() > kMostStates) return false;
-    if (expert == plan_.experts) {
-      if (*std::min_element(held.begin(), held.end()) >= limits_.fewest) states_.push_back(state);
-      return states_.size() <= kMostStates;
-    }
-    for (int r = 0; r < plan_.ranks(); ++r) {
-      if (held[r] == limits_.most) continue;
-      state[expert] = r;
-      ++held[r];
-      const bool more = list(expert + 1, state, held);
-      --held[r];
+  /// add(expert, rank) is the cost of an expert on a rank; leaf(state, sum of costs) returns whether to go on.
+  template <typename Add, typename Leaf>
+  bool each(Add add, Leaf leaf, std::size_t expert = 0, double sum = 0) {
+    const int left = static_cast<int>(state_.size() - expert);
+    int owed = 0;
+    for (const int held : held_) owed += std::max(0, limits_.fewest - held);
+    if (owed > left) return true;
+    if (left == 0) return leaf(state_, sum);
+    for (int r = 0; r < static_cast<int>(held_.size()); ++r) {
+      if (held_[r] == limits_.most) continue;
+      state_[expert] = r;
+      ++held_[r];
+      const bool more = each(add, leaf, expert + 1, sum + add(static_cast<int>(expert), r));
+      --held_[r];
       if (!more) return false;
     }
     return true;
   }
 
+ private:
+  OptimumLimits limits_;
+  State state_;
+  std::vector<int> held_;  // (ranks)
+};
+
+/// All placements of a layer, sorted by what they are but for names.
+class Placements {
+ public:
+  Placements(const Topology& topology, int experts, const OptimumLimits& limits)
+      : topology_(topology), experts_(experts), limits_(limits) {
+    std::map<State, int> number;
+    complete_ = states().each([](int, int) { return 0; },
+                              [&](const State& state, double) {
+                                const auto [at, fresh] =
+                                    number.try_emplace(first_names(state), static_cast<int>(classes_.size()));
+                                if (fresh) classes_.push_back(at->first);
+                                class_of_.push_back(at->second);
+                                return class_of_.size() < kMostStates;
+                              });
+  }
+
+  /// Whether going through them for every pair of layers is not too much work.
+  [[nodiscard]] bool are_few(int layers, const std::string& objective) const {
+    const double each = objective == "traffic" ? 4.0 * experts_ * experts_ : 2;
+    return complete_ &&
+           static_cast<double>(classes_.size()) * static_cast<double>(class_of_.size()) * each * layers <= kMostSteps;
+  }
+
+  [[nodiscard]] AllStates states() const { return {experts_, topology_.ranks(), limits_}; }
+  /// (placements, in the order of `states`)
+  [[nodiscard]] const std::vector<int>& class_of() const { return class_of_; }
+  /// One placement for all that differ in names.
+  [[nodiscard]] const std::vector<State>& classes() const { return classes_; }
+
+ private:
   /// The same placement with ranks, and nodes of one size, named in the order in which the experts use them.
   [[nodiscard]] State first_names(const State& state) const {
-    const std::vector<int>& nodes = plan_.topology.ranks_per_node;
-    const std::vector<int> node_of = plan_.topology.node_of_rank();
+    const std::vector<int>& nodes = topology_.ranks_per_node;
+    const std::vector<int> node_of = topology_.node_of_rank();
     std::vector<int> begin(nodes.size(), 0);
     for (std::size_t n = 1; n < nodes.size(); ++n) begin[n] = begin[n - 1] + nodes[n - 1];
-    std::vector<int> new_node(nodes.size(), -1), used(nodes.size(), 0), name(plan_.ranks(), -1);
+    std::vector<int> new_node(nodes.size(), -1), used(nodes.size(), 0), name(topology_.ranks(), -1);
     std::vector<bool> taken(nodes.size(), false);
     State renamed;
     for (const int r : state) {
@@ -79,6 +100,35 @@ class OptimumCheck {
     return renamed;
   }
 
+  const Topology& topology_;
+  int experts_;
+  OptimumLimits limits_;
+  std::vector<int> class_of_;
+  std::vector<State> classes_;
+  bool complete_ = false;
+};
+
+class OptimumCheck {
+ public:
+  OptimumCheck(const Plan& plan, std::span<const WeightedTrace> traces, const RecountRules& rules,
+               const Recount& recount, const OptimumLimits& limits)
+      : plan_(plan),
+        traces_(traces),
+        rules_(rules),
+        recount_(recount),
+        limits_(limits),
+        placements_(plan.topology, plan.experts, limits),
+        class_of_(placements_.class_of()),
+        classes_(placements_.classes()) {}
+
+  std::optional<double> run() {
+    if (!placements_.are_few(plan_.layers(), rules_.objective)) return std::nullopt;
+    if (rules_.objective == "load") return lightest();
+    if (rules_.objective == "affinity") return affinity();
+    return traffic();
+  }
+
+ private:
   [[nodiscard]] double heaviest(int layer, const State& state) const {
     std::vector<double> rows(plan_.ranks(), 0);
     for (int e = 0; e < plan_.experts; ++e) rows[state[e]] += recount_.load()[layer][e];
@@ -100,27 +150,47 @@ class OptimumCheck {
     return sum / plan_.layers();
   }
 
-  /// The least cost of a chain: own(layer, state) of each layer, and step(layer, class, state) between two. `start`
-  /// gets a layer and one of its classes ready.
-  template <typename Own, typename Start, typename Step>
-  std::optional<double> chain(Own own, Start start, Step step) const {
+  /// The least cost of a chain: own(layer, state) of each layer, and between two what a Step(layer, class) says:
+  /// add(expert, rank) of the next layer's experts, and whole(state).
+  template <typename Own, typename Step>
+  std::optional<double> chain(Own own, Step step) const {
     constexpr double kNone = std::numeric_limits<double>::infinity();
-    std::vector<double> cost(classes_.size());
-    for (std::size_t c = 0; c < classes_.size(); ++c) cost[c] = allowed(0, classes_[c]) ? own(0, classes_[c]) : kNone;
-    for (int l = 1; l < plan_.layers(); ++l) {
-      std::vector<double> next(classes_.size(), kNone);
-      for (std::size_t c = 0; c < classes_.size(); ++c) {
-        if (cost[c] == kNone) continue;
-        start(l - 1, classes_[c]);
-        for (std::size_t s = 0; s < states_.size(); ++s)
-          next[class_of_[s]] = std::min(next[class_of_[s]], cost[c] + step(l, states_[s]));
-      }
-      for (std::size_t c = 0; c < classes_.size(); ++c)
-        next[c] = allowed(l, classes_[c]) ? next[c] + own(l, classes_[c]) : kNone;
-      cost = std::move(next);
+    std::vector<double> cost(classes_.size(), 0);
+    for (int l = 0; l < plan_.layers(); ++l) {
+      if (l > 0) cost = reached(l - 1, cost, step);
+      parallel_for(0, kPieces, [&](std::size_t piece) {
+        for (std::size_t c = piece; c < classes_.size(); c += kPieces)
+          cost[c] = cost[c] < kNone && allowed(l, classes_[c]) ? cost[c] + own(l, classes_[c]) : kNone;
+      });
     }
     const double least = *std::min_element(cost.begin(), cost.end());
     return least == kNone ? std::nullopt : std::optional(least);
+  }
+
+  /// The least cost of every class of the layer after `layer`, its own cost left out.
+  template <typename Step>
+  std::vector<double> reached(int layer, const std::vector<double>& cost, Step step) const {
+    constexpr double kNone = std::numeric_limits<double>::infinity();
+    std::vector<std::vector<double>> pieces(kPieces, std::vector<double>(classes_.size(), kNone));
+    parallel_for(0, kPieces, [&](std::size_t piece) {
+      AllStates states = placements_.states();
+      std::vector<double>& next = pieces[piece];
+      for (std::size_t c = piece; c < classes_.size(); c += kPieces) {
+        if (cost[c] == kNone) continue;
+        const auto costs = step(layer, classes_[c]);
+        std::size_t number = 0;
+        states.each([&](int expert, int rank) { return costs.add(expert, rank); },
+                    [&](const State& state, double sum) {
+                      double& best = next[class_of_[number++]];
+                      best = std::min(best, cost[c] + sum + costs.whole(state));
+                      return true;
+                    });
+      }
+    });
+    std::vector<double> next(classes_.size(), kNone);
+    for (const auto& piece : pieces)
+      for (std::size_t c = 0; c < next.size(); ++c) next[c] = std::min(next[c], piece[c]);
+    return next;
   }
 
   [[nodiscard]] double price(int a, int b) const { return row_price(plan_.topology, rules_, a, b); }
@@ -132,21 +202,24 @@ class OptimumCheck {
       for (int b = 0; b < ranks; ++b) dearest = std::max(dearest, price(a, b));
     const double total = recount_.total_pairs();
     if (dearest <= 0 || total <= 0) return 1;
-    std::vector<double> moved(static_cast<std::size_t>(plan_.experts) * ranks);  // price of an expert on a rank
-    const auto start = [&](int layer, const State& state) {
-      std::fill(moved.begin(), moved.end(), 0.0);
+    struct Moved {
+      int ranks;
+      std::vector<double> price;  // (experts of the next layer, ranks)
+      [[nodiscard]] double add(int expert, int rank) const {
+        return price[static_cast<std::size_t>(expert) * ranks + rank];
+      }
+      [[nodiscard]] static double whole(const State&) { return 0; }
+    };
+    const auto step = [&](int layer, const State& state) {
+      Moved moved{ranks, std::vector<double>(static_cast<std::size_t>(plan_.experts) * ranks, 0)};
       for (int j = 0; j < plan_.experts; ++j)
         for (int r = 0; r < ranks; ++r)
           for (int i = 0; i < plan_.experts; ++i)
-            moved[static_cast<std::size_t>(j) * ranks + r] +=
+            moved.price[static_cast<std::size_t>(j) * ranks + r] +=
                 recount_.pairs()[layer][static_cast<std::size_t>(i) * plan_.experts + j] * price(state[i], r);
+      return moved;
     };
-    const auto step = [&](int, const State& state) {
-      double sum = 0;
-      for (int j = 0; j < plan_.experts; ++j) sum += moved[static_cast<std::size_t>(j) * ranks + state[j]];
-      return sum;
-    };
-    const auto cost = chain([](int, const State&) { return 0.0; }, start, step);
+    const auto cost = chain([](int, const State&) { return 0.0; }, step);
     if (!cost) return std::nullopt;
     return 1 - *cost / (dearest * total);
   }
@@ -198,8 +271,11 @@ class OptimumCheck {
 
   std::optional<double> traffic() const {
     const int ranks = plan_.ranks();
-    if (rules_.domain == "node" && plan_.topology.nodes() > 1) return std::nullopt;
-    const bool onward = rules_.domain != "rank";
+    // A node of one rank is a rank, and a node of all is the world.
+    const auto& nodes = plan_.topology.ranks_per_node;
+    const bool by_node = rules_.domain == "node" && nodes.size() > 1;
+    if (by_node && *std::max_element(nodes.begin(), nodes.end()) > 1) return std::nullopt;
+    const bool onward = rules_.domain != "rank" && !by_node;
     const auto tokens = behaviours();
     if (!tokens) return std::nullopt;
     std::vector<double> from_home(ranks, 0);
@@ -224,35 +300,33 @@ class OptimumCheck {
       return rows;
     };
     // Tokens that arrive at a set of experts, as a price for each rank that may hold some of the set.
-    std::vector<std::pair<std::vector<int>, std::vector<double>>> sets;
-    const auto start = [&](int layer, const State& state) {
+    struct Arrivals {
+      std::vector<std::pair<std::vector<int>, std::vector<double>>> sets;
+      [[nodiscard]] static double add(int, int) { return 0; }
+      [[nodiscard]] double whole(const State& state) const {
+        double rows = 0;
+        for (const auto& [experts, price_of] : sets) {
+          std::uint64_t seen = 0;
+          for (const int e : experts) {
+            const std::uint64_t bit = std::uint64_t{1} << state[e];
+            if (!(seen & bit)) rows += price_of[state[e]];
+            seen |= bit;
+          }
+        }
+        return rows;
+      }
+    };
+    const auto step = [&](int layer, const State& state) {
       std::map<std::vector<int>, std::vector<double>> prices;
-      for (const Behaviour& b : (*tokens)[layer]) {
+      for (const Behaviour& b : onward ? (*tokens)[layer] : std::vector<Behaviour>()) {
         const int land = landing(b.here, state, ranks);
         auto& price_of = prices.try_emplace(b.next, ranks, 0.0).first->second;
         for (int r = 0; r < ranks; ++r) price_of[r] += b.weight * price(land, r);
       }
-      sets.assign(prices.begin(), prices.end());
+      return Arrivals{{prices.begin(), prices.end()}};
     };
-    const auto step = [&](int, const State& state) {
-      double rows = 0;
-      for (const auto& [experts, price_of] : sets) {
-        std::uint64_t seen = 0;
-        for (const int e : experts) {
-          const std::uint64_t bit = std::uint64_t{1} << state[e];
-          if (!(seen & bit)) rows += price_of[state[e]];
-          seen |= bit;
-        }
-      }
-      return rows;
-    };
-    std::optional<double> rows;
-    if (onward && ranks <= 64) {
-      rows = chain(own, start, step);
-    } else if (!onward) {
-      rows = chain(
-          own, [](int, const State&) {}, [](int, const State&) { return 0.0; });
-    }
+    if (onward && ranks > 64) return std::nullopt;
+    const auto rows = chain(own, step);
     if (!rows) return std::nullopt;
     return *rows / (recount_.tokens() * plan_.layers());
   }
@@ -262,12 +336,17 @@ class OptimumCheck {
   const RecountRules& rules_;
   const Recount& recount_;
   OptimumLimits limits_;
-  std::vector<State> states_;          // of a layer, with all names
-  std::vector<std::size_t> class_of_;  // (states)
-  std::vector<State> classes_;         // one state for all that differ in names
+  Placements placements_;
+  const std::vector<int>& class_of_;
+  const std::vector<State>& classes_;
 };
 
 }  // namespace
+
+bool can_check_optimum(const Topology& topology, int layers, int experts, const std::string& objective,
+                       const OptimumLimits& limits) {
+  return Placements(topology, experts, limits).are_few(layers, objective);
+}
 
 std::optional<double> checked_optimum(const Plan& plan, std::span<const WeightedTrace> traces,
                                       const RecountRules& rules, const Recount& recount, const OptimumLimits& limits) {

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <span>
+#include <string>
 
 namespace coterie {
 
@@ -18,5 +19,9 @@ struct OptimumLimits {
 [[nodiscard]] std::optional<double> checked_optimum(const Plan& plan, std::span<const WeightedTrace> traces,
                                                     const RecountRules& rules, const Recount& recount,
                                                     const OptimumLimits& limits);
+
+/// Whether that is not too much work for a problem of this shape.
+[[nodiscard]] bool can_check_optimum(const Topology& topology, int layers, int experts, const std::string& objective,
+                                     const OptimumLimits& limits);
 
 }  // namespace coterie

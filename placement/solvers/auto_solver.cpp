@@ -13,10 +13,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kWindow = 3;            // layers, beside the two that hold their neighbours
-constexpr int kSmall = 128;           // experts x ranks, up to which such a window is solved in seconds
-constexpr double kSearchShare = 0.6;  // of the time, where windows may follow
-constexpr double kBoundShare = 0.1;   // of the time, to see whether they are needed
+constexpr int kWindow = 3;           // layers, beside the two that hold their neighbours
+constexpr int kSmall = 128;          // experts x ranks, up to which such a window is solved in seconds
+constexpr double kBoundShare = 0.1;  // of the time, to see whether they are needed
 
 std::unique_ptr<Solver> integer_program() {
   try {
@@ -66,10 +65,10 @@ class AutoSolver final : public Solver {
     const bool windows = problem.objective == Objective::affinity && problem.replicas == 0 && problem.layers() > 1 &&
                          problem.experts() * problem.ranks() <= kSmall;
     const auto ilp = windows ? integer_program() : nullptr;
-    SolveOptions search = options;
-    if (ilp) search.time_limit *= kSearchShare;
-    Solution best = make_sweep_solver()->solve(problem, search);
-    if (ilp && !best.interrupted) {
+    Solution best = make_sweep_solver()->solve(problem, options);
+    // Only a search that came to its end: where the windows start then doesn't depend on the time, and more of it makes
+    // nothing worse.
+    if (ilp && !best.interrupted && best.seconds < options.time_limit) {
       const Bound bound = prove_bound(problem, best.value,
                                       {.time_limit = kBoundShare * options.time_limit,
                                        .gap = options.gap,

@@ -10,6 +10,7 @@
 #include "placement/solvers/layer_states.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
 #include <numeric>
 #include <optional>
@@ -170,20 +171,25 @@ class Chain {
       std::fill(from_[layer].begin(), from_[layer].end(), best);
       return whole;
     }
-    whole = whole && !(options_.stop && *options_.stop);
-    const std::size_t first = whole ? 0 : best_of(layer - 1);
-    const std::size_t last = whole ? before.size() : first + 1;
+    const auto stopped = [&] { return options_.stop && *options_.stop; };
+    whole = whole && !stopped();
+    const std::size_t best = best_of(layer - 1);
+    const std::size_t first = whole ? 0 : best;
+    const std::size_t last = whole ? before.size() : best + 1;
     std::vector<std::vector<double>> tables(last - first);
     parallel_for(options_.threads, tables.size(),
                  [&](std::size_t s) { tables[s] = arrivals(layer - 1, before[first + s]); });
     const Targets targets(*costs_, layer - 1, states_[layer]);
     const std::size_t count = states_[layer].size();
+    std::atomic<bool> cut = false;
     parallel_for(options_.threads, (count + kTargets - 1) / kTargets, [&](std::size_t piece) {
+      if (whole && stopped()) cut = true;
+      const std::size_t from = cut ? best : first, until = cut ? best + 1 : last;
       LabelMatching matching(problem_.topology, costs_->kept());
       std::vector<double> shared(static_cast<std::size_t>(problem_.ranks()) * problem_.ranks());
       for (std::size_t t = piece * kTargets; t < std::min(count, (piece + 1) * kTargets); ++t) {
         value_[layer][t] = kNever;
-        for (std::size_t s = first; s < last; ++s) {
+        for (std::size_t s = from; s < until; ++s) {
           std::fill(shared.begin(), shared.end(), 0.0);
           targets.add(t, tables[s - first], problem_.ranks(), shared);
           const double value = value_[layer - 1][s] + matching.best(shared);
@@ -194,7 +200,7 @@ class Chain {
         }
       }
     });
-    return whole;
+    return whole && !cut;
   }
 
   [[nodiscard]] std::size_t best_of(int layer) const {

@@ -59,7 +59,7 @@ Solution place(const Problem& problem, const SolveOptions& options, Clock::time_
   if (options.start) try_out(*options.start);
   if (problem.objective == Objective::load) {
     try_out(lightest(problem, options, best.assignment, end));
-  } else {
+  } else if (!stop()) {
     Sweep::Valued found = Sweep(problem, options, {best.assignment, best.value}, end).run();
     offer(std::move(found.assignment), found.value);
   }

@@ -112,9 +112,8 @@ TEST_F(PlanCommand, WritesAPlanThatIsWorthWhatItSays) {
 }
 
 TEST_F(PlanCommand, LeavesSequencesOutAndSaysWhatThePlanIsWorthThere) {
-  const Ended ended =
-      plan("--trace " + kOlmoe + " --ranks 8 --holdout 0.25 --seed 3 --balance none --no-bound --output " +
-           path("plan.json"));
+  const Ended ended = run("plan --time-limit 4 --trace " + kOlmoe +
+                          " --ranks 8 --holdout 0.25 --seed 3 --balance none --no-bound --output " + path("plan.json"));
   ASSERT_EQ(ended.code, 0) << ended.text;
   EXPECT_THAT(ended.text, HasSubstr("left out"));
   EXPECT_THAT(ended.text, HasSubstr("the fit does not carry over"));  // four prompts of four kinds
@@ -226,7 +225,9 @@ TEST_F(PlanCommand, WritesTheBestPlanSoFarWhenItIsStopped) {
     execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
     _exit(127);
   }
-  std::this_thread::sleep_for(std::chrono::seconds(2));
+  // The first line of progress comes from the search.
+  for (int i = 0; i < 600 && read("log").find("sweep: round") == std::string::npos; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
   ASSERT_EQ(kill(child, SIGINT), 0);
   int status = 0;
   ASSERT_EQ(waitpid(child, &status, 0), child);

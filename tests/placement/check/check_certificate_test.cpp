@@ -152,6 +152,15 @@ TEST(CheckCertificate, FindsTheOptimumOfTheExactSolver) {
   }
 }
 
+TEST(CheckCertificate, FindsTheOptimumAmongManyPlacementsToo) {
+  SmallProblem made = small_problem({.layers = 2, .experts = 10, .top_k = 2, .tokens = 300}, {{5}}, 1);
+  const Solution solution = make_dp_solver()->solve(made.problem, {});
+  Certified certified(std::move(made), *solution.bound, owners_of(solution.assignment));
+  EXPECT_EQ(certified.check(false).bound.verdict, Verdict::holds);
+  certified.plan.certificate->bound *= 1.001;
+  EXPECT_EQ(certified.check(false).bound.verdict, Verdict::fails);
+}
+
 TEST(CheckCertificate, CountsReplicas) {
   for (std::uint64_t seed = 1; seed <= 20; ++seed) {
     SmallProblem made = traffic_problem(seed, seed % 2 == 0 ? Topology{{4}} : Topology{{2, 2}});
