@@ -194,7 +194,7 @@ std::string chips(const ReportData& data, const ReportFacts& facts) {
   chip("objective " + std::string(name_of(problem.objective)));
   if (!problem.traces.empty()) chip("coherence domain " + std::string(name_of(problem.domain)));
   chip(problem.balance ? "load limit " + fixed(*problem.balance, 2) : "no load limit");
-  if (facts.after.replicas > 0) chip(std::to_string(facts.after.replicas) + " replicas");
+  if (facts.after.replicas > 0) chip(std::to_string(facts.after.replicas) + " replicas over all layers");
   chip(grouped(problem.statistics.tokens) + " tokens");
   return html;
 }
