@@ -1,8 +1,10 @@
 #include "placement/files/torch_file.hpp"
 
+#include "placement/files/half.hpp"
 #include "placement/input_error.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <limits>
 
@@ -34,15 +36,37 @@ std::int32_t element(const std::byte* at) {
   return static_cast<std::int32_t>(value);
 }
 
+std::uint16_t bits_of(const std::byte* at) {
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, at, sizeof bits);
+  return bits;
+}
+
+template <class T>
+float number(const std::byte* at) {
+  T value;
+  std::memcpy(&value, at, sizeof(T));
+  return static_cast<float>(value);
+}
+
+template <class T>
 struct StorageType {
   std::string_view name;
   std::size_t size;
-  std::int32_t (*read)(const std::byte*);  // the least int32 stands for a number that doesn't fit
+  T (*read)(const std::byte*);
 };
-constexpr StorageType kStorageTypes[]{
+/// The least int32 stands for a number that doesn't fit.
+constexpr StorageType<std::int32_t> kIntegers[]{
     {"torch.LongStorage", 8, element<std::int64_t>},  {"torch.IntStorage", 4, element<std::int32_t>},
     {"torch.ShortStorage", 2, element<std::int16_t>}, {"torch.CharStorage", 1, element<std::int8_t>},
     {"torch.ByteStorage", 1, element<std::uint8_t>},
+};
+constexpr StorageType<float> kFloats[]{
+    {"torch.DoubleStorage", 8, number<double>},
+    {"torch.FloatStorage", 4, number<float>},
+    {"torch.HalfStorage", 2, [](const std::byte* at) { return static_cast<float>(Half::from_bits(bits_of(at))); }},
+    {"torch.BFloat16Storage", 2,
+     [](const std::byte* at) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits_of(at)) << 16); }},
 };
 
 template <class T>
@@ -111,39 +135,58 @@ std::optional<std::int64_t> count_elements(const TensorCall& tensor, std::int64_
   return count;
 }
 
+/// The elements of `tensor`, row by row, whatever its strides.
+template <class T, std::size_t N>
+std::vector<T> elements_of(const ZipFile& zip, const std::string& folder, const TensorCall& tensor,
+                           const std::string& field, const StorageType<T> (&types)[N], const std::string& expected) {
+  const std::string where = zip.path().string();
+  const auto* const type =
+      std::find_if(std::begin(types), std::end(types), [&](const auto& t) { return t.name == tensor.type; });
+  if (type == std::end(types)) throw bad_field(where, field, tensor.type, expected);
+  const auto storage = zip.entries().find(folder + "data/" + tensor.key);
+  if (storage == zip.entries().end())
+    throw bad_field(where, field, "no storage '" + tensor.key + "'", "the tensor's data in the archive");
+  const auto bytes = storage->second;
+  const auto count = count_elements(tensor, static_cast<std::int64_t>(bytes.size() / type->size));
+  if (!count) throw bad_field(where, field, "shape " + to_string(tensor.shape), "elements inside the storage");
+
+  std::vector<T> values(static_cast<std::size_t>(*count));
+  std::vector<std::int64_t> index(tensor.shape.size());
+  std::int64_t at = tensor.offset;
+  for (T& value : values) {
+    value = type->read(bytes.data() + at * static_cast<std::int64_t>(type->size));
+    for (std::size_t d = index.size(); d-- > 0;) {
+      at += tensor.stride[d];
+      if (++index[d] < tensor.shape[d]) break;
+      at -= tensor.stride[d] * tensor.shape[d];
+      index[d] = 0;
+    }
+  }
+  return values;
+}
+
+TensorCall demanded(const TorchFile& file, const Pickled& value, const std::string& field) {
+  const auto tensor = tensor_call(value);
+  if (!tensor) throw bad_field(file.where(), field, "something else", "a tensor");
+  return *tensor;
+}
+
 }  // namespace
 
 TorchFile::TorchFile(const std::filesystem::path& path)
     : zip_(path), folder_(folder_of_pickle(zip_)), pickle_(read_pickle(zip_, folder_)) {}
 
 IntegerArray TorchFile::integers(const Pickled& value, const std::string& field) const {
-  const auto tensor = tensor_call(value);
-  if (!tensor) throw bad_field(where(), field, "something else", "a tensor");
-  const auto* const type = std::find_if(std::begin(kStorageTypes), std::end(kStorageTypes),
-                                        [&](const StorageType& t) { return t.name == tensor->type; });
-  if (type == std::end(kStorageTypes)) throw bad_field(where(), field, tensor->type, "a tensor of integers");
-  const auto storage = zip_.entries().find(folder_ + "data/" + tensor->key);
-  if (storage == zip_.entries().end())
-    throw bad_field(where(), field, "no storage '" + tensor->key + "'", "the tensor's data in the archive");
-  const auto bytes = storage->second;
-  const auto count = count_elements(*tensor, static_cast<std::int64_t>(bytes.size() / type->size));
-  if (!count) throw bad_field(where(), field, "shape " + to_string(tensor->shape), "elements inside the storage");
-
-  IntegerArray array{tensor->shape, std::vector<std::int32_t>(static_cast<std::size_t>(*count))};
-  std::vector<std::int64_t> index(tensor->shape.size());
-  std::int64_t at = tensor->offset;
-  for (std::int32_t& element : array.values) {
-    element = type->read(bytes.data() + at * static_cast<std::int64_t>(type->size));
-    if (element == std::numeric_limits<std::int32_t>::min())
-      throw bad_field(where(), field, "a number beyond 32 bits", "smaller numbers");
-    for (std::size_t d = index.size(); d-- > 0;) {
-      at += tensor->stride[d];
-      if (++index[d] < tensor->shape[d]) break;
-      at -= tensor->stride[d] * tensor->shape[d];
-      index[d] = 0;
-    }
-  }
+  const TensorCall tensor = demanded(*this, value, field);
+  IntegerArray array{tensor.shape, elements_of(zip_, folder_, tensor, field, kIntegers, "a tensor of integers")};
+  if (std::count(array.values.begin(), array.values.end(), std::numeric_limits<std::int32_t>::min()) > 0)
+    throw bad_field(where(), field, "a number beyond 32 bits", "smaller numbers");
   return array;
+}
+
+FloatArray TorchFile::floats(const Pickled& value, const std::string& field) const {
+  const TensorCall tensor = demanded(*this, value, field);
+  return {tensor.shape, elements_of(zip_, folder_, tensor, field, kFloats, "a tensor of floating-point numbers")};
 }
 
 const Pickled* find(const Pickled& value, const std::string& key) {

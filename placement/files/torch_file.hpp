@@ -19,6 +19,12 @@ struct IntegerArray {
   std::vector<std::int32_t> values;
 };
 
+/// An array of floating-point numbers, row-major.
+struct FloatArray {
+  Shape shape;
+  std::vector<float> values;
+};
+
 class TorchFile {
  public:
   /// Throws InputError when it is not such a file.
@@ -28,6 +34,8 @@ class TorchFile {
   /// The tensor that `value` describes; `field` names it in messages. Throws InputError when it is no tensor of
   /// integers, reaches outside its storage, or holds a number beyond 32 bits.
   [[nodiscard]] IntegerArray integers(const Pickled& value, const std::string& field) const;
+  /// The same for a tensor of 64, 32 or 16 bit floating-point numbers.
+  [[nodiscard]] FloatArray floats(const Pickled& value, const std::string& field) const;
   [[nodiscard]] std::string where() const { return zip_.path().string(); }
 
  private:

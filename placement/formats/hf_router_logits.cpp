@@ -1,8 +1,9 @@
-// Router logits that HF transformers return (output_router_logits), saved as safetensors, a tensor for each MoE layer,
-// or as .npy: (tokens, experts) a file for each layer, or (layers, tokens, experts). The choices are taken from them as
-// the model's router does; that is right for softmax routers only.
+// Router logits that HF transformers return (output_router_logits): the tuple itself as torch.save writes it, or saved
+// as safetensors, a tensor for each MoE layer, or as .npy: (tokens, experts) a file for each layer, or (layers, tokens,
+// experts). The choices are taken from them as the model's router does; that is right for softmax routers only.
 #include "placement/files/npy_file.hpp"
 #include "placement/files/tensor_values.hpp"
+#include "placement/files/torch_file.hpp"
 #include "placement/formats/formats.hpp"
 #include "placement/formats/recorded.hpp"
 #include "placement/input_error.hpp"
@@ -23,6 +24,7 @@ bool recognises(const fs::path& path) {
   std::error_code ignored;
   if (!fs::is_regular_file(path, ignored)) return false;
   try {
+    if (is_zip(path)) return items(TorchFile(path).root()).has_value();
     const SafetensorsFile file(path);
     return !file.tensors().empty() && std::all_of(file.tensors().begin(), file.tensors().end(), [](const auto& t) {
       return t.first.find("router_logits") != std::string::npos;
@@ -54,9 +56,25 @@ void add(std::map<int, Layer>& layers, std::optional<int> number, Layer layer) {
   layers.emplace(*number, std::move(layer));
 }
 
+/// A tuple or list of a tensor for each MoE layer.
+void add_tuple(std::map<int, Layer>& layers, const fs::path& path) {
+  const TorchFile file(path);
+  const auto all = items(file.root());
+  if (!all) throw bad_field(path.string(), "content", "something else", "a tuple of tensors, as outputs.router_logits");
+  for (std::size_t l = 0; l < all->size(); ++l) {
+    const std::string field = "router_logits[" + std::to_string(l) + "]";
+    FloatArray logits = file.floats(*(*all)[l], field);
+    add(layers, static_cast<int>(l), {path.string() + ": " + field, logits.shape, std::move(logits.values)});
+  }
+}
+
 std::map<int, Layer> read_layers(std::span<const fs::path> paths) {
   std::map<int, Layer> layers;
   for (const auto& path : paths) {
+    if (is_zip(path)) {
+      add_tuple(layers, path);
+      continue;
+    }
     if (!is_npy(path)) {
       const SafetensorsFile file(path);
       for (const auto& [name, tensor] : file.tensors()) {
@@ -167,7 +185,7 @@ AnyTrace read(std::span<const fs::path> paths, const FormatOptions& options) {
 }  // namespace
 
 const TraceFormat kHfRouterLogits{"hf-router-logits",
-                                  "HF transformers router logits, safetensors or .npy; softmax routers only",
+                                  "HF transformers router logits, .pt, safetensors or .npy; softmax routers only",
                                   recognises, read, nullptr};
 
 }  // namespace coterie

@@ -174,7 +174,13 @@ AnyTrace read(std::span<const std::filesystem::path> paths, const FormatOptions&
 }
 
 bool recognises(const std::filesystem::path& path) {
-  return is_zip(path);
+  if (!is_zip(path)) return false;
+  try {
+    const TorchFile file(path);
+    return find(file.root(), "logical_count") != nullptr || find(file.root(), "records") != nullptr;
+  } catch (const InputError&) {
+    return false;
+  }
 }
 
 }  // namespace

@@ -280,6 +280,15 @@ TEST(HfRouterLogits, TheLargestLogitsAreTheChoices) {
   EXPECT_NEAR(trace.weights[0], std::exp(2) / (std::exp(2) + std::exp(1)), 1e-3);
   EXPECT_NEAR(trace.weights[0] + trace.weights[1], 1, 1e-3);
 
+  // The same tuple as torch.save writes it, its second tensor bfloat16 and stored by columns.
+  const std::filesystem::path saved = std::filesystem::path(COTERIE_FIXTURES) / "router_logits" / "router_logits.pt";
+  expect_recognised("hf-router-logits", saved);
+  EXPECT_EQ(choices("hf-router-logits", {saved}, options).experts, trace.experts);
+  EXPECT_EQ(choices("hf-router-logits", {saved}, options).weights, trace.weights);
+  expect_in("SGLang record", refusal([&] { static_cast<void>(choices("sglang-record", {saved}, options)); }));
+  expect_in("a tuple of tensors",
+            refusal([&] { static_cast<void>(choices("hf-router-logits", {fixture("stat.pt")}, options)); }));
+
   save_npy<float>(folder / "all.npy", "<f4", "(2, 2, 4)", {0, 2, 1, -1, 3, 3, 0, 0, 1, 0, 0, 1, -5, 2, 4, 1});
   EXPECT_EQ(choices("hf-router-logits", {folder / "all.npy"}, options).experts, trace.experts);
   save_npy<float>(folder / "layer_3.npy", "<f4", "(1, 2, 4)", first);
