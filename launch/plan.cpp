@@ -9,6 +9,7 @@
 #include "placement/input_error.hpp"
 #include "placement/number_text.hpp"
 #include "placement/report/report.hpp"
+#include "placement/solvers/dp_solver.hpp"
 #include "placement/solvers/solver.hpp"
 
 #include <unistd.h>
@@ -177,7 +178,8 @@ class Planner {
       free.balance.reset();
       SolveOptions options = solve_options(std::min(left(), kWithoutLimit * time_));
       options.start = solution_.assignment;
-      const Solution other = make_sweep_solver()->solve(free, options);
+      const bool exact = why_dp_does_not_fit(free).empty();  // in milliseconds, where sweep takes all its time
+      const Solution other = (exact ? make_dp_solver() : make_sweep_solver())->solve(free, options);
       // In the little time that it has it may not come as far.
       if (better(free.objective, other.value, solution_.value)) {
         add_compared("no load limit", other.owners.empty() ? owners_of(other.assignment) : other.owners, other.seconds);
