@@ -11,12 +11,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <span>
 
 namespace coterie {
 namespace {
+
+constexpr std::array kCoherences{Coherence::rank, Coherence::node, Coherence::world};
 
 std::int64_t most_on_a_node(const Topology& topology) {
   return *std::max_element(topology.ranks_per_node.begin(), topology.ranks_per_node.end());
@@ -55,12 +58,29 @@ std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DT
 /// job that is started again decides as before.
 struct FirstBatch {
   double requests = 0;
-  double blocks = 0;     ///< of the KV cache, of one on average
+  double blocks = 0;     ///< of the KV cache, of all
   double prompt = 0;     ///< tokens, on average
   double generated = 0;  ///< tokens at most, on average
+  /// By Coherence: sequences of a rank with which the requests at the front would fit.
+  std::array<std::int64_t, kCoherences.size()> largest{};
 };
 
-FirstBatch first_batch(const std::filesystem::path& input, const RequestRules& rules, std::int64_t most) {
+/// The KV memory of a rank in one coherence domain.
+struct KvRoom {
+  std::int64_t blocks = 0;    ///< there are
+  std::int64_t together = 1;  ///< ranks of the domain
+  std::int64_t ranks = 1;     ///< of the job
+
+  /// Blocks of a rank for the domain's share of requests that take so many together.
+  [[nodiscard]] double needed(double of_requests) const {
+    return std::ceil(of_requests * static_cast<double>(together) / static_cast<double>(ranks));
+  }
+  [[nodiscard]] bool fits(double of_requests) const { return needed(of_requests) <= static_cast<double>(blocks); }
+};
+
+/// `rooms`: by Coherence.
+FirstBatch first_batch(const std::filesystem::path& input, const RequestRules& rules, std::int64_t most,
+                       std::span<const KvRoom> rooms) {
   RequestReader reader(input, rules);
   FirstBatch batch;
   for (std::int64_t i = 0; i < most; ++i) {
@@ -72,8 +92,12 @@ FirstBatch first_batch(const std::filesystem::path& input, const RequestRules& r
     batch.blocks += static_cast<double>(KvPool::blocks_for(Scheduler::kv_tokens(*request)));
     batch.prompt += static_cast<double>(request->prompt.size());
     batch.generated += request->max_tokens;
+    for (std::size_t c = 0; c < rooms.size(); ++c) {
+      const auto n = static_cast<std::int64_t>(batch.requests);
+      if (n % rooms[c].ranks == 0 && rooms[c].fits(batch.blocks)) batch.largest[c] = n / rooms[c].ranks;
+    }
   }
-  for (double* sum : {&batch.blocks, &batch.prompt, &batch.generated}) *sum /= std::max(1.0, batch.requests);
+  for (double* sum : {&batch.prompt, &batch.generated}) *sum /= std::max(1.0, batch.requests);
   return batch;
 }
 
@@ -84,33 +108,20 @@ FirstBatch of_first_rank(Communicator& comm, const FirstBatch& mine) {
   return batch;
 }
 
-/// The KV memory of a rank in one coherence domain against what the first batch needs.
-struct KvFit {
-  std::int64_t blocks = 0;    ///< there are
-  std::int64_t together = 1;  ///< ranks of the domain
-  double sequences = 0;       ///< of the first batch, in the domain
-  double blocks_each = 0;     ///< of a sequence
-
-  [[nodiscard]] double needed() const { return std::ceil(sequences * blocks_each); }
-  [[nodiscard]] bool fits() const { return needed() <= static_cast<double>(blocks); }
-  /// Sequences of a rank of which the first batch would fit.
-  [[nodiscard]] std::int64_t largest_batch() const {
-    return static_cast<std::int64_t>(static_cast<double>(blocks) / blocks_each / static_cast<double>(together));
-  }
-};
-
-InputError too_large(const GenerateOptions& options, Coherence coherence, const KvFit& fit, double block_bytes) {
-  const std::string together = std::to_string(fit.together);
-  const std::int64_t largest = fit.largest_batch();
+InputError too_large(const GenerateOptions& options, Coherence coherence, const KvRoom& room, const FirstBatch& batch,
+                     double block_bytes) {
+  const std::string together = std::to_string(room.together);
+  const std::int64_t largest = batch.largest[static_cast<std::size_t>(coherence)];
   const std::string smaller = largest > 0 ? "--max-batch-size " + std::to_string(largest) + " would fit"
                                           : "not even a batch of one sequence a rank would fit";
-  return bad_field("coterie generate", "--coherence",
-                   std::string("'") + to_string(coherence) + "', where each of " + together +
-                       " ranks holds the keys and values of all of them: " + bytes_text(fit.needed() * block_bytes) +
-                       " a rank for the first batch of " + grouped(fit.sequences) + " sequences",
-                   std::string("at most ") + bytes_text(static_cast<double>(fit.blocks) * block_bytes) +
-                       (options.kv_memory ? " (--kv-memory)" : " (a quarter of the node's memory for its ranks)") +
-                       "; " + smaller + ", or more --kv-memory, or --coherence rank");
+  return bad_field(
+      "coterie generate", "--coherence",
+      std::string("'") + to_string(coherence) + "', where each of " + together +
+          " ranks holds the keys and values of all of them: " + bytes_text(room.needed(batch.blocks) * block_bytes) +
+          " a rank for the first batch of " + grouped(room.needed(batch.requests)) + " sequences",
+      std::string("at most ") + bytes_text(static_cast<double>(room.blocks) * block_bytes) +
+          (options.kv_memory ? " (--kv-memory)" : " (a quarter of the node's memory for its ranks)") + "; " + smaller +
+          ", or more --kv-memory, or --coherence rank");
 }
 
 /// Whether another choice could change the last bits of a result: which replica computes depends on where a row is.
@@ -153,23 +164,20 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
 
   FirstBatch batch;
   std::optional<Machine> machine;
-  std::vector<std::int64_t> blocks;  // by Coherence
+  std::vector<KvRoom> rooms;  // by Coherence
   all_or_none(comm, [&] {
-    for (const Coherence c : {Coherence::rank, Coherence::node, Coherence::world}) {
-      blocks.push_back(kv_blocks(options, facts.spec, type, topology, c));
+    for (const Coherence c : kCoherences) {
+      rooms.push_back(
+          {kv_blocks(options, facts.spec, type, topology, c), ranks_together(c, topology), topology.ranks()});
     }
     if (!options.machine.empty()) machine = read_machine(options.machine);
-    const std::int64_t most = topology.ranks() * options.max_batch_size;
-    if (comm.rank() == 0 && !plain) batch = first_batch(options.input, *facts.rules, most);
   });
-  for (std::int64_t& b : blocks) b = smallest(comm, b);
+  for (KvRoom& room : rooms) room.blocks = smallest(comm, room.blocks);
+  all_or_none(comm, [&] {
+    const std::int64_t most = topology.ranks() * options.max_batch_size;
+    if (comm.rank() == 0 && !plain) batch = first_batch(options.input, *facts.rules, most, rooms);
+  });
   batch = of_first_rank(comm, batch);
-  const auto fit_of = [&](Coherence coherence) {
-    const std::int64_t together = ranks_together(coherence, topology);
-    const double share = static_cast<double>(together) / topology.ranks();
-    return KvFit{blocks[static_cast<std::size_t>(coherence)], together, std::ceil(batch.requests * share),
-                 batch.blocks};
-  };
 
   JobForm form;
   form.coherence = options.coherence.value_or(Coherence::rank);
@@ -185,7 +193,7 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
       if (measured) machine = calibrate(comm, device, facts.spec.hidden);
       FormLimits limits{options.coherence, options.replicate, options.micro_batches, {}};
       for (const Coherence c : {Coherence::node, Coherence::world}) {
-        if (!fit_of(c).fits()) limits.excluded.push_back(c);
+        if (!rooms[static_cast<std::size_t>(c)].fits(batch.blocks)) limits.excluded.push_back(c);
       }
       const StepLoad load{std::max(1.0, batch.requests), batch.prompt + batch.generated / 2,
                           batch.prompt / std::max(1.0, batch.generated)};
@@ -197,15 +205,15 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
       form.notes = choice_note(*form.choice, load.rows, measured ? "measured at the start" : "--machine");
     }
   }
-  const KvFit fit = fit_of(form.coherence);
-  form.kv_blocks = fit.blocks;
-  if (fit.together == 1) return form;
-  if (!fit.fits()) throw AgreedError(too_large(options, form.coherence, fit, block).what());
+  const KvRoom& room = rooms[static_cast<std::size_t>(form.coherence)];
+  form.kv_blocks = room.blocks;
+  if (room.together == 1) return form;
+  if (!room.fits(batch.blocks)) throw AgreedError(too_large(options, form.coherence, room, batch, block).what());
   form.notes += "coterie: --coherence " + std::string(to_string(form.coherence)) + ": keys and values take " +
-                bytes_text(block / KvPool::kBlockTokens) + " a token on each of the " + std::to_string(fit.together) +
-                " ranks of a domain, " + bytes_text(fit.needed() * block) + " a rank for the first " +
-                grouped(fit.sequences) + " sequences; there are " +
-                bytes_text(static_cast<double>(fit.blocks) * block) + '\n';
+                bytes_text(block / KvPool::kBlockTokens) + " a token on each of the " + std::to_string(room.together) +
+                " ranks of a domain, " + bytes_text(room.needed(batch.blocks) * block) + " a rank for the first " +
+                grouped(room.needed(batch.requests)) + " sequences; there are " +
+                bytes_text(static_cast<double>(room.blocks) * block) + '\n';
   return form;
 }
 

@@ -56,10 +56,10 @@ class GenerateTest : public testing::Test {
     return json{{"custom_id", id}, {"method", "POST"}, {"url", "/v1/completions"}, {"body", body}}.dump() + "\n";
   }
 
-  /// Runs `coterie generate` with these arguments, by itself: one rank.
-  Ended run(const std::string& arguments) const {
+  /// Runs `coterie generate` with these arguments, by itself: one rank; or started by `launcher`.
+  Ended run(const std::string& arguments, const std::string& launcher = "") const {
     const std::string command =
-        std::string(COTERIE_PROGRAM) + " generate " + arguments + " > " + path("log") + " 2>&1 < /dev/null";
+        launcher + COTERIE_PROGRAM + " generate " + arguments + " > " + path("log") + " 2>&1 < /dev/null";
     const int status = std::system(command.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read("log")};
   }
@@ -260,6 +260,29 @@ TEST_F(GenerateTest, ARequestThatCanNeverFitGetsAnErrorRecord) {
   ASSERT_EQ(results().size(), 2U);
   EXPECT_THAT(results()[0]["error"]["message"].get<std::string>(), HasSubstr("--kv-memory"));
   EXPECT_EQ(results()[1]["error"], nullptr);
+}
+
+TEST_F(GenerateTest, ABatchThatDoesNotFitNamesTheLargestThatDoes) {
+  std::string requests;
+  for (int i = 0; i < 24; ++i) {  // the first are longer than most
+    requests += line(std::to_string(i), std::vector<int>(i < 5 ? 150 : 10, 7), {{"max_tokens", i < 5 ? 60 : 8}});
+  }
+  write("requests.jsonl", requests);
+  const auto of_two = [&](int batch_size) {
+    std::filesystem::remove(path("results.jsonl"));
+    return run("--coherence world --kv-memory 4777777 --max-batch-size " + std::to_string(batch_size) + " --model " +
+                   kModel.string() + " --input " + path("requests.jsonl") + " --output " + path("results.jsonl"),
+               COTERIE_MPIEXEC " 2 ");
+  };
+  const Ended refused = of_two(12);
+  EXPECT_EQ(refused.code, 2) << refused.text;
+  const auto at = refused.text.find("--max-batch-size ");
+  ASSERT_NE(at, std::string::npos) << refused.text;
+  const int largest = std::stoi(refused.text.substr(at + std::string("--max-batch-size ").size()));
+  EXPECT_EQ(of_two(largest + 1).code, 2);
+  const Ended ended = of_two(largest);
+  EXPECT_EQ(ended.code, 0) << ended.text;
+  EXPECT_EQ(results().size(), 24U);
 }
 
 TEST_F(GenerateTest, NoRequestsAreNoWork) {
