@@ -3,6 +3,7 @@
 
 #include "comm/message.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -21,12 +22,19 @@ class CommError : public std::runtime_error {
 };
 
 /// Where in the program a collective stands; the text of every message about ranks that did not arrive, and the key by
-/// which traffic is counted. Every rank passes the same values, but for the group.
+/// which traffic is counted. Every rank that takes part passes the same values, but for the group.
 struct Place {
   const char* collective = "";  ///< a literal: "dispatch", "combine", "step report", ...
   int layer = -1;               ///< MoE layer, -1 outside the layers
   std::int64_t step = -1;       ///< engine step, -1 outside the steps
   const char* group = "";       ///< a literal: what this rank sends is counted apart by it
+  /// Of an exchange: the ranks that take part, ascending, this one among them; without: all. The others bring nothing,
+  /// and nobody waits for them. What lies here outlives the call.
+  std::span<const int> among = {};
+
+  [[nodiscard]] bool takes_part(int rank) const {
+    return among.empty() || std::binary_search(among.begin(), among.end(), rank);
+  }
 };
 
 /// "dispatch at layer 3, step 17"

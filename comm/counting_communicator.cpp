@@ -17,15 +17,16 @@ std::vector<std::vector<std::byte>> CountingCommunicator::all_gather(std::span<c
   Traffic& traffic = traffic_[{"all_gather", place.collective, place.layer, place.group}];
   const std::int64_t others = ranks() - 1;
   ++traffic.calls;
+  ++traffic.calls_of_all;
   traffic.messages += mine.empty() ? 0 : others;
   traffic.bytes += static_cast<std::uint64_t>(others) * wire_bytes({mine.size()});
   return all;
 }
 
 Inbox CountingCommunicator::exchange(Outbox outbox, const Place& place) {
-  Traffic sent{.calls = 1};
+  Traffic sent{.calls = 1, .calls_of_all = place.among.empty() ? 1 : 0};
   for (std::size_t r = 0; r < outbox.size(); ++r) {
-    if (r == static_cast<std::size_t>(rank())) continue;
+    if (r == static_cast<std::size_t>(rank()) || !place.takes_part(static_cast<int>(r))) continue;
     SectionSizes sizes;
     for (std::size_t s = 0; s < kSections; ++s) {
       sizes[s] = std::as_const(outbox[r]).section(static_cast<Section>(s)).size();
@@ -38,6 +39,7 @@ Inbox CountingCommunicator::exchange(Outbox outbox, const Place& place) {
   Inbox inbox = inner_.exchange(std::move(outbox), place);
   Traffic& traffic = traffic_[{"exchange", place.collective, place.layer, place.group}];
   traffic.calls += sent.calls;
+  traffic.calls_of_all += sent.calls_of_all;
   traffic.messages += sent.messages;
   traffic.bytes += sent.bytes;
   for (std::size_t s = 0; s < kSections; ++s) traffic.section_bytes[s] += sent.section_bytes[s];

@@ -22,9 +22,11 @@ constexpr std::size_t kMostUnasked = 16 << 20;        // bytes
 constexpr std::size_t kLeastFirst = 8 << 10;          // bytes
 constexpr std::size_t kMostFirst = (64 << 10) - 256;  // bytes; above Open MPI asks the receiver first over TCP
 constexpr int kSpins = 64;                            // polls before the core is offered to others
-// Who waits long sleeps between its polls, a small share of what it waited so far, so that others have the core.
+// Who waits long sleeps between its polls, so that others have the core: a small share of what it waited so far, and
+// first most of what collectives took at least of late, as nothing can come sooner over a link of that delay.
 constexpr int kNapShare = 8;
-constexpr std::chrono::microseconds kShortestNap{5}, kLongestNap{50};
+constexpr std::chrono::microseconds kShortestNap{5}, kLongestNap{50}, kLongestSleep{10000};
+constexpr std::chrono::microseconds kGrowth{10};  // of that least, and a sixteenth of it, with each collective
 
 Clock::duration as_limit(std::chrono::duration<double> seconds) {
   return std::chrono::duration_cast<Clock::duration>(std::min<std::chrono::duration<double>>(seconds, kForever));
@@ -41,7 +43,8 @@ MpiCommunicator::MpiCommunicator(MpiSession::Job& job, const CommOptions& option
       node_of_rank_(job.node_of_rank),
       timeout_(options.timeout),
       pieces_(pieces),
-      peers_(static_cast<std::size_t>(job.ranks)) {
+      peers_(static_cast<std::size_t>(job.ranks)),
+      receives_(static_cast<std::size_t>(job.ranks), MPI_REQUEST_NULL) {
   job.longest_timeout = std::max(job.longest_timeout, timeout_);
   pieces_.first = std::max<std::size_t>(pieces_.first, wire_bytes({}));
   if (options.ranks_per_node > 0) {
@@ -51,15 +54,12 @@ MpiCommunicator::MpiCommunicator(MpiSession::Job& job, const CommOptions& option
   ::prctl(PR_SET_TIMERSLACK, 1);  // nanoseconds by which a nap may be longer than asked for
 
   buffers_->first.resize(ranks_ * pieces_.first);
-  requests_.push_back(roll_call_->request());
-  peer_of_request_.push_back(rank_);
   for (int r = 0; r < ranks_; ++r) {
     if (r == rank_) continue;
-    peer_of_request_.push_back(r);
     MPI_CHECK(MPI_Recv_init(buffers_->first.data() + r * pieces_.first, static_cast<int>(pieces_.first), MPI_BYTE, r,
-                            first_piece_tag(number_), comm_, &requests_.emplace_back(MPI_REQUEST_NULL)));
+                            first_piece_tag(number_), comm_, &receives_[r]));
+    MPI_CHECK(MPI_Start(&receives_[r]));
   }
-  MPI_CHECK(MPI_Startall(ranks_ - 1, requests_.data() + 1));
 }
 
 MpiCommunicator::~MpiCommunicator() {
@@ -67,17 +67,18 @@ MpiCommunicator::~MpiCommunicator() {
     (void)buffers_.release();
     return;
   }
-  for (std::size_t i = 1; i < requests_.size(); ++i) {
-    MPI_Cancel(&requests_[i]);
-    MPI_Wait(&requests_[i], MPI_STATUS_IGNORE);
-    MPI_Request_free(&requests_[i]);
+  for (MPI_Request& receive : receives_) {
+    if (receive == MPI_REQUEST_NULL) continue;
+    MPI_Cancel(&receive);
+    MPI_Wait(&receive, MPI_STATUS_IGNORE);
+    MPI_Request_free(&receive);
   }
 }
 
 std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const std::byte> mine, const Place& place) {
   std::vector<std::vector<std::byte>> all(static_cast<std::size_t>(ranks_));
   if (ranks_ > 1) {
-    begin({Stamp::Kind::all_gather, place});
+    begin(Stamp::Kind::all_gather, {place.collective, place.layer, place.step});
     Message& message = buffers_->shared = Message({mine.size()});
     std::copy(mine.begin(), mine.end(), message.section(Section::rows).begin());
     message.mark(stamp_);
@@ -98,7 +99,11 @@ Inbox MpiCommunicator::exchange(Outbox outbox, const Place& place) {
                     std::to_string(ranks_) + " ranks");
   }
   if (ranks_ == 1) return outbox;
-  begin({Stamp::Kind::exchange, place});
+  for (int r = 0; r < ranks_; ++r) {
+    if (place.takes_part(r) || outbox[r].wire().empty()) continue;
+    throw CommError(to_string(place) + ": a message for rank " + std::to_string(r) + ", which has no part in it");
+  }
+  begin(Stamp::Kind::exchange, place);
   Message& empty = buffers_->shared = Message(SectionSizes{});
   empty.mark(stamp_);
   buffers_->outbox = std::move(outbox);
@@ -106,6 +111,7 @@ Inbox MpiCommunicator::exchange(Outbox outbox, const Place& place) {
   for (int i = 1; i < ranks_; ++i) {
     const int peer = (rank_ + i) % ranks_;
     Message& message = buffers_->outbox[peer];
+    if (!place.takes_part(peer)) continue;
     if (!message.wire().empty()) message.mark(stamp_);
     send(peer, message.wire().empty() ? empty.wire() : message.wire());
   }
@@ -113,15 +119,25 @@ Inbox MpiCommunicator::exchange(Outbox outbox, const Place& place) {
   return std::move(buffers_->inbox);
 }
 
-void MpiCommunicator::begin(const Stamp& stamp) {
+void MpiCommunicator::begin(Stamp::Kind kind, const Place& place) {
+  const Stamp stamp(kind, place);
   if (under_way_) throw CommError(to_string(stamp) + ": this communicator failed before, at " + to_string(stamp_));
   under_way_ = true;
   stamp_ = stamp;
   buffers_->inbox.clear();
   buffers_->inbox.resize(static_cast<std::size_t>(ranks_));
-  for (Peer& peer : peers_) peer.arrived = false, peer.open = 1;
-  peers_[rank_].arrived = true, peers_[rank_].open = 0;
-  open_ = ranks_ - 1;
+  requests_ = {roll_call_->request()};
+  peer_of_request_ = {rank_};
+  for (int r = 0; r < ranks_; ++r) {
+    const bool waits = r != rank_ && place.takes_part(r);
+    peers_[r].arrived = !waits;
+    peers_[r].open = waits ? 1 : 0;
+    if (!waits) continue;
+    requests_.push_back(receives_[r]);
+    peer_of_request_.push_back(r);
+  }
+  standing_ = requests_.size();
+  open_ = static_cast<int>(standing_) - 1;
 }
 
 void MpiCommunicator::send(int peer, std::span<const std::byte> wire) {
@@ -140,11 +156,13 @@ void MpiCommunicator::add(int peer, MPI_Request request) {
   peer_of_request_.push_back(peer);
   ++peers_[peer].open;
   ++open_;
+  ++added_open_;
 }
 
 void MpiCommunicator::finish() {
   const Clock::time_point start = Clock::now();
   Clock::time_point limit = start + as_limit(timeout_);
+  std::chrono::nanoseconds& least = least_[standing_ == static_cast<std::size_t>(ranks_) ? 1 : 0];
   bool asked = false;
   for (int idle = 0; open_ > 0; ++idle) {
     if (poll() > 0) {
@@ -163,7 +181,8 @@ void MpiCommunicator::finish() {
       }
       give_up(time_out_text(timeout_, stamp_, missing));
     }
-    const auto nap = std::min<Clock::duration>((now - start) / kNapShare, kLongestNap);
+    auto nap = std::min<Clock::duration>((now - start) / kNapShare, kLongestNap);
+    if (added_open_ == 0) nap = std::max(nap, std::min<Clock::duration>(least * 3 / 4 - (now - start), kLongestSleep));
     if (nap >= kShortestNap) {
       std::this_thread::sleep_for(nap);
     } else if (idle >= kSpins) {
@@ -171,10 +190,10 @@ void MpiCommunicator::finish() {
     }
   }
 
-  requests_.resize(static_cast<std::size_t>(ranks_));
-  peer_of_request_.resize(static_cast<std::size_t>(ranks_));
+  const bool in_pieces = requests_.size() > 2 * standing_ - 1;  // which move only while they are polled
+  least = in_pieces ? Clock::duration(0) : std::min<Clock::duration>(Clock::now() - start, least * 17 / 16 + kGrowth);
+  for (std::size_t i = 1; i < standing_; ++i) MPI_CHECK(MPI_Start(&receives_[peer_of_request_[i]]));
   buffers_->outbox.clear();
-  MPI_CHECK(MPI_Startall(ranks_ - 1, requests_.data() + 1));
   under_way_ = false;
 }
 
@@ -195,7 +214,7 @@ int MpiCommunicator::poll() {
       hear(statuses_[i].MPI_SOURCE, roll_call_->take());
       continue;
     }
-    if (request < ranks_) receive(peer, statuses_[i]);
+    static_cast<std::size_t>(request) < standing_ ? receive(peer, statuses_[i]) : void(--added_open_);
     --peers_[peer].open;
     --open_;
   }

@@ -7,6 +7,7 @@
 
 #include <mpi.h>
 
+#include <array>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -55,7 +56,7 @@ class MpiCommunicator final : public Communicator {
     std::optional<std::string> answer;  ///< to this rank's question where it stands
   };
 
-  void begin(const Stamp& stamp);
+  void begin(Stamp::Kind kind, const Place& place);
   void send(int peer, std::span<const std::byte> wire);
   void finish();
 
@@ -77,12 +78,19 @@ class MpiCommunicator final : public Communicator {
   std::chrono::duration<double> timeout_;
   MpiPieces pieces_;
 
-  bool under_way_ = false;   ///< stays so when a collective fails
-  Stamp stamp_;              ///< of the collective under way
-  std::vector<Peer> peers_;  ///< (ranks)
-  int open_ = 0;             ///< the sum of Peer::open
+  bool under_way_ = false;    ///< stays so when a collective fails
+  Stamp stamp_;               ///< of the collective under way
+  std::vector<Peer> peers_;   ///< (ranks)
+  int open_ = 0;              ///< the sum of Peer::open
+  int added_open_ = 0;        ///< of those, the ones of `add`
+  std::size_t standing_ = 0;  ///< the first so many of requests_ are not `add`'s
+  /// What collectives whose messages were short took at least of late: those of some ranks, those of all.
+  std::array<std::chrono::nanoseconds, 2> least_{};
   std::unique_ptr<Buffers> buffers_ = std::make_unique<Buffers>();
-  /// First the persistent ones: the roll call's and a first piece from each other rank; then what `add` adds.
+  /// (ranks): persistent receives of the first piece from each other rank. What comes for a later collective from a
+  /// rank that has no part in this one waits there.
+  std::vector<MPI_Request> receives_;
+  /// First the roll call's and the receives from each other rank that takes part; then what `add` adds.
   std::vector<MPI_Request> requests_;
   std::vector<int> peer_of_request_;  ///< (requests)
   std::vector<int> done_;             ///< (requests): what a poll writes

@@ -27,7 +27,7 @@ std::vector<std::vector<std::byte>> NoteCarrier::take(const Place& place) {
 }
 
 Inbox NoteCarrier::exchange(Outbox outbox, const Place& place) {
-  if (!posted_) return inner_.exchange(std::move(outbox), place);
+  if (!posted_ || !place.among.empty()) return inner_.exchange(std::move(outbox), place);
   for (int r = 0; r < ranks(); ++r) {
     if (r != rank()) outbox.at(r) = with_note(outbox.at(r), *posted_);
   }

@@ -12,7 +12,8 @@ class NoteCarrier final : public Communicator {
   /// `inner` must outlive this object.
   explicit NoteCarrier(Communicator& inner) : inner_(inner) {}
 
-  /// This rank's note for all ranks; travels with the next exchange. Every rank posts one before the same exchange.
+  /// This rank's note for all ranks; travels with the next exchange in which all take part. Every rank posts one before
+  /// the same exchange.
   void post(std::vector<std::byte> note) { posted_ = std::move(note); }
   /// (ranks): the notes posted last, this rank's own included. Where no exchange has carried them, gathers them at
   /// `place`: then, and only then, a collective.

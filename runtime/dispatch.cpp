@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace coterie {
 
@@ -93,6 +94,28 @@ RowPlan plan_rows(const Batch& batch, std::span<const std::int32_t> rows, const 
     }
   }
   return plan;
+}
+
+std::vector<int> joined_ranks(int layer, const Ownership& ownership, const Domains& domains) {
+  const int ranks = ownership.ranks();
+  std::vector<std::vector<int>> next(static_cast<std::size_t>(ranks));
+  for (int a = 0; a < ranks; ++a) {
+    for (const int b : ownership.destinations(layer, a)) {
+      next[a].push_back(b);
+      next[b].push_back(a);
+    }
+    for (const int b : domains.ranks(domains.of(a))) next[a].push_back(b);
+  }
+  std::vector<char> seen(static_cast<std::size_t>(ranks), 0);
+  std::vector<int> found{domains.self()};
+  seen[domains.self()] = 1;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    for (const int rank : next[found[i]]) {
+      if (!std::exchange(seen[rank], 1)) found.push_back(rank);
+    }
+  }
+  std::sort(found.begin(), found.end());
+  return found;
 }
 
 GroupedRows group_by_expert(std::span<const Route> routes, int top_k, int experts) {

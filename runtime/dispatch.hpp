@@ -81,6 +81,10 @@ struct RowPlan {
 [[nodiscard]] RowPlan plan_rows(const Batch& batch, std::span<const std::int32_t> rows, const Routing& routing,
                                 const ChoiceRanks& ranks, const Domains& domains);
 
+/// The ranks, ascending and this one among them, that can have anything for one another at a layer: those of a domain,
+/// those of which one holds experts for the other by the plan, and whoever is joined to them so.
+[[nodiscard]] std::vector<int> joined_ranks(int layer, const Ownership& ownership, const Domains& domains);
+
 /// Rows that arrived, ordered by expert for one grouped call.
 struct GroupedRows {
   std::vector<std::int32_t> arrived;        ///< (pairs): the arrived row of each row of the grouped call

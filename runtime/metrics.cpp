@@ -102,6 +102,7 @@ json traffic_json(const CountingCommunicator& counted) {
                     {"layer", key.layer},
                     {"group", key.group},
                     {"calls", t.calls},
+                    {"calls_of_all", t.calls_of_all},
                     {"messages", t.messages},
                     {"bytes", t.bytes},
                     {"section_bytes", sections}});
@@ -117,7 +118,9 @@ void add(json& sum, const json& more) {
 
 /// Adds what one rank sent to `total`. Messages and bytes add up over ranks; calls are the same on each.
 void add_traffic(json& total, const json& sent, bool calls) {
-  if (calls) add(total["calls"], sent["calls"]);
+  for (const char* field : {"calls", "calls_of_all"}) {
+    if (calls) add(total[field], sent[field]);
+  }
   for (const char* field : {"messages", "bytes"}) add(total[field], sent[field]);
   if (total["section_bytes"].is_null()) total["section_bytes"] = json::object();
   for (const auto& [section, bytes] : sent["section_bytes"].items()) add(total["section_bytes"][section], bytes);
@@ -147,26 +150,30 @@ json collectives_json(const std::vector<json>& ranks, double steps) {
 json kind_json(const std::vector<json>& ranks, const std::string& kind, double layers) {
   json counts;
   json traffic{{"messages", 0}, {"bytes", 0}};
-  double exchanges = 0,
-         counts_gathers = 0;  // per layer and step; the ranks of other domains may have had other kinds of steps
+  // Per layer and step; the ranks of other domains may have had other kinds of steps.
+  double exchanges = 0, of_all = 0, counts_gathers = 0;
   for (const json& one : ranks) {
     const json& mine = one["rank"][kind];
     for (const auto& [field, value] : mine.items()) {
       const bool largest = field == "steps" || field == "seconds";
       largest ? void(counts[field] = std::max(counts.value(field, value), value)) : add(counts[field], value);
     }
-    double calls = 0, gathers = 0;
+    double calls = 0, calls_of_all = 0, gathers = 0;
     for (const json& sent : one["traffic"]) {
       if (sent["group"] != kind || sent["layer"] < 0) continue;
       add_traffic(traffic, sent, false);
-      (sent["kind"] == "exchange" ? calls : gathers) += sent["calls"].get<double>();
+      const bool exchange = sent["kind"] == "exchange";
+      (exchange ? calls : gathers) += sent["calls"].get<double>();
+      if (exchange) calls_of_all += sent["calls_of_all"].get<double>();
     }
     exchanges = std::max(exchanges, rate(calls, mine["steps"].get<double>() * layers));
+    of_all = std::max(of_all, rate(calls_of_all, mine["steps"].get<double>() * layers));
     counts_gathers = std::max(counts_gathers, rate(gathers, mine["steps"].get<double>() * layers));
   }
   const double steps = counts["steps"].get<double>() * layers;
   const double tokens = counts["tokens"].get<double>() * layers;
   counts["exchanges_per_layer_and_step"] = exchanges;
+  counts["exchanges_of_all_ranks_per_layer_and_step"] = of_all;
   counts["counts_gathers_per_layer_and_step"] = counts_gathers;
   counts["messages_per_layer_and_step"] = rate(traffic["messages"].get<double>(), steps);
   counts["bytes_per_layer_and_step"] = {{"all", rate(traffic["bytes"].get<double>(), steps)}};

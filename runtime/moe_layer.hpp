@@ -58,6 +58,8 @@ class MoeLayer {
       : index_(index), spec_(spec), residual_scale_(residual_scale), weights_(weights), context_(context) {}
 
   [[nodiscard]] int index() const noexcept { return index_; }
+  /// Whether every rank's messages tell every other how many tokens it has.
+  [[nodiscard]] bool tells_tokens() const;
 
   /// Routes the rows of `flight.at` and plans their way; returns the messages that dispatch them, with their freight
   /// and the weights that go along. Collective where counts are gathered, which all ranks decide alike.
@@ -79,8 +81,6 @@ class MoeLayer {
   [[nodiscard]] Resident gather(InFlight& flight, Scratch& scratch, Scratch& next) const;
   /// Gathers the counts and plans who computes what, where that may pay.
   void spill(const Batch& batch, const Routing& routing, InFlight& flight, ChoiceRanks& ranks) const;
-  /// Whether a layer's first message says how many tokens each rank has.
-  [[nodiscard]] bool tells_tokens() const;
   /// Takes in the experts that came with the rows.
   void take_experts(InFlight& flight) const;
 

@@ -35,6 +35,11 @@ Transformer::Transformer(const ModelSpec& spec, const Weights& weights, KvPool& 
   for (int i = 0; i < static_cast<int>(layer_of_moe_.size()); ++i) {
     const int l = layer_of_moe_[i];
     moe_.emplace_back(i, *spec.layers[l].moe, spec.residual_scale, weights.layers[l], context);
+    // Micro-batches send what belongs to two layers at once.
+    auto joined = joined_ranks(i, context.ownership, context.domains);
+    const bool all = joined.size() == static_cast<std::size_t>(context.comm.ranks()) || micro_batches > 1 ||
+                     moe_.back().tells_tokens();
+    among_.push_back(all ? std::vector<int>() : std::move(joined));
   }
 }
 
@@ -49,7 +54,7 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
   for (const MoeLayer& moe : moe_) {
     const int layer = layer_of_moe_[moe.index()];
     for (int m = 0; m < micro_batches; ++m) {
-      if (waiting.micro_batch == m) settle(waiting, always_settles, step);
+      if (waiting.micro_batch == m) settle(waiting, always_settles);
       MicroBatch& rows = micro_batches_[m];
       rows.scratch.reset();
       InFlight flight;
@@ -66,7 +71,11 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
         for (std::size_t r = 0; r < waiting.flight.sums.size(); ++r) {
           out[r] = joined(std::move(out[r]), std::move(waiting.flight.sums[r]));
         }
-        arrived = context_.comm.exchange(std::move(out), {"dispatch", moe.index(), step, context_.metrics.kind_name()});
+        const Place here = place("dispatch", moe, flight);
+        for (int r = 0; r < context_.comm.ranks(); ++r) {
+          if (!here.takes_part(r)) out[r] = {};  // flags, which don't concern it
+        }
+        arrived = context_.comm.exchange(std::move(out), here);
       } else {
         arrived = std::move(out);
       }
@@ -78,17 +87,22 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
     }
     next_layer = layer + 1;
   }
-  settle(waiting, always_settles, step);
+  settle(waiting, always_settles);
   finish(batch, step);
   return head(batch);
 }
 
-void Transformer::settle(Waiting& waiting, bool always, std::int64_t step) {
+Place Transformer::place(const char* collective, const MoeLayer& layer, const InFlight& flight) const {
+  std::span<const int> among = among_[layer.index()];
+  if (flight.spill.planned) among = {};  // any rank may help
+  return {collective, layer.index(), flight.step, context_.metrics.kind_name(), among};
+}
+
+void Transformer::settle(Waiting& waiting, bool always) {
   Inbox sums;
   if (always || MoeLayer::partial_sums_follow(waiting.flight)) {
     const Timed timed(context_.metrics.phases.exchange);
-    sums = context_.comm.exchange(std::move(waiting.flight.sums),
-                                  {"combine", waiting.layer->index(), step, context_.metrics.kind_name()});
+    sums = context_.comm.exchange(std::move(waiting.flight.sums), place("combine", *waiting.layer, waiting.flight));
   }
   land(waiting, sums);
 }

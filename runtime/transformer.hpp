@@ -45,6 +45,8 @@ class Transformer {
     InFlight flight;
   };
 
+  /// Where the ranks stand that exchange something at a MoE layer.
+  [[nodiscard]] Place place(const char* collective, const MoeLayer& layer, const InFlight& flight) const;
   void start(const Batch& batch, int micro_batch);
   /// Layers [first, last) without experts, in which rows stay where they are; returns the K and V rows.
   [[nodiscard]] Freight dense_layers(int first, int last, const Batch& batch, MicroBatch& rows);
@@ -54,7 +56,7 @@ class Transformer {
   /// Layers after the last one with experts; their K and V rows have an exchange of their own.
   void finish(const Batch& batch, std::int64_t step);
   /// Sends the partial sums of `waiting` in an exchange of their own, if any rank has some, and lands its rows.
-  void settle(Waiting& waiting, bool always, std::int64_t step);
+  void settle(Waiting& waiting, bool always);
   void land(Waiting& waiting, Inbox& sums);
   [[nodiscard]] Logits head(const Batch& batch);
 
@@ -65,6 +67,7 @@ class Transformer {
   std::vector<MicroBatch> micro_batches_;
   std::vector<MoeLayer> moe_;
   std::vector<int> layer_of_moe_;
+  std::vector<std::vector<int>> among_;  ///< (MoE layers): the ranks that exchange something there; empty: all
   std::vector<float> logits_;
 };
 

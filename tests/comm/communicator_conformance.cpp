@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <thread>
 #include <utility>
@@ -123,6 +124,13 @@ TEST_P(CommunicatorConformance, SectionsArriveAligned) {
 TEST_P(CommunicatorConformance, ManyCollectivesInARowDoNotMix) {
   SCOPED_TRACE("seed " + std::to_string(kSeed));
   auto random = stream(rank_, rank_, 1 << 20);
+  std::vector<int> block;
+  const std::span<const int> none;
+  const auto block_of_ranks = [&](int size) -> std::span<const int> {
+    block.clear();
+    for (int r = rank_ / size * size; r < std::min(ranks_, (rank_ / size + 1) * size); ++r) block.push_back(r);
+    return block;
+  };
   for (int round = 0; round < 300 && !HasFailure(); ++round) {
     // Ranks come late at random, so that some are a collective ahead of others.
     if (random() % 20 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 3000));
@@ -132,13 +140,46 @@ TEST_P(CommunicatorConformance, ManyCollectivesInARowDoNotMix) {
       for (int r = 0; r < ranks_; ++r) EXPECT_EQ(all[r], bytes_of(r, 0, round, size(r))) << "rank " << r;
       continue;
     }
-    Outbox outbox;
-    for (int to = 0; to < ranks_; ++to) outbox.push_back(filled(random_sizes(rank_, to, round), rank_, to, round));
-    const Inbox inbox = comm_->exchange(std::move(outbox), {"dispatch", round % 4, round});
+    // Now and then only neighbours exchange, in blocks of ranks of whatever size.
+    const Place place{"dispatch", round % 4, round, "", round % 4 == 1 ? block_of_ranks(1 + round % ranks_) : none};
+    Outbox outbox(ranks_);
+    for (int to = 0; to < ranks_; ++to) {
+      if (place.takes_part(to)) outbox[to] = filled(random_sizes(rank_, to, round), rank_, to, round);
+    }
+    const Inbox inbox = comm_->exchange(std::move(outbox), place);
     for (int from = 0; from < ranks_; ++from) {
-      expect_filled(inbox[from], random_sizes(from, rank_, round), from, rank_, round);
+      if (place.takes_part(from)) {
+        expect_filled(inbox[from], random_sizes(from, rank_, round), from, rank_, round);
+      } else {
+        EXPECT_EQ(inbox[from].wire().size(), 0U);
+      }
     }
   }
+}
+
+TEST_P(CommunicatorConformance, RanksThatHaveNoPartDoNotHoldUpTheOthers) {
+  // All but the last exchange often; what it meanwhile sends them for the next collective of all has to wait.
+  std::vector<int> others(static_cast<std::size_t>(std::max(1, ranks_ - 1)));
+  std::iota(others.begin(), others.end(), 0);
+  for (int round = 0; rank_ < std::max(1, ranks_ - 1) && round < 20; ++round) {
+    Outbox outbox(ranks_);
+    for (const int to : others) outbox[to] = filled({20000}, rank_, to, round);
+    const Inbox inbox = comm_->exchange(std::move(outbox), {"dispatch", 1, round, "", others});
+    for (const int from : others) expect_filled(inbox[from], {20000}, from, rank_, round);
+  }
+  Outbox outbox;
+  for (int to = 0; to < ranks_; ++to) outbox.push_back(filled({20000}, rank_, to, 99));
+  const Inbox inbox = comm_->exchange(std::move(outbox), {"dispatch", 2, 99});
+  for (int from = 0; from < ranks_; ++from) expect_filled(inbox[from], {20000}, from, rank_, 99);
+}
+
+TEST_P(CommunicatorConformance, AMessageForARankWithoutPartIsRefused) {
+  if (ranks_ == 1) return;
+  const std::vector<int> alone{rank_};
+  Outbox outbox(ranks_);
+  outbox[(rank_ + 1) % ranks_] = Message(SectionSizes{8});
+  EXPECT_THROW((void)comm_->exchange(std::move(outbox), {"dispatch", 0, 0, "", alone}), CommError);
+  EXPECT_NO_THROW((void)comm_->exchange(Outbox(ranks_), {"dispatch", 1, 0}));
 }
 
 TEST_P(CommunicatorConformance, TwoCommunicatorsDoNotMix) {

@@ -49,6 +49,15 @@ TEST_F(NoteCarrierTest, NotesThatNoExchangeCarriedAreGathered) {
   EXPECT_EQ(comm_.calls("all_gather"), 1);
 }
 
+TEST_F(NoteCarrierTest, NotesWaitForAnExchangeOfAll) {
+  carrier_.post(note_of(carrier_.rank()));
+  const std::vector<int> alone{carrier_.rank()};
+  (void)carrier_.exchange(Outbox(carrier_.ranks()), {"dispatch", 0, 1, "", alone});
+  (void)carrier_.exchange(Outbox(carrier_.ranks()), {"dispatch", 1, 1});
+  expect_notes_of_all(carrier_.take({"notes"}));
+  EXPECT_EQ(comm_.calls("all_gather"), 0);
+}
+
 TEST_F(NoteCarrierTest, ANoteTravelsOnce) {
   carrier_.post(note_of(carrier_.rank()));
   (void)carrier_.exchange(Outbox(carrier_.ranks()), {"dispatch", 0, 1});

@@ -125,6 +125,32 @@ TEST_P(CoherentBatchesTest, OneRequestOnly) {
   expect_same_as_plain("one", {requests().back()}, options());
 }
 
+TEST_P(CoherentBatchesTest, NodesThatHaveAllExpertsOfALayerDoNotWaitForOthersThere) {
+  const ModelSpec spec = read_model_spec(model());
+  if (comm_.ranks() % 2 != 0) return;
+  JobOptions planned = options();
+  planned.plan = contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(),
+                                 Topology{std::vector<int>(comm_.ranks() / 2, 2)});
+  Plan& plan = *planned.plan;
+  plan.slots_per_rank = (plan.experts + 1) / 2;
+  for (std::size_t l = 0; l < plan.physical_to_logical.size(); ++l) {
+    auto& slots = plan.physical_to_logical[l];
+    slots.assign(static_cast<std::size_t>(plan.slots_per_rank) * comm_.ranks(), Plan::kEmptySlot);
+    // The first layer whole on every node, the others on the first.
+    const int nodes = l == 0 ? comm_.ranks() / 2 : 1;
+    for (int node = 0; node < nodes; ++node) {
+      for (int e = 0; e < plan.experts; ++e) slots[2 * node * plan.slots_per_rank + e] = e;
+    }
+  }
+  expect_reference(run_job(model(), requests(), planned, comm_));
+  for (const auto& [key, traffic] : comm_.traffic()) {
+    if (key.layer < 0 || key.collective == "freight") continue;
+    const bool of_node =
+        key.layer == 0 && GetParam().coherence == Coherence::node && GetParam().micro_batches == 1 && comm_.ranks() > 2;
+    EXPECT_EQ(traffic.calls_of_all, of_node ? 0 : traffic.calls) << key.collective << " at layer " << key.layer;
+  }
+}
+
 TEST_P(CoherentBatchesTest, AllExpertsOnTheLastRank) {  // the others see no token for many steps
   JobOptions skewed = options();
   Plan plan = random_plan(read_model_spec(model()), comm_.ranks(), 1, 0);

@@ -134,6 +134,29 @@ TEST(PlanRows, ASpilledRowGoesOnWhereItIsComputed) {
   }
 }
 
+TEST(JoinedRanks, AllWhereExpertsAreSpread) {
+  const Domains nodes(Coherence::node, 1, std::vector<int>{0, 0, 1, 1});
+  EXPECT_EQ(joined_ranks(0, owned_by({0, 1, 2, 3}, 4), nodes), (std::vector<int>{0, 1, 2, 3}));
+  const Domains plain(Coherence::rank, 1, std::vector<int>{0, 0, 1, 1});
+  EXPECT_EQ(joined_ranks(0, owned_by({0, 1, 2, 3}, 4), plain), (std::vector<int>{0, 1, 2, 3}));
+}
+
+TEST(JoinedRanks, OfANodeWhereItHasAllExperts) {
+  const std::vector<int> node_of_rank{0, 0, 1, 1};
+  Plan plan = contiguous_plan("m", {0, 1}, 4, 1, Topology{{2, 2}});
+  plan.slots_per_rank = 2;
+  plan.physical_to_logical = {{0, 1, 2, 3, /**/ 3, 1, 2, 0}, {0, 1, 2, 3, /**/ 3, 1, 2, Plan::kEmptySlot}};
+  for (int rank = 0; rank < 4; ++rank) {
+    const Ownership ownership(plan, rank, node_of_rank);
+    const Domains nodes(Coherence::node, rank, node_of_rank);
+    EXPECT_EQ(joined_ranks(0, ownership, nodes), rank < 2 ? (std::vector<int>{0, 1}) : (std::vector<int>{2, 3}));
+    // In the other layer the second node lacks an expert.
+    EXPECT_EQ(joined_ranks(1, ownership, nodes), (std::vector<int>{0, 1, 2, 3}));
+    const Domains world(Coherence::world, rank, node_of_rank);
+    EXPECT_EQ(joined_ranks(0, ownership, world), (std::vector<int>{0, 1, 2, 3}));
+  }
+}
+
 TEST(GroupByExpert, NoRows) {
   const GroupedRows groups = group_by_expert({}, 2, 8);
   EXPECT_TRUE(groups.arrived.empty());
