@@ -47,9 +47,12 @@ def figures(metrics):
     others = sum(c["calls"] for c in metrics["collectives"] if c["collective"] == "step report")
     return {
         "decode_tokens_per_second": metrics["tokens_per_second"]["decode"],
+        "job_tokens_per_second": metrics["tokens"]["generated"] / metrics["run_seconds"],
         "run_seconds": metrics["run_seconds"],
         "exchange_share": metrics["seconds_by_phase"]["exchange"] / metrics["run_seconds"],
         "exchanges_per_layer": decode["exchanges_per_layer_and_step"],
+        "exchanges_of_all_per_layer": decode["exchanges_of_all_ranks_per_layer_and_step"],
+        "kv_bytes_per_rank": max(domain["peak_bytes_per_rank"] for domain in metrics["kv_memory"]),
         "other_collectives_per_step": others / metrics["steps"],
         "bytes_per_step": bytes_of("all"),
         "row_bytes_per_step": bytes_of("rows", "partial_sums"),
@@ -100,19 +103,20 @@ def main():
             "options": variant, "decode_tokens_per_second": statistics.median(rates), "from": min(rates), "to": max(rates),
             "ratio": statistics.median(ratios), "ratio_from": min(ratios), "ratio_to": max(ratios),
             "same_texts": sum(texts[variant][i] == texts[first][i] for i in texts[first]),
-            **{name: median(name) for name in ("run_seconds", "exchange_share", "exchanges_per_layer", "bytes_per_step",
-                                               "row_bytes_per_step", "freight_bytes_per_step", "other_collectives_per_step")},
+            **{name: median(name) for name in (
+                "job_tokens_per_second", "run_seconds", "exchange_share", "exchanges_per_layer", "exchanges_of_all_per_layer",
+                "bytes_per_step", "row_bytes_per_step", "freight_bytes_per_step", "other_collectives_per_step", "kv_bytes_per_rank")},
         })
     options.output.write_text(json.dumps({
         "title": options.title, "date": f"{datetime.date.today():%F}", "rounds": options.rounds, "model": options.model, "ranks": options.ranks, "batch": options.batch, "tokens": options.tokens,
         "summary": summary, "runs": runs}, indent=1) + "\n", encoding="utf-8")
 
-    print(f"\n{options.title}\n{'tokens/s':>9} {'(min..max)':>15} {'ratio':>6} {'exchange':>9} {'per layer':>10} {'KiB/step':>9} "
+    print(f"\n{options.title}\n{'tokens/s':>9} {'(min..max)':>15} {'ratio':>6} {'exchange':>9} {'per layer':>10} {'of all':>7} {'KiB/step':>9} "
           f"{'of rows':>8} {'same text':>10}  options")
     for s in summary:
         spread = f"{s['from']:.0f}..{s['to']:.0f}"
         print(f"{s['decode_tokens_per_second']:9.0f} {spread:>15} {s['ratio']:6.2f} {s['exchange_share']:9.0%} "
-              f"{s['exchanges_per_layer']:10.2f} {s['bytes_per_step'] / 1024:9.1f} {s['row_bytes_per_step'] / 1024:8.1f} "
+              f"{s['exchanges_per_layer']:10.2f} {s['exchanges_of_all_per_layer']:7.2f} {s['bytes_per_step'] / 1024:9.1f} {s['row_bytes_per_step'] / 1024:8.1f} "
               f"{s['same_texts']:6d}/{options.batch:<3d}  {s['options']}")
 
 
