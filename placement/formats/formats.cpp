@@ -23,7 +23,7 @@ std::string format_of(const std::filesystem::path& path) {
     const auto format = file.metadata().find("format");
     return format == file.metadata().end() ? "" : format->second;
   } catch (const InputError&) {
-    return "";
+    return path.extension() == ".safetensors" ? "coterie.trace/1" : "";  // reading it says what is wrong with it
   }
 }
 

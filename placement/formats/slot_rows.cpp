@@ -75,11 +75,12 @@ std::vector<int> moe_layers(std::size_t count, const FormatOptions& options, con
 }
 
 Plan plan_of_slots(SlotRows slots, std::vector<int> layer_ids, const FormatOptions& options, const std::string& where) {
+  if (slots.empty()) throw bad_field(where, "layers", "no MoE layer", "at least one; --dense-layers names the others");
   if (!options.topology)
     throw bad_field(where, "ranks", "nothing", "--ranks: the format doesn't say how many there are");
   Plan plan = frame(std::move(layer_ids), expert_count(slots, options), options, where);
   plan.topology = *options.topology;
-  const std::size_t width = slots.empty() ? 0 : slots.front().size();
+  const std::size_t width = slots.front().size();
   const auto ranks = static_cast<std::size_t>(plan.ranks());
   if (width == 0 || width % ranks != 0)
     throw bad_field(where, "slots of a layer", std::to_string(width),

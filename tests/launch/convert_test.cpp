@@ -73,6 +73,29 @@ TEST(Convert, BadUsageIsRefused) {
   expect_in("--what", refusal({"--what"}));
 }
 
+TEST(Convert, WhatIsWrongWithADamagedFileIsSaid) {
+  const ScratchFolder folder;
+  for (const std::string from : {"/sglang/per_token.pt", "/traces/top1.trace.safetensors"}) {
+    std::string bytes = read_bytes(COTERIE_FIXTURES + from);
+    bytes.resize(bytes.size() / 2);
+    const std::string cut = folder / ("cut" + std::filesystem::path(from).extension().string());
+    write_bytes(cut, bytes);
+    const std::string message = refusal({cut, "-o", folder / "x", "--to", "coterie-load"});
+    expect_in(cut, message);
+    expect_in("found", message);
+    EXPECT_EQ(message.find("--from"), std::string::npos) << message;
+  }
+}
+
+TEST(Convert, AnInputIsNoOutput) {
+  const ScratchFolder folder;
+  const std::string trace = folder / "t.safetensors";
+  std::filesystem::copy_file(COTERIE_FIXTURES "/traces/top1.trace.safetensors", trace);
+  const std::string before = read_bytes(trace);
+  expect_in("another file than the input", refusal({trace, "-o", trace, "--to", "coterie-load"}));
+  EXPECT_EQ(read_bytes(trace), before);
+}
+
 TEST(Convert, HelpListsEveryFormatOnOneScreen) {
   const std::string help = convert_help();
   for (const TraceFormat& f : trace_formats()) expect_in(std::string(f.name), help);

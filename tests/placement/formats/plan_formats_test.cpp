@@ -272,7 +272,7 @@ TEST(PlanFormats, ContradictionsOfSlotsAreRefused) {
   expect_in("a multiple of the 2 ranks", read.refused("[[0,1,2]]"));
   expect_in("expert 1 without owner", read.refused("[[0,2,2,0]]"));
   expect_in("slots of row 1", read.refused("[[0,1],[0,1,1,0]]"));
-  expect_in("slots of a layer", read.refused("[]"));
+  expect_in("no MoE layer", read.refused("[]"));
   EXPECT_TRUE(read.notes.empty());
   EXPECT_EQ(read("[[0,0,2,1]]").physical_to_logical[0], (std::vector<int>{0, -1, 2, 1}))
       << "EPLB may put both copies on one rank";

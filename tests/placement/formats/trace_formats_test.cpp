@@ -302,6 +302,16 @@ TEST(HfRouterLogits, TheLargestLogitsAreTheChoices) {
             }));
 }
 
+TEST(HfRouterLogits, DamagedFilesNeverCrash) {
+  FormatOptions options;
+  options.top_k = 2;
+  options.router = "softmax";
+  const auto saved = std::filesystem::path(COTERIE_FIXTURES) / "router_logits" / "router_logits.pt";
+  expect_no_damage_crashes(read_bytes(saved), "router_logits.pt", true, 2000, [&](const std::filesystem::path& path) {
+    static_cast<void>(format("hf-router-logits").read(Paths{path}, options));
+  });
+}
+
 TEST(Exflow, ATraceIsOneExpertATokenAndLayer) {
   const ScratchFolder folder;
   save_npy<std::int64_t>(folder / "t.npy", "<i8", "(3, 2)", {0, 1, 2, 3, 1, 1});
