@@ -178,7 +178,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     chat = std::make_unique<ChatRenderer>(options.model, *in.tokenizer);
     rules.render_chat = [&](std::string_view line) { return chat->render(line); };
   });
-  const JobForm form = job_form(options, {in.spec, in.plan, topology_of(comm), &rules}, *device, comm);
+  const JobForm form = job_form(options, {in.spec, *in.checkpoint, in.plan, topology_of(comm), &rules}, *device, comm);
   if (first) std::cerr << form.notes;
   all_or_none(comm, [&] {
     if (!first) return;
@@ -192,7 +192,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
       options.dtype,
       form.coherence,
       form.micro_batches,
-      std::nullopt};
+      form.spill};
   Worker worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
   in.checkpoint.reset();
   TraceRecorder trace(comm.rank(), in.spec.top_k());

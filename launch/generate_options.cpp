@@ -30,8 +30,8 @@ po::options_description all_options() {
   const GenerateOptions defaults;
   constexpr unsigned kWidth = 110, kTextWidth = 76;
   po::options_description files("Files", kWidth, kTextWidth), model("Model", kWidth, kTextWidth),
-      coherence("Context coherence", kWidth, kTextWidth), batch("Batch (of each rank)", kWidth, kTextWidth),
-      job("Job", kWidth, kTextWidth), all;
+      coherence("Context coherence", kWidth, kTextWidth), dispatch("Uneven loads", kWidth, kTextWidth),
+      batch("Batch (of each rank)", kWidth, kTextWidth), job("Job", kWidth, kTextWidth), all;
   files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer files)")(
       "input", text("FILE"), "requests, OpenAI batch lines: completions and chat completions")(
       "output", text("FILE"), "results; where it is there already, the job does what it lacks")(
@@ -52,11 +52,17 @@ po::options_description all_options() {
                           "how far a token goes on from its experts: rank, node, world or auto")(
       "dense", text("FORM"), "dense work: follow the token, replicate on the domain, or auto")(
       "micro-batches", text("N"), "1, 2 (partial sums of one half ride with rows of the other) or auto")(
-      "machine", text("FILE"), "machine file by which auto chooses; without: measured at the start");
+      "machine", text("FILE"), "machine file with the costs; without: measured at the start");
+  dispatch.add_options()("dispatch", text("P", "least-loaded"),
+                         "least-loaded, llep, or plain: rows of overloaded ranks stay there")(
+      "spill-cache", text("SIZE", "512MiB"), "memory for experts of other ranks that came to help; 0: none")(
+      "llep-alpha", text("X", "1.0"), "llep: capacity of a rank over the mean")(
+      "llep-min-rows", text("N", std::to_string(defaults.dispatch.llep_min_rows)), "llep: fewest rows to give away")(
+      "llep-threshold", text("X", "1.3"), "llep: heaviest rank over the mean, below which nothing moves");
   job.add_options()("timeout", text("SECONDS", "300"), "longest wait for other ranks")(
       "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
                                                                                                        "this text");
-  all.add(files).add(model).add(coherence).add(batch).add(job);
+  all.add(files).add(model).add(coherence).add(dispatch).add(batch).add(job);
   return all;
 }
 
@@ -101,8 +107,9 @@ class Given {
     return number<std::int64_t>(name, 1, kMostInt, "a whole number of at least 1");
   }
 
-  [[nodiscard]] std::uint64_t bytes(const std::string& name) const {
-    const std::string given = text(name), expected = "auto, or a size such as 512MiB, 2GiB or 1000000";
+  /// Of at least `least` bytes; `otherwise`: what else may be said, for the message.
+  [[nodiscard]] std::uint64_t bytes(const std::string& name, double least, const std::string& otherwise) const {
+    const std::string given = text(name), expected = otherwise + "a size such as 512MiB, 2GiB or 1000000";
     double value = 0;
     const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
     const std::string unit(end, given.data() + given.size());
@@ -112,7 +119,7 @@ class Given {
     };
     for (const auto& [name_of_unit, size] : kUnits) {
       const double total = value * size;
-      if (error == std::errc() && unit == name_of_unit && total >= 1 && total < 0x1p63) {
+      if (error == std::errc() && unit == name_of_unit && total >= least && total < 0x1p63) {
         return static_cast<std::uint64_t>(total);
       }
     }
@@ -188,6 +195,20 @@ void take_form(const Given& given, GenerateOptions& o) {
   o.machine = given.path("machine");
 }
 
+void take_dispatch(const Given& given, GenerateOptions& o) {
+  const std::string policy = given.text("dispatch");
+  if (policy != "plain" && policy != "llep" && policy != "least-loaded") {
+    throw bad_option("dispatch", policy, "plain, llep or least-loaded");
+  }
+  o.dispatch.policy = policy == "plain"  ? DispatchPolicy::plain
+                      : policy == "llep" ? DispatchPolicy::llep
+                                         : DispatchPolicy::least_loaded;
+  o.spill_cache = given.bytes("spill-cache", 0, "");
+  o.dispatch.llep_alpha = given.number<double>("llep-alpha", 0, 1e6, "a number from 0 to 1000000");
+  o.dispatch.llep_min_rows = given.count("llep-min-rows");
+  o.dispatch.llep_threshold = given.number<double>("llep-threshold", 0, 1e6, "a number from 0 to 1000000");
+}
+
 }  // namespace
 
 std::optional<GenerateOptions> parse_generate_options(std::span<const char* const> arguments) {
@@ -214,10 +235,11 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   o.seed = given.number<std::uint64_t>("seed", 0, std::numeric_limits<std::uint64_t>::max(),
                                        "a whole number from 0, of 64 bits");
   take_form(given, o);
+  take_dispatch(given, o);
   check_outputs(o);
   o.max_batch_tokens = given.count("max-batch-tokens");
   o.max_batch_size = given.count("max-batch-size");
-  if (given.text("kv-memory") != "auto") o.kv_memory = given.bytes("kv-memory");
+  if (given.text("kv-memory") != "auto") o.kv_memory = given.bytes("kv-memory", 1, "auto, or ");
   o.timeout = std::chrono::duration<double>(
       given.number<double>("timeout", 1e-3, 1e7, "a number of seconds above 0 and at most 10000000"));
   if (given.text("ranks-per-node") != "found") o.ranks_per_node = static_cast<int>(given.count("ranks-per-node"));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/tensor.hpp"
+#include "placement/dispatch/plan_dispatch.hpp"
 #include "runtime/domains.hpp"
 
 #include <chrono>
@@ -26,6 +27,9 @@ struct GenerateOptions {
   std::optional<bool> replicate = false;  ///< decode rows are computed on every rank of the domain, but for the experts
   std::optional<int> micro_batches = 1;   ///< a step's sequences go through the layers in so many parts
   std::filesystem::path machine;          ///< empty: measured where something is to be chosen
+
+  DispatchOptions dispatch;                ///< where rows go whose rank has too many
+  std::uint64_t spill_cache = 512U << 20;  ///< bytes of a rank, for experts of others
 
   std::int64_t max_batch_tokens = 2048;    ///< rows of a step on a rank, of prompts and continuations together
   std::int64_t max_batch_size = 256;       ///< sequences of a rank at once

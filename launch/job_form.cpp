@@ -6,6 +6,7 @@
 #include "runtime/kv_pool.hpp"
 #include "runtime/request_reader.hpp"
 #include "runtime/scheduler.hpp"
+#include "runtime/weights.hpp"
 
 #include <nlohmann/json.hpp>
 #include <unistd.h>
@@ -145,6 +146,35 @@ std::string choice_note(const FormChoice& choice, double rows, const std::string
          seconds_text(choice.plain.seconds) + " (predicted, " + by + ")\n";
 }
 
+const char* to_string(DispatchPolicy policy) {
+  return policy == DispatchPolicy::plain ? "plain" : policy == DispatchPolicy::llep ? "llep" : "least-loaded";
+}
+
+/// What spills cost by the machine's figures.
+SpillOptions spill_options(const GenerateOptions& options, const JobFacts& facts, const Machine& machine, DType type) {
+  constexpr double kPicoseconds = 1e12;
+  constexpr double kPlanningSeconds = 3e-9;  // for an expert's rows of one rank, about
+  constexpr std::int64_t kLabelBytes = 32;   // of a row there and back, about
+  const ModelSpec& spec = facts.spec;
+  std::int64_t experts = 0, intermediate = 1;
+  for (const LayerSpec& layer : spec.layers) {
+    if (!layer.moe) continue;
+    intermediate = std::max(intermediate, layer.moe->experts.front().down.cols);
+    if (!layer.moe->experts_of) experts += static_cast<std::int64_t>(layer.moe->experts.size());
+  }
+  SpillOptions spill;
+  spill.dispatch = options.dispatch;
+  spill.cache_bytes = static_cast<std::int64_t>(options.spill_cache);
+  spill.expert_bytes = std::max<std::int64_t>(
+      1, weight_bytes(spec, &facts.checkpoint, options.dtype).experts / std::max<std::int64_t>(1, experts));
+  const std::int64_t row_bytes = 2 * spec.hidden * static_cast<std::int64_t>(size_of(type)) + kLabelBytes;
+  spill.costs = dispatch_costs(machine, spec.hidden, intermediate, spill.expert_bytes, row_bytes);
+  const double latency = machine.between_nodes ? machine.between_nodes->latency : machine.inside_node.latency;
+  const double cells = static_cast<double>(spec.experts()) * facts.topology.ranks();
+  spill.counts_gather = std::llround(kPicoseconds * (latency + cells * kPlanningSeconds));
+  return spill;
+}
+
 }  // namespace
 
 Topology topology_of(const Communicator& comm) {
@@ -205,6 +235,19 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
       form.notes = choice_note(*form.choice, load.rows, measured ? "measured at the start" : "--machine");
     }
   }
+  if (options.dispatch.policy != DispatchPolicy::plain && topology.ranks() > 1) {
+    // Where a row goes on depends on what is spilled, and which replica computes on where the row is.
+    const bool shows = form.coherence != Coherence::rank && !form.replicate && form_shows_in_results(facts.plan);
+    if (shows && !machine && options.dispatch.policy == DispatchPolicy::least_loaded) {
+      form.notes +=
+          "coterie: --dispatch plain: the plan has replicas, and which of them computes shows in the last bits; by "
+          "measured times that would not be the same every time (--machine lets overloaded ranks spill)\n";
+    } else {
+      if (!machine) machine = calibrate(comm, device, facts.spec.hidden);
+      form.machine = machine;
+      form.spill = spill_options(options, facts, *machine, type);
+    }
+  }
   const KvRoom& room = rooms[static_cast<std::size_t>(form.coherence)];
   form.kv_blocks = room.blocks;
   if (room.together == 1) return form;
@@ -220,15 +263,16 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
 nlohmann::json form_json(const JobForm& form) {
   nlohmann::json json{{"coherence", to_string(form.coherence)},
                       {"micro_batches", form.micro_batches},
-                      {"dense", form.replicate ? "replicate" : "follow"}};
+                      {"dense", form.replicate ? "replicate" : "follow"},
+                      {"dispatch", to_string(form.spill ? form.spill->dispatch.policy : DispatchPolicy::plain)}};
   if (form.choice) {
     const auto cost_json = [](const StepCost& cost) {
       return nlohmann::json{
           {"step", cost.seconds}, {"exchange", cost.exchange}, {"dense", cost.dense}, {"experts", cost.experts}};
     };
     json["predicted_seconds"] = {{"picked", cost_json(form.choice->cost)}, {"plain", cost_json(form.choice->plain)}};
-    json["machine"] = machine_json(*form.machine);
   }
+  if (form.machine) json["machine"] = machine_json(*form.machine);
   return json;
 }
 

@@ -5,8 +5,10 @@
 #include "kernels/device.hpp"
 #include "launch/generate_options.hpp"
 #include "placement/plan.hpp"
+#include "runtime/checkpoint.hpp"
 #include "runtime/form_choice.hpp"
 #include "runtime/request_parser.hpp"
+#include "runtime/spill.hpp"
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -21,13 +23,15 @@ struct JobForm {
   bool replicate = false;
   std::int64_t kv_blocks = 0;        ///< of a rank
   std::optional<FormChoice> choice;  ///< where something was left to the program
-  std::optional<Machine> machine;    ///< by which it was chosen
-  std::string notes;                 ///< lines for the user
+  std::optional<Machine> machine;    ///< by which it was chosen, and spills are
+  std::optional<SpillOptions> spill;
+  std::string notes;  ///< lines for the user
 };
 
 /// What a job is before anything big is loaded; all of it outlives the call.
 struct JobFacts {
   const ModelSpec& spec;
+  const Checkpoint& checkpoint;
   const Plan& plan;
   Topology topology;
   const RequestRules* rules = nullptr;  ///< rank 0's, to look at the first requests

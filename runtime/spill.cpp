@@ -7,6 +7,8 @@ namespace coterie {
 namespace {
 
 constexpr std::size_t kMicroBatches = 2;
+constexpr std::int64_t kManyMore = 2;       // times the rows
+constexpr int kLongestVain = 6;             // then every 64th call is planned
 constexpr std::int64_t kUnknown = 1 << 16;  // tokens of the first step: enough that counts are gathered
 
 }  // namespace
@@ -14,6 +16,7 @@ constexpr std::int64_t kUnknown = 1 << 16;  // tokens of the first step: enough 
 Spill::Spill(const SpillOptions& options, std::vector<DispatchLayer> layers, int rank, Device& device)
     : options_(options),
       layers_(std::move(layers)),
+      patience_(layers_.size()),
       rank_(rank),
       device_(device),
       planner_(options.costs, options.dispatch),
@@ -23,7 +26,7 @@ Spill::Spill(const SpillOptions& options, std::vector<DispatchLayer> layers, int
   for (const DispatchLayer& layer : layers_) replicated_.push_back(layer.holders > layer.experts);
 }
 
-bool Spill::may_pay(int layer, std::int64_t rows) const {
+bool Spill::may_pay(int layer, std::int64_t rows) {
   if (layers_.front().ranks == 1 || rows < 2) return false;
   switch (options_.dispatch.policy) {
     case DispatchPolicy::plain:
@@ -36,13 +39,24 @@ bool Spill::may_pay(int layer, std::int64_t rows) const {
   const DispatchCosts& costs = options_.costs;
   const std::int64_t most_saved = rows * (costs.row + std::max(costs.row_inside, costs.row_between));
   const bool spare = replicated_[layer] || !ledger_.kept(layer).empty();
-  return most_saved > options_.counts_gather && spill_may_pay(costs, rows, spare);
+  if (most_saved <= options_.counts_gather || !spill_may_pay(costs, rows, spare)) return false;
+  Patience& patience = patience_[layer];
+  if (patience.wait > 0 && rows <= kManyMore * patience.rows) {
+    --patience.wait;
+    return false;
+  }
+  patience.rows = rows;
+  return true;
 }
 
 const DispatchPlan& Spill::plan(int layer, std::span<const std::int32_t> counts, SpillCall& call) {
   const std::span<const std::uint8_t> cached = ledger_.kept(layer);
   if (options_.planner) own_ = options_.planner(layers_[layer], counts, cached);
   const DispatchPlan& plan = options_.planner ? own_ : planner_.plan(layers_[layer], counts, cached);
+  Patience& patience = patience_[layer];
+  patience.in_vain =
+      plan.before - plan.after > options_.counts_gather ? 0 : std::min(patience.in_vain + 1, kLongestVain);
+  patience.wait = (1 << patience.in_vain) - 1;
   call.planned = true;
   call.spilled = plan.stayed == DispatchPlan::Stayed::spilled;
   call.travels = !plan.transfers.empty();

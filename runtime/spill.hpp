@@ -23,7 +23,7 @@ namespace coterie {
 struct SpillOptions {
   DispatchOptions dispatch;
   DispatchCosts costs;
-  std::int64_t counts_gather = 0;  ///< picoseconds in which ranks tell one another their counts
+  std::int64_t counts_gather = 0;  ///< picoseconds in which ranks tell one another their counts, and plan
   std::int64_t cache_bytes = 0;    ///< of a rank, for experts that came to it
   std::int64_t expert_bytes = 1;   ///< of one of them
   /// Plans in place of the policy, where there is one: a pure function of the layer, the counts and what is cached.
@@ -46,8 +46,9 @@ class Spill {
   /// `layers` are the MoE layers'. The device outlives this object.
   Spill(const SpillOptions& options, std::vector<DispatchLayer> layers, int rank, Device& device);
 
-  /// Whether the counts of a layer with so many rows, one per (token, expert) on all ranks, are worth gathering.
-  [[nodiscard]] bool may_pay(int layer, std::int64_t rows) const;
+  /// Whether the counts of a layer with so many rows, one per (token, expert) on all ranks, are worth gathering: not
+  /// where no spill can pay at all, and seldom where the last ones didn't. Every rank asks before every call.
+  [[nodiscard]] bool may_pay(int layer, std::int64_t rows);
   /// The plan for these counts (ranks, experts), the same on every rank; valid until the next call. `call` gets what
   /// concerns this rank. Every rank calls it for the same layers in the same order.
   const DispatchPlan& plan(int layer, std::span<const std::int32_t> counts, SpillCall& call);
@@ -74,9 +75,17 @@ class Spill {
     ExpertWeights weights;
   };
 
+  /// How a layer's last plans turned out.
+  struct Patience {
+    std::int64_t rows = 0;  ///< of the last plan
+    int in_vain = 0;        ///< plans, one after the other, that didn't save what they cost
+    int wait = 0;           ///< calls until the next plan, unless there are many more rows
+  };
+
   SpillOptions options_;
   std::vector<DispatchLayer> layers_;
-  std::vector<bool> replicated_;  ///< (layers): some expert is held more than once
+  std::vector<Patience> patience_;  ///< (layers)
+  std::vector<bool> replicated_;    ///< (layers): some expert is held more than once
   int rank_;
   Device& device_;
   DispatchPlanner planner_;

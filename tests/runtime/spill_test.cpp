@@ -139,6 +139,69 @@ TEST_P(SpillTest, TheSameBitsInEveryForm) {
   }
 }
 
+TEST_P(SpillTest, OneRankShortOfMemoryMakesAllForget) {
+  JobOptions plain;
+  const JobResult expected = run(plain);
+  JobOptions options = plain;
+  options.spill = scattering(kAmple);
+  int asked = 0;
+  options.short_of_memory = [&] { return comm_.rank() == comm_.ranks() - 1 && ++asked == 3; };
+  const JobResult kept = run(in_form(kForms[0], scattering(kAmple)));
+  const JobResult forgot = expect_same(options, expected);
+  if (comm_.rank() != 0) return;
+  EXPECT_GT(forgot.metrics["dispatch"]["cache_hits"], 0);
+  EXPECT_GT(kept.metrics["dispatch"]["cache_hits"], forgot.metrics["dispatch"]["cache_hits"]);
+}
+
+TEST_P(SpillTest, AllExpertsOnOneRankAndAllButOneOverloaded) {
+  const ModelSpec spec = read_model_spec(model());
+  for (const bool all_but_one : {false, true}) {
+    JobOptions plain;
+    Plan plan = random_plan(spec, comm_.ranks(), 1, 0);
+    plan.slots_per_rank = plan.experts;
+    const int last = comm_.ranks() - 1;
+    for (auto& layer : plan.physical_to_logical) {
+      layer.assign(static_cast<std::size_t>(plan.experts) * comm_.ranks(), Plan::kEmptySlot);
+      for (int e = 0; e < plan.experts; ++e) layer[(all_but_one ? e % last : last) * plan.experts + e] = e;
+    }
+    plain.plan = plan;
+    const JobResult expected = run(plain);
+    for (const DispatchPolicy policy : {DispatchPolicy::least_loaded, DispatchPolicy::llep}) {
+      JobOptions options = in_form(all_but_one ? kForms[5] : kForms[0], spilling(policy, kAmple));
+      options.plan = plan;
+      const JobResult got = expect_same(options, expected);
+      if (comm_.rank() != 0) continue;
+      const auto& dispatch = got.metrics["dispatch"];
+      EXPECT_LT(dispatch["heaviest_rank_rows_after"], dispatch["heaviest_rank_rows_before"]);
+      EXPECT_GT(dispatch["experts_sent"], 0);
+      EXPECT_EQ(dispatch["experts_sent"], dispatch["experts_taken"]);
+    }
+  }
+}
+
+TEST_P(SpillTest, OneRequestLeavesRanksWithoutRows) {
+  JobOptions plain;
+  const auto alone = std::vector<Request>{requests().back()};
+  const JobResult expected = run_job(model(), alone, plain, comm_);
+  for (const Form& form : {kForms[0], kForms[5], kForms[6]}) {
+    const JobResult got = run_job(model(), alone, in_form(form, scattering(1)), comm_);
+    EXPECT_EQ(got.tokens, expected.tokens);
+    EXPECT_TRUE(got.logits == expected.logits);
+  }
+}
+
+TEST_P(SpillTest, WhereNoSpillCanPayNothingIsGathered) {
+  JobOptions options;
+  options.spill = spilling(DispatchPolicy::least_loaded, kAmple);
+  options.spill->costs.weights_inside = options.spill->costs.weights_between = std::int64_t{1} << 50;
+  const JobResult got = run(options);
+  std::int64_t gathers = 0;
+  for (const auto& [key, traffic] : comm_.traffic()) gathers += key.collective == "counts" ? traffic.calls : 0;
+  EXPECT_EQ(gathers, 0);
+  expect_reference(got);
+  EXPECT_TRUE(comm_.rank() != 0 || got.metrics["dispatch"]["calls"]["skipped"] > 0);
+}
+
 /// All of the models: which of the forms it is differs from one to the next.
 class SpillOfEveryModelTest : public SpillTest {};
 
