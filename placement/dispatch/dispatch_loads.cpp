@@ -3,9 +3,13 @@
 #include "placement/splitmix.hpp"
 
 #include <algorithm>
-#include <tuple>
+#include <utility>
 
 namespace coterie {
+
+std::size_t most_copies(const DispatchLayer& layer) {
+  return static_cast<std::size_t>(std::max(layer.experts, 4 * layer.ranks) + layer.ranks);
+}
 
 void DispatchLoads::add_item(int expert, int rank, std::int64_t rows, std::int64_t ways) {
   if (rows == 0) return;
@@ -19,28 +23,55 @@ void DispatchLoads::measure(const DispatchLayer& layer, const DispatchCosts& cos
   costs_ = &costs;
   counts_ = counts;
   cached_ = cached;
-  const int experts = layer.experts;
-  node_counts_.assign(static_cast<std::size_t>(layer.nodes) * experts, 0);
+  const auto experts = static_cast<std::size_t>(layer.experts);
+  node_counts_.assign(layer.nodes * experts, 0);
   totals_.assign(experts, 0);
+  most_.assign(experts, 0);
   for (int rank = 0; rank < layer.ranks; ++rank) {
-    const std::int32_t* from = counts.data() + static_cast<std::size_t>(rank) * experts;
-    std::int32_t* to = node_counts_.data() + static_cast<std::size_t>(layer.node_of_rank[rank]) * experts;
-    for (int e = 0; e < experts; ++e) to[e] += from[e];
+    const std::int32_t* from = counts.data() + rank * experts;
+    std::int32_t* to = node_counts_.data() + layer.node_of_rank[rank] * experts;
+    for (std::size_t e = 0; e < experts; ++e) to[e] += from[e];
   }
   for (int node = 0; node < layer.nodes; ++node) {
-    const std::int32_t* from = node_counts_.data() + static_cast<std::size_t>(node) * experts;
-    for (int e = 0; e < experts; ++e) totals_[e] += from[e];
+    const std::int32_t* from = node_counts_.data() + node * experts;
+    for (std::size_t e = 0; e < experts; ++e) {
+      totals_[e] += from[e];
+      most_[e] = std::max(most_[e], from[e]);
+    }
   }
-
+  copied_.assign(experts, 0);
+  destinations_.resize(experts * layer.ranks);
+  copies_ = {};
   items_.clear();
-  items_.reserve(layer.holders);
+  spread({});
+}
+
+void DispatchLoads::spread(std::span<const DispatchCopy> copies) {
+  const DispatchLayer& layer = *layer_;
+  const DispatchCosts& costs = *costs_;
+  if (copies.empty() && copies_.empty() && !items_.empty()) return;
+  for (const DispatchCopy& copy : copies_) copied_[copy.expert] = 0;
+  copies_ = copies;
+  items_.clear();
+  items_.reserve(layer.holders + most_copies(layer));
   times_.assign(layer.ranks, 0);
   portion_.assign(layer.ranks, 0);
   ways_.assign(layer.ranks, 0);
-  for (int e = 0; e < experts; ++e) {
+  for (const DispatchCopy& copy : copies) {
+    int* to = destinations_.data() + static_cast<std::ptrdiff_t>(copy.expert) * layer.ranks;
+    for (int r = 0; r < layer.ranks; ++r) {
+      if (copied_[copy.expert] == 0) to[r] = planned_destination(r, copy.expert);
+      if (to[r] != r && same_node(r, copy.rank) && !same_node(r, to[r])) to[r] = copy.rank;
+    }
+    to[copy.rank] = copy.rank;
+    copied_[copy.expert] = 1;
+    if (copy.weights_from < 0) continue;
+    for (const int rank : {copy.rank, copy.weights_from}) times_[rank] += weights_way(copy.weights_from, copy.rank);
+  }
+  for (int e = 0; e < layer.experts; ++e) {
     const int holder = layer.only_holder[e];
-    if (holder >= 0) {
-      const std::int64_t near = node_counts_[static_cast<std::size_t>(layer.node_of_rank[holder]) * experts + e];
+    if (!shared(e)) {
+      const std::int64_t near = node_rows(layer.node_of_rank[holder], e);
       add_item(e, holder, totals_[e],
                (totals_[e] - near) * costs.row_between + (near - count(holder, e)) * costs.row_inside);
       continue;
@@ -57,37 +88,48 @@ void DispatchLoads::measure(const DispatchLayer& layer, const DispatchCosts& cos
   }
 }
 
-void DispatchLoads::from_nodes(const DispatchItem& item, std::vector<std::int64_t>& rows) const {
-  if (layer_->only_holder[item.expert] >= 0) {
-    for (int n = 0; n < layer_->nodes; ++n) {
-      rows[n] = node_counts_[static_cast<std::size_t>(n) * layer_->experts + item.expert];
-    }
-    return;
-  }
-  std::fill(rows.begin(), rows.end(), 0);
-  for (int r = 0; r < layer_->ranks; ++r) rows[layer_->node_of_rank[r]] += from_rank(item, r);
+bool DispatchLoads::any_cached(int expert) const noexcept {
+  if (cached_.empty()) return false;
+  const std::uint8_t* row = cached_.data() + static_cast<std::size_t>(expert) * layer_->ranks;
+  std::uint8_t any = 0;
+  for (int r = 0; r < layer_->ranks; ++r) any |= row[r];
+  return any != 0;
 }
 
-void DispatchLoads::order(std::vector<int>& ranks) {
-  signature_.assign(layer_->signature.begin(), layer_->signature.end());
-  for (int rank = 0; rank < layer_->ranks; ++rank) {
-    const std::int32_t* row = counts_.data() + static_cast<std::size_t>(rank) * layer_->experts;
-    std::uint64_t sum = 0;
-    for (int e = 0; e < layer_->experts; ++e) {
-      const auto odd = static_cast<std::uint32_t>(2 * e + 1) * 0x9e3779b1U;
-      sum += static_cast<std::uint64_t>(static_cast<std::uint32_t>(row[e])) * odd;
-    }
-    signature_[rank] ^= SplitMix(sum).next();
+std::uint64_t DispatchLoads::signature(int rank) const {
+  const std::int32_t* row = counts_.data() + static_cast<std::size_t>(rank) * layer_->experts;
+  std::uint64_t sum = 0;
+  for (int e = 0; e < layer_->experts; ++e) {
+    const auto odd = static_cast<std::uint32_t>(2 * e + 1) * 0x9e3779b1U;
+    sum += static_cast<std::uint64_t>(static_cast<std::uint32_t>(row[e])) * odd;
   }
   for (std::size_t e = 0; !cached_.empty() && e < static_cast<std::size_t>(layer_->experts); ++e) {
-    const std::uint64_t odd = SplitMix(e).next() | 1U;
-    for (int rank = 0; rank < layer_->ranks; ++rank) signature_[rank] += cached_[e * layer_->ranks + rank] * odd;
+    if (cached_[e * layer_->ranks + rank] != 0) sum += SplitMix(e).next();
   }
-  for (int rank = 0; rank < layer_->ranks; ++rank) ranks[rank] = rank;
-  std::sort(ranks.begin(), ranks.end(), [&](int a, int b) {
-    return std::tuple(layer_->node_of_rank[a], signature_[a], a) <
-           std::tuple(layer_->node_of_rank[b], signature_[b], b);
-  });
+  return layer_->signature[rank] ^ SplitMix(sum).next();
+}
+
+void DispatchLoads::order(DispatchOrder& order) {
+  const auto ranks = static_cast<std::size_t>(layer_->ranks);
+  order.ranks.resize(ranks);
+  order.node_begin.assign(layer_->nodes + 1, 0);
+  for (const int node : layer_->node_of_rank) ++order.node_begin[node];
+  for (int n = 0, sum = 0; n <= layer_->nodes; ++n) sum += std::exchange(order.node_begin[n], sum);
+  signature_.assign(ranks, 0);
+  for (int rank = 0; rank < layer_->ranks; ++rank) order.ranks[order.node_begin[layer_->node_of_rank[rank]]++] = rank;
+  for (int n = layer_->nodes; n > 0; --n) order.node_begin[n] = order.node_begin[n - 1];
+  order.node_begin[0] = 0;
+  const auto of = [&](int rank) {
+    if (signature_[rank] == 0) signature_[rank] = signature(rank) | 1U;
+    return signature_[rank];
+  };
+  for (int n = 0; n < layer_->nodes; ++n) {
+    std::sort(order.ranks.begin() + order.node_begin[n], order.ranks.begin() + order.node_begin[n + 1],
+              [&](int a, int b) {
+                if (times_[a] != times_[b]) return times_[a] < times_[b];
+                return of(a) != of(b) ? of(a) < of(b) : a < b;
+              });
+  }
 }
 
 }  // namespace coterie

@@ -3,29 +3,52 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <numeric>
 
 namespace coterie {
+namespace {
+
+constexpr int kFew = 8;                                       // ranks, among which one expert more or less matters
+constexpr int kMostOffers = 20'000, kMostOffersOfMany = 300;  // after which no other way is tried
+constexpr std::int64_t kNear = 512;  // a part of the time: nearer to the floor nothing more is tried
+constexpr std::int64_t kFirst = 64, kFinest = 2048, kCoarse = 512;  // parts of the time: steps of the search
+constexpr std::int64_t kUnit = 1024;                                // of prices
+
+}  // namespace
 
 /// What a helper can take of an item, by where the rows come from.
 struct LeastLoaded::Offer {
   enum Source { own, node, other_nodes, owners_node, owner, sources };
   std::array<std::int64_t, sources> rows{};
-  int weights_from = -1;
+  int weights_from = -1;    ///< place
   std::int64_t cost = 0;    ///< to the helper
   std::int64_t saving = 0;  ///< to the item's rank
   std::int64_t total = 0;   ///< rows
+  bool done = false;        ///< nothing more needs to be given, or nothing is left
+  /// What is done for what is saved.
+  std::int64_t price = std::numeric_limits<std::int64_t>::max();
+
+  [[nodiscard]] bool better_than(const Offer& other) const {
+    if (done != other.done) return done;
+    if (price != other.price) return price < other.price;
+    return saving > other.saving;
+  }
 };
 
-std::size_t LeastLoaded::cell(int rank, int expert) const {
-  return static_cast<std::size_t>(expert) * loads_->layer().ranks + rank;
+std::size_t LeastLoaded::cell(int place, int index) const {
+  return static_cast<std::size_t>(index) * ranks_ + place;
 }
 
-bool LeastLoaded::shared(int expert) const {
-  return loads_->layer().only_holder[expert] < 0;
+std::int64_t* LeastLoaded::pool(int item) {
+  return pool_.data() + static_cast<std::size_t>(item) * nodes_;
 }
 
-bool LeastLoaded::has(int rank, int expert) const {
-  return loads_->has(rank, expert) || arrived_[cell(rank, expert)] == pass_;
+bool LeastLoaded::has(int place, int expert) const {
+  return arrived_[cell(place, expert)] == pass_ || loads_->has(order_.ranks[place], expert);
+}
+
+std::int64_t LeastLoaded::weights_way(int a, int b) const {
+  return node_[a] == node_[b] ? loads_->costs().weights_inside : loads_->costs().weights_between;
 }
 
 void LeastLoaded::clear() {
@@ -33,281 +56,426 @@ void LeastLoaded::clear() {
   best_draws_.clear();
 }
 
+void LeastLoaded::drop(const DispatchCopy& copy) {
+  const std::int64_t way = loads_->weights_way(copy.weights_from, copy.rank);
+  for (const int rank : {copy.rank, copy.weights_from}) best_times_[place_of_rank_[rank]] -= way;
+  best_ = *std::max_element(best_times_.begin(), best_times_.end());
+}
+
 DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals) {
   using Stayed = DispatchPlan::Stayed;
-  constexpr int kFew = 8;                                  // ranks, among which one expert more or less matters
-  constexpr std::int64_t kFirstStep = 64, kFinest = 1024;  // of the time: where the search begins and ends
   loads_ = &loads;
   most_arrivals_ = most_arrivals;
-  const std::int64_t before = *std::max_element(loads.times().begin(), loads.times().end());
-  std::int64_t rows = 0, mean = 0;
-  for (const DispatchItem& item : loads.items()) rows += item.rows;
-  for (const std::int64_t time : loads.times()) mean += time;
-  mean /= loads.layer().ranks;
-  reached_ = before;
+  ranks_ = loads.layer().ranks;
+  nodes_ = loads.layer().nodes;
   clear();
-  if (loads.layer().ranks == 1 || before - mean <= before / 64) return Stayed::balanced;
-  prepare();
-
-  const std::int64_t bound = rows * loads.costs().row / loads.layer().ranks;  // no plan is faster
-  std::int64_t low = bound;
-  std::int64_t high = before;
-  const auto attempt = [&](std::int64_t target) {
-    const bool reached = reach(target);
-    if (reached) {
-      high = reached_;
-      best_chunks_.swap(chunks_);
-      best_draws_.swap(draws_);
-    } else {
-      low = target + 1;
-    }
-    return reached;
-  };
-  const auto search = [&] {
-    // Most solutions lie near the mean: from there in steps that double, then by halves.
-    std::int64_t step = mean / kFirstStep + 1;
-    const bool up = !attempt(std::min(mean + step, high - 1));
-    for (;; step *= 2) {
-      const std::int64_t target = up ? low + step : high - step;
-      if (target < low || target >= high || attempt(target) == up) break;
-    }
-    while (high - low > high / kFinest) attempt(low + (high - low) / 2);
-  };
-  tight_first_ = false;
-  search();
-  if (loads.layer().ranks <= kFew) {
-    low = bound;
-    tight_first_ = true;
-    search();
+  std::int64_t rows = 0;
+  for (const DispatchItem& item : loads.items()) rows += item.rows;
+  const std::int64_t sum = std::accumulate(loads.times().begin(), loads.times().end(), std::int64_t{0});
+  const std::int64_t before = *std::max_element(loads.times().begin(), loads.times().end());
+  best_ = before;
+  if (ranks_ == 1 || rows == 0) return Stayed::balanced;
+  const bool copies = copies_.may_pay(loads);
+  const auto balanced = [&](std::int64_t all) { return before - all / ranks_ <= before / kFirst; };
+  if (!copies && balanced(sum)) return Stayed::balanced;
+  loads.order(order_);
+  std::int64_t gain = 0;
+  std::span<const DispatchCopy> some;
+  if (copies) {
+    copies_.find(loads, order_, most_arrivals);
+    gain = copies_.gain();
+    some = copies_.copies();
+    if (balanced(sum - gain)) return Stayed::balanced;
   }
-  reached_ = high;
-  return high < before ? Stayed::spilled : Stayed::not_worth_it;
+  least_ = rows * loads.costs().row / ranks_;
+  offers_ = 0;
+  found_ = false;
+  most_offers_ = ranks_ <= kFew ? kMostOffers : kMostOffersOfMany;
+  search_all(some, std::max(least_, (sum - gain) / ranks_));
+  return best_ < before ? Stayed::spilled : Stayed::not_worth_it;
+}
+
+void LeastLoaded::search_all(std::span<const DispatchCopy> copies, std::int64_t floor) {
+  using First = Style::First;
+  constexpr std::array<Style, 6> kStyles{{{First::hottest, true},
+                                          {First::hottest, false},
+                                          {First::cheapest, true},
+                                          {First::tightest, false},
+                                          {First::cheapest, false},
+                                          {First::tightest, true}}};
+  const bool few = ranks_ <= kFew;
+  floor_ = floor;
+  const auto enough = [&] { return near_floor() || offers_ > most_offers_; };
+  std::size_t made = 0;
+  for (std::size_t count = copies.size();; count = few ? count * 3 / 4 : 0) {
+    loads_->spread(copies.first(count));
+    prepare();
+    for (std::size_t s = 0; s < (few ? kStyles.size() : 1) && !enough(); ++s) {
+      style_ = kStyles[s];
+      if (search(std::accumulate(base_.begin(), base_.end(), std::int64_t{0}) / ranks_)) made = count;
+    }
+    if (count == 0) break;
+    most_offers_ += few ? 0 : kMostOffersOfMany;
+    if (enough() || (!few && found_ && best_ - floor <= best_ / 8)) break;
+  }
+  if (loads_->copies().size() != made) loads_->spread(copies.first(made));
 }
 
 void LeastLoaded::prepare() {
   const DispatchLayer& layer = loads_->layer();
-  const auto& items = loads_->items();
-  const std::size_t cells = static_cast<std::size_t>(layer.experts) * layer.ranks;
-  order_.resize(layer.ranks);
-  place_.resize(layer.ranks);
-  room_.resize(layer.ranks);
-  sorted_.assign(layer.ranks, 0);
-  by_time_.resize(layer.ranks);
-  arrivals_.resize(layer.ranks);
-  helped_.resize(layer.ranks, 0);
-  pool_.resize(layer.nodes);
-  if (arrived_.size() != cells || pass_ > std::numeric_limits<std::uint32_t>::max() / 2) {
+  const auto ranks = static_cast<std::size_t>(ranks_);
+  const std::size_t most = layer.holders + most_copies(layer);  // items
+  const std::size_t cells = layer.experts * ranks;
+  place_of_rank_.resize(ranks);
+  node_.resize(ranks);
+  base_.resize(ranks);
+  room_.resize(ranks);
+  roomiest_.resize(nodes_);
+  base_arrivals_.assign(ranks, 0);
+  for (int i = 0; i < ranks_; ++i) {
+    place_of_rank_[order_.ranks[i]] = i;
+    node_[i] = layer.node_of_rank[order_.ranks[i]];
+    base_[i] = loads_->times()[order_.ranks[i]];
+  }
+  for (const DispatchCopy& copy : loads_->copies()) {
+    base_arrivals_[place_of_rank_[copy.rank]] += copy.weights_from >= 0 ? 1 : 0;
+  }
+  if (arrived_.size() != cells || taken_.size() < most * ranks ||
+      pass_ > std::numeric_limits<std::uint32_t>::max() / 2) {
     arrived_.assign(cells, 0);
     present_.assign(cells, 0);
+    taken_.assign(most * ranks, {});
+    touched_.assign(most, 0);
+    gave_.assign(ranks, 0);
+    own_.resize(most * ranks);
+    ready_.reserve(cells);
+    by_time_.reserve(ranks);
+    known_.reserve(most);
+    items_.reserve(most);
+    keys_.reserve(most);
+    shared_.reserve(most);
+    ready_begin_.resize(layer.experts);
+    ready_end_.resize(layer.experts);
+    counts_.resize(cells);
+    destinations_.resize(cells);
+    left_.resize(most);
+    owners_own_.resize(most);
+    pool_.resize(most * nodes_);
+    base_pool_.resize(most * nodes_);
     pass_ = 0;
   }
-  const std::size_t most = static_cast<std::size_t>(layer.ranks) + layer.holders;  // each fills a rank or ends an item
-  chunks_.reserve(most);
-  best_chunks_.reserve(most);
-  for (auto* draws : {&draws_, &best_draws_})
-    draws->reserve(4 * most + static_cast<std::size_t>(layer.nodes) * layer.experts);
-  items_.reserve(layer.holders);
-  left_.reserve(layer.holders);
-  loads_->order(order_);
-  for (int i = 0; i < layer.ranks; ++i) place_[order_[i]] = i;
-  node_begin_.assign(layer.nodes + 1, 0);
-  for (const int node : layer.node_of_rank) ++node_begin_[node + 1];
-  for (int n = 0; n < layer.nodes; ++n) node_begin_[n + 1] += node_begin_[n];
-  std::copy(order_.begin(), order_.end(), by_time_.begin());
-  const auto& times = loads_->times();
-  // The few that shed are sorted by insertion: std::stable_sort would allocate.
-  for (int i = 1; i < layer.ranks; ++i) {
-    const int rank = by_time_[i];
-    int at = i;
-    for (; at > 0 && times[by_time_[at - 1]] < times[rank]; --at) by_time_[at] = by_time_[at - 1];
-    by_time_[at] = rank;
-  }
+  const std::size_t chunks = 2 * (ranks + most);  // each fills a rank or ends an item, of own rows or of all
+  for (auto* of : {&chunks_, &best_chunks_}) of->reserve(chunks);
+  for (auto* of : {&draws_, &best_draws_}) of->reserve(4 * chunks + nodes_ * most);
+  list_items();
+}
 
-  item_of_rank_.assign(layer.ranks + 1, 0);
+void LeastLoaded::list_items() {
+  const auto& items = loads_->items();
+  by_time_.clear();
+  for (int i = 0; i < ranks_; ++i) {
+    if (base_[i] > least_) by_time_.push_back(i);
+  }
+  std::sort(by_time_.begin(), by_time_.end(),
+            [&](int a, int b) { return base_[a] != base_[b] ? base_[a] > base_[b] : a < b; });
+  sorted_.assign(ranks_, 0);
+  known_.assign(items.size(), 0);
+  known_experts_.assign(loads_->layer().experts, 0);
+  ready_.clear();
   items_.resize(items.size());
-  for (const DispatchItem& item : items) ++item_of_rank_[item.rank + 1];
-  for (int r = 0; r < layer.ranks; ++r) item_of_rank_[r + 1] += item_of_rank_[r];
-  for (std::size_t i = items.size(); i-- > 0;) items_[--item_of_rank_[items[i].rank + 1]] = static_cast<int>(i);
-  // Each start was counted down from its end: what was the start of rank r + 1 is that of rank r now.
-  for (int r = 0; r < layer.ranks; ++r) item_of_rank_[r] = item_of_rank_[r + 1];
-  item_of_rank_[layer.ranks] = static_cast<int>(items.size());
+  shared_.clear();
+  item_begin_.assign(ranks_ + 1, 0);
+  for (const DispatchItem& item : items) ++item_begin_[place_of_rank_[item.rank]];
+  std::inclusive_scan(item_begin_.begin(), item_begin_.end(), item_begin_.begin());
+  for (std::size_t i = items.size(); i-- > 0;) {
+    items_[--item_begin_[place_of_rank_[items[i].rank]]] = static_cast<int>(i);
+    if (loads_->shared(items[i].expert)) shared_.push_back(static_cast<int>(i));
+  }
+}
+
+bool LeastLoaded::attempt(std::int64_t target) {
+  if (!reach(target)) return false;
+  found_ = true;
+  best_ = *std::max_element(times_.begin(), times_.end());
+  best_times_.assign(times_.begin(), times_.end());
+  best_chunks_.swap(chunks_);
+  best_draws_.swap(draws_);
+  return true;
+}
+
+bool LeastLoaded::near_floor() const {
+  const bool free = loads_->costs().weights_inside + loads_->costs().expert < floor_ / kFinest;
+  return best_ - floor_ <= best_ / (ranks_ <= kFew || free ? kNear : kFirst / 2);
+}
+
+bool LeastLoaded::search(std::int64_t mean) {
+  const std::int64_t before = best_, part = ranks_ <= kFew ? kFinest : kCoarse;
+  std::int64_t low = least_;
+  const auto reached = [&](std::int64_t target) {
+    if (attempt(target)) return true;
+    low = target + 1;
+    return false;
+  };
+  if (found_ && !reached(best_ - best_ / kNear - 1)) return false;
+  // Many solutions lie near the mean: from there up in steps that double.
+  std::int64_t step = mean / kFirst + 1, target = std::max(low, mean + step);
+  while (target < best_ && !reached(target)) {
+    step *= 2;
+    target = low + step;
+  }
+  // Down to where all ranks are near the slowest one, and below by halves.
+  bool worked = best_ < before;
+  while (best_ - low > best_ / part && offers_ < most_offers_ && !near_floor()) {
+    std::int64_t even = 0;
+    if (worked) even = std::accumulate(best_times_.begin(), best_times_.end(), std::int64_t{0}) / ranks_;
+    if (worked && best_ - even <= best_ / part) break;
+    target = even + (best_ - even) / 8;
+    if (!worked || target < low) target = low + (best_ - low) / 2;
+    worked = reached(target);
+  }
+  return best_ < before;
 }
 
 bool LeastLoaded::reach(std::int64_t target) {
   const auto& items = loads_->items();
   ++pass_;
-  times_.assign(loads_->times().begin(), loads_->times().end());
-  std::fill(arrivals_.begin(), arrivals_.end(), 0);
-  left_.resize(items.size());
-  for (std::size_t i = 0; i < order_.size(); ++i) {
-    const std::int64_t room = target - times_[order_[i]] - loads_->costs().expert;
-    room_[i] = most_arrivals_ > 0 ? room : 0;
-  }
+  target_ = target;
+  times_.assign(base_.begin(), base_.end());
+  arrivals_.assign(base_arrivals_.begin(), base_arrivals_.end());
   chunks_.clear();
   draws_.clear();
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    left_[i] = items[i].rows;
-    // A rank that alone holds an expert is never a helper for it.
-    if (shared(items[i].expert)) present_[cell(items[i].rank, items[i].expert)] = pass_;
+  for (int p = 0; p < ranks_; ++p) {
+    room_[p] = arrivals_[p] >= most_arrivals_ ? 0 : target - times_[p] - loads_->costs().expert;
   }
-  for (const int rank : by_time_) {
-    if (loads_->times()[rank] <= target) break;
-    const auto first = items_.begin() + item_of_rank_[rank], last = items_.begin() + item_of_rank_[rank + 1];
-    if (sorted_[rank] == 0) {
-      std::sort(first, last,
-                [&](int a, int b) { return items[a].rows != items[b].rows ? items[a].rows > items[b].rows : a < b; });
-      sorted_[rank] = 1;
-    }
-    const std::vector<int>::const_iterator tight = tight_first_ ? tightest(first, last, times_[rank] - target) : first;
-    if (first != last) shed(*tight, target);
-    for (auto i = first; i != last && times_[rank] > target; ++i) {
-      if (i != tight) shed(*i, target);
-    }
-    if (times_[rank] > target) return false;
+  for (int n = 0; n < nodes_; ++n) {
+    const auto first = room_.begin() + order_.node_begin[n], last = room_.begin() + order_.node_begin[n + 1];
+    roomiest_[n] = static_cast<int>(std::max_element(first, last) - room_.begin());
   }
-  reached_ = *std::max_element(times_.begin(), times_.end());
-  return reached_ <= target;
+  for (const int i : shared_) present_[cell(place_of_rank_[items[i].rank], items[i].expert)] = pass_;
+  for (const int place : by_time_) {
+    if (base_[place] <= target) break;
+    gave_[place] = pass_;
+    give(place);
+    if (times_[place] > target) return false;
+  }
+  return std::all_of(times_.begin(), times_.end(), [&](std::int64_t time) { return time <= target; });
 }
 
-std::vector<int>::const_iterator LeastLoaded::tightest(std::vector<int>::const_iterator first,
-                                                       std::vector<int>::const_iterator last,
-                                                       std::int64_t excess) const {
+void LeastLoaded::give(int place) {
+  const auto& items = loads_->items();
+  const auto mine = std::span(items_).subspan(item_begin_[place], item_begin_[place + 1] - item_begin_[place]);
+  if (mine.empty()) return;
+  if (sorted_[place] == 0) {
+    std::sort(mine.begin(), mine.end(),
+              [&](int a, int b) { return items[a].rows != items[b].rows ? items[a].rows > items[b].rows : a < b; });
+    sorted_[place] = 1;
+  }
+  for (const bool own_only : {true, false}) {
+    if (own_only && !style_.own_first) continue;
+    if (style_.first == Style::First::cheapest) {
+      give_cheapest(mine, place, own_only);
+      continue;
+    }
+    const std::int64_t excess = times_[place] - target_;
+    const std::size_t first = style_.first == Style::First::tightest ? tightest(mine, excess) : 0;
+    if (excess > 0) shed(mine[first], own_only);
+    for (std::size_t i = 0; i < mine.size() && times_[place] > target_; ++i) {
+      if (i != first) shed(mine[i], own_only);
+    }
+  }
+}
+
+void LeastLoaded::give_cheapest(std::span<const int> items, int place, bool own_only) {
+  if (times_[place] <= target_) return;
+  keys_.clear();
+  for (const int item : items) {
+    Offer best;
+    touch(item);
+    static_cast<void>(best_helper(item, own_only, best));
+    keys_.emplace_back(best.price, item);
+  }
+  std::sort(keys_.begin(), keys_.end());
+  for (const auto& [price, item] : keys_) {
+    if (times_[place] > target_) shed(item, own_only);
+  }
+}
+
+std::size_t LeastLoaded::tightest(std::span<const int> items, std::int64_t excess) const {
   const DispatchCosts& costs = loads_->costs();
-  auto best = first;
-  for (auto i = first; i != last; ++i) {
-    const std::int64_t saving = loads_->items()[*i].rows * costs.row + costs.expert - costs.weights_inside;
+  std::size_t best = 0;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const std::int64_t saving = loads_->items()[items[i]].rows * costs.row + costs.expert - costs.weights_inside;
     if (saving >= excess) best = i;
   }
   return best;
 }
 
-void LeastLoaded::shed(int index, std::int64_t target) {
+void LeastLoaded::touch(int index) {
+  if (touched_[index] == pass_) return;
+  if (known_[index] == 0) know(index);
+  touched_[index] = pass_;
+  left_[index] = loads_->items()[index].rows;
+  owners_own_[index] = own_[cell(place_of_rank_[loads_->items()[index].rank], index)];
+  const std::int64_t* from = base_pool_.data() + static_cast<std::ptrdiff_t>(index) * nodes_;
+  std::copy(from, from + nodes_, pool(index));
+}
+
+void LeastLoaded::know(int index) {
   const DispatchItem& item = loads_->items()[index];
-  loads_->from_nodes(item, pool_);
-  owners_own_ = loads_->from_rank(item, item.rank);
-  pool_[loads_->layer().node_of_rank[item.rank]] -= owners_own_;
-  ++sheddings_;
-  const std::size_t before = chunks_.size();
-  while (times_[item.rank] > target && left_[index] > 0) {
-    const int helper = best_helper(item, target);
+  const int owner = place_of_rank_[item.rank];
+  known_[index] = 1;
+  if (known_experts_[item.expert] == 0) know_expert(item.expert);
+  const std::int32_t* counts = counts_.data() + cell(0, item.expert);
+  const int* to = destinations_.data() + cell(0, item.expert);
+  std::int32_t* own = own_.data() + cell(0, index);
+  for (int p = 0; p < ranks_; ++p) own[p] = to[p] == item.rank ? counts[p] : 0;
+  std::int64_t* from = base_pool_.data() + static_cast<std::ptrdiff_t>(index) * nodes_;
+  for (int n = 0; n < nodes_; ++n) {
+    std::int64_t sum = 0;
+    for (int p = order_.node_begin[n]; p < order_.node_begin[n + 1]; ++p) sum += own[p];
+    from[n] = sum;
+  }
+  from[node_[owner]] -= own[owner];
+}
+
+void LeastLoaded::know_expert(int expert) {
+  known_experts_[expert] = 1;
+  const bool some_have = loads_->shared(expert) || loads_->any_cached();
+  ready_begin_[expert] = static_cast<int>(ready_.size());
+  for (int p = 0; p < ranks_; ++p) {
+    const int rank = order_.ranks[p];
+    counts_[cell(p, expert)] = static_cast<std::int32_t>(loads_->count(rank, expert));
+    destinations_[cell(p, expert)] = loads_->destination(rank, expert);
+    if (some_have && loads_->has(rank, expert)) ready_.push_back(p);
+  }
+  ready_end_[expert] = static_cast<int>(ready_.size());
+}
+
+void LeastLoaded::set_room(int place) {
+  const bool full = arrivals_[place] >= most_arrivals_;
+  room_[place] = full ? 0 : target_ - times_[place] - loads_->costs().expert;
+  const int node = node_[place];
+  const auto first = room_.begin() + order_.node_begin[node], last = room_.begin() + order_.node_begin[node + 1];
+  roomiest_[node] = static_cast<int>(std::max_element(first, last) - room_.begin());
+}
+
+void LeastLoaded::shed(int index, bool own_only) {
+  const int owner = place_of_rank_[loads_->items()[index].rank];
+  touch(index);
+  while (times_[owner] > target_ && left_[index] > 0) {
+    Offer best;
+    const int helper = best_helper(index, own_only, best);
     if (helper < 0) break;
-    helped_[helper] = sheddings_;
-    room_[place_[helper]] = 0;
-    Offer best = offer(item, helper, target);
-    if (best.total == left_[index]) best.saving += loads_->costs().expert;
-    if (best.total == 0 || best.saving <= 0) {
-      set_room(helper, target);
-      break;
-    }
     take(index, helper, best);
   }
-  for (std::size_t c = before; c < chunks_.size(); ++c) set_room(chunks_[c].rank, target);
 }
 
-void LeastLoaded::set_room(int rank, std::int64_t target) {
-  const bool full = arrivals_[rank] >= most_arrivals_;
-  room_[place_[rank]] = full ? 0 : target - times_[rank] - loads_->costs().expert;
+int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
+  const DispatchItem& item = loads_->items()[index];
+  const int owner = place_of_rank_[item.rank];
+  int helper = -1;
+  const auto consider = [&](int place) {
+    const Offer offered = offer(index, place, own_only);
+    if (offered.total == 0 || offered.saving <= 0 || (own_only && offered.price > 2 * kUnit)) return;
+    if (helper >= 0 && !offered.better_than(best)) return;
+    best = offered;
+    helper = place;
+  };
+  if (ranks_ <= kFew) {
+    for (int p = 0; p < ranks_; ++p) {
+      if (p != owner && times_[p] < target_ && (room_[p] > 0 || has(p, item.expert))) consider(p);
+    }
+    return helper;
+  }
+  int ready = -1;
+  for (int i = ready_begin_[item.expert]; i < ready_end_[item.expert]; ++i) {
+    const int p = ready_[i];
+    if (p != owner && times_[p] < target_ && (ready < 0 || times_[p] < times_[ready])) ready = p;
+  }
+  if (ready >= 0) consider(ready);
+  if (helper >= 0) return helper;
+  const DispatchCosts& costs = loads_->costs();
+  const std::int64_t excess = times_[owner] - target_;
+  const int node = node_[owner], near = roomiest_[node];
+  if (near != owner && room_[near] > costs.weights_inside) {
+    const std::int64_t room = excess + 2 * costs.weights_inside;  // both ranks pay for the weights' way
+    consider(room_[near] < room
+                 ? near
+                 : with_most_rows(index, order_.node_begin[node], order_.node_begin[node + 1], room, near));
+    if (helper >= 0 && best.done) return helper;
+  }
+  int far = -1;
+  for (int n = 0; n < nodes_; ++n) {
+    if (n != node && (far < 0 || room_[roomiest_[n]] > room_[far])) far = roomiest_[n];
+  }
+  if (far >= 0 && room_[far] > costs.weights_between) {
+    const std::int64_t room = excess + 2 * costs.weights_between;
+    int place = far;
+    if (room_[far] >= room) {
+      place = with_most_rows(index, 0, order_.node_begin[node], room, place);
+      place = with_most_rows(index, order_.node_begin[node + 1], ranks_, room, place);
+    }
+    consider(place);
+  }
+  return helper;
 }
 
-/// One that has the weights: the one with most room.
-int LeastLoaded::best_owner(const DispatchItem& item, std::int64_t target) const {
-  int best = -1;
-  std::int64_t most = loads_->costs().expert + loads_->costs().row - 1;
-  for (const int rank : order_) {
-    const std::int64_t room = target - times_[rank];
-    if (room <= most || rank == item.rank || helped_[rank] == sheddings_ || !has(rank, item.expert)) continue;
-    best = rank;
-    most = room;
+/// Of the places with so much room, and `best`.
+int LeastLoaded::with_most_rows(int index, int first, int last, std::int64_t room, int best) const {
+  const std::int32_t* own = own_.data() + cell(0, index);
+  for (int p = first; p < last; ++p) {
+    if (room_[p] < room) continue;
+    if (own[p] > own[best] || (own[p] == own[best] && room_[p] > room_[best])) best = p;
   }
   return best;
-}
-
-int LeastLoaded::best_helper(const DispatchItem& item, std::int64_t target) {
-  if (shared(item.expert) || loads_->any_cached()) {
-    if (const int owner = best_owner(item, target); owner >= 0) return owner;
-  }
-  const DispatchCosts& costs = loads_->costs();
-  const int node = loads_->layer().node_of_rank[item.rank];
-  const int begin = node_begin_[node], end = node_begin_[node + 1], all = loads_->layer().ranks;
-  const std::int64_t excess = times_[item.rank] - target;
-  const auto most_room = [&](int first, int last) {
-    int best = first;
-    for (int i = first + 1; i < last; ++i) best = room_[i] > room_[best] ? i : best;
-    return first < last ? best : -1;
-  };
-  // Of those that can take all, the one with most of the rows already.
-  const auto most_rows = [&](int first, int last, std::int64_t needed, int best) {
-    std::int64_t most = loads_->from_rank(item, order_[best]);
-    for (int i = first; i < last; ++i) {
-      if (room_[i] < needed) continue;
-      const std::int64_t own = loads_->from_rank(item, order_[i]);
-      if (own > most || (own == most && room_[i] > room_[best])) {
-        best = i;
-        most = own;
-      }
-    }
-    return best;
-  };
-  const int near = most_room(begin, end);
-  const std::int64_t near_needs = excess + 2 * costs.weights_inside;  // both ranks pay for the weights' way
-  if (room_[near] >= near_needs && room_[near] >= costs.weights_inside + costs.row) {
-    return order_[most_rows(begin, end, near_needs, near)];
-  }
-  const int low = most_room(0, begin), high = most_room(end, all);
-  const int far = low < 0 || (high >= 0 && room_[high] > room_[low]) ? high : low;
-  const std::int64_t far_needs = excess + 2 * costs.weights_between;
-  if (far >= 0 && room_[far] >= far_needs && room_[far] >= costs.weights_between + costs.row) {
-    const int best = most_rows(0, begin, far_needs, far);
-    return order_[most_rows(end, all, far_needs, best)];
-  }
-  const std::int64_t near_room = room_[near] - costs.weights_inside;
-  const std::int64_t far_room = far < 0 ? 0 : room_[far] - costs.weights_between;
-  if (std::max(near_room, far_room) < costs.row) return -1;
-  return order_[near_room >= far_room ? near : far];
 }
 
 int LeastLoaded::sender(const DispatchItem& item, int helper) const {
-  const DispatchLayer& layer = loads_->layer();
-  if (!shared(item.expert)) return item.rank;
-  int best = item.rank;
-  for (const int rank : order_) {
-    if (layer.held[cell(rank, item.expert)] == 0) continue;
-    const bool near = loads_->same_node(rank, helper), best_near = loads_->same_node(best, helper);
-    if (near != best_near ? near : times_[rank] < times_[best]) best = rank;
+  const int owner = place_of_rank_[item.rank];
+  const auto may_send = [&](int p) {  // its own turn to give may be still to come
+    const bool gives_later = base_[p] > target_ && gave_[p] != pass_;
+    return p == owner || gives_later || times_[p] + weights_way(p, helper) <= target_;
+  };
+  if (const int only = loads_->layer().only_holder[item.expert]; only >= 0) {
+    return may_send(place_of_rank_[only]) ? place_of_rank_[only] : -1;
+  }
+  int best = -1;
+  for (int p = 0; p < ranks_; ++p) {
+    if (loads_->layer().held[cell(order_.ranks[p], item.expert)] == 0) continue;
+    if (!may_send(p)) continue;
+    const bool near = node_[p] == node_[helper], best_near = best >= 0 && node_[best] == node_[helper];
+    if (best < 0 || (near != best_near ? near : times_[p] < times_[best])) best = p;
   }
   return best;
 }
 
-LeastLoaded::Offer LeastLoaded::offer(const DispatchItem& item, int helper, std::int64_t target) const {
+LeastLoaded::Offer LeastLoaded::offer(int index, int helper, bool own_only) {
   const DispatchCosts& costs = loads_->costs();
-  const int owner = item.rank, node = loads_->layer().node_of_rank[helper];
-  const int owners_node = loads_->layer().node_of_rank[owner];
+  const DispatchItem& item = loads_->items()[index];
+  const int owner = place_of_rank_[item.rank], node = node_[helper], owners_node = node_[owner];
   const bool near = node == owners_node;
+  ++offers_;
   Offer offer;
-  std::int64_t room = target - times_[helper];
-  std::int64_t excess = times_[owner] - target;
-  const bool some_have = shared(item.expert) || loads_->any_cached();
-  // Where one rank holds an expert, another has rows of it only by the shedding in hand, and helps once.
-  if (!shared(item.expert) || present_[cell(helper, item.expert)] != pass_) offer.cost += costs.expert;
-  if (!some_have || !has(helper, item.expert)) {
+  if (present_[cell(helper, item.expert)] != pass_) offer.cost += costs.expert;
+  if (!has(helper, item.expert)) {
     offer.weights_from = sender(item, helper);
-    if (times_[offer.weights_from] + loads_->weights_way(offer.weights_from, helper) > target) {
-      offer.weights_from = owner;
-    }
-    offer.cost += loads_->weights_way(offer.weights_from, helper);
-    if (offer.weights_from == owner) offer.saving -= loads_->weights_way(owner, helper);
+    if (offer.weights_from < 0) return {};
+    offer.cost += weights_way(offer.weights_from, helper);
+    if (offer.weights_from == owner) offer.saving -= weights_way(owner, helper);
   }
-  room -= offer.cost;
-  excess -= offer.saving;
-  std::int64_t others = 0;
-  for (int n = 0; n < loads_->layer().nodes; ++n) others += n == node || n == owners_node ? 0 : pool_[n];
-  const std::int64_t own = std::min(loads_->from_rank(item, helper), pool_[node]);
-  const std::array<std::int64_t, Offer::sources> there{own, pool_[node] - own, others, near ? 0 : pool_[owners_node],
-                                                       owners_own_};
+  std::int64_t room = target_ - times_[helper] - offer.cost;
+  std::int64_t excess = times_[owner] - target_ - offer.saving;
+  const std::int64_t* rows_of = pool(index);
+  const Taken& taken = taken_[cell(helper, index)];
+  const std::int64_t own =
+      std::min<std::int64_t>(own_[cell(helper, index)] - (taken.pass == pass_ ? taken.rows : 0), rows_of[node]);
+  const std::int64_t owners = near ? 0 : rows_of[owners_node];
+  const std::int64_t others = left_[index] - owners_own_[index] - rows_of[node] - owners;
+  const std::array<std::int64_t, Offer::sources> there{own, rows_of[node] - own, others, owners, owners_own_[index]};
   const std::int64_t way = near ? costs.row_inside : costs.row_between;
   const std::array<std::int64_t, Offer::sources> pays{0, costs.row_inside, costs.row_between, costs.row_between, way};
   const std::array<std::int64_t, Offer::sources> saves{way, way, costs.row_between, costs.row_inside, 0};
-  for (std::size_t s = 0; s < there.size() && excess > 0; ++s) {
+  for (std::size_t s = 0; s < (own_only ? 1 : there.size()) && excess > 0; ++s) {
     const std::int64_t cost = costs.row + pays[s], saving = costs.row + saves[s];
     std::int64_t rows = there[s];
     if (rows * cost > room) rows = room / cost;
@@ -324,43 +492,54 @@ LeastLoaded::Offer LeastLoaded::offer(const DispatchItem& item, int helper, std:
     excess -= rows * saving;
     if (rows < there[s]) break;
   }
+  if (offer.total == left_[index]) offer.saving += costs.expert;
+  offer.done = excess <= 0 || offer.total == left_[index];
+  if (offer.saving > 0) offer.price = offer.cost * kUnit / offer.saving;
   return offer;
 }
 
-void LeastLoaded::draw(int node, std::int64_t rows) {
+void LeastLoaded::draw(int item, int node, std::int64_t rows) {
   if (rows == 0) return;
-  if (node >= 0) pool_[node] -= rows;
+  if (node >= 0) pool(item)[node] -= rows;
   draws_.push_back({node, rows});
 }
 
 void LeastLoaded::take(int index, int helper, const Offer& offer) {
   const DispatchItem& item = loads_->items()[index];
-  const auto& node_of_rank = loads_->layer().node_of_rank;
-  const int node = node_of_rank[helper], owners_node = node_of_rank[item.rank];
+  const int owner = place_of_rank_[item.rank], node = node_[helper], owners_node = node_[owner];
   times_[helper] += offer.cost;
-  times_[item.rank] -= offer.saving;
+  times_[owner] -= offer.saving;
   left_[index] -= offer.total;
-  if (shared(item.expert)) present_[cell(helper, item.expert)] = pass_;
+  present_[cell(helper, item.expert)] = pass_;
+  if (left_[index] == 0) present_[cell(owner, item.expert)] = 0;
   if (offer.weights_from >= 0) {
-    if (offer.weights_from != item.rank) times_[offer.weights_from] += loads_->weights_way(offer.weights_from, helper);
-    if (shared(item.expert)) arrived_[cell(helper, item.expert)] = pass_;
+    arrived_[cell(helper, item.expert)] = pass_;
     ++arrivals_[helper];
+    if (offer.weights_from != owner) {
+      times_[offer.weights_from] += weights_way(offer.weights_from, helper);
+      set_room(offer.weights_from);
+    }
   }
+  Taken& taken = taken_[cell(helper, index)];
+  taken.rows = static_cast<std::int32_t>(offer.rows[Offer::own]) + (taken.pass == pass_ ? taken.rows : 0);
+  taken.pass = pass_;
+  pool(index)[node] -= offer.rows[Offer::own];
+  owners_own_[index] -= offer.rows[Offer::owner];
   const auto first = static_cast<int>(draws_.size());
-  pool_[node] -= offer.rows[Offer::own];
-  draw(node, offer.rows[Offer::node]);
+  draw(index, node, offer.rows[Offer::node]);
   std::int64_t others = offer.rows[Offer::other_nodes];
   for (int n = 0; others > 0; ++n) {
     if (n == node || n == owners_node) continue;
-    const std::int64_t rows = std::min(others, pool_[n]);
-    draw(n, rows);
+    const std::int64_t rows = std::min(others, pool(index)[n]);
+    draw(index, n, rows);
     others -= rows;
   }
-  draw(owners_node, offer.rows[Offer::owners_node]);
-  draw(-1, offer.rows[Offer::owner]);
-  owners_own_ -= offer.rows[Offer::owner];
-  chunks_.push_back(
-      {index, helper, offer.rows[Offer::own], first, static_cast<int>(draws_.size()) - first, offer.weights_from});
+  draw(index, owners_node, offer.rows[Offer::owners_node]);
+  draw(index, -1, offer.rows[Offer::owner]);
+  chunks_.push_back({index, order_.ranks[helper], offer.rows[Offer::own], first,
+                     static_cast<int>(draws_.size()) - first,
+                     offer.weights_from < 0 ? -1 : order_.ranks[offer.weights_from]});
+  set_room(helper);
 }
 
 }  // namespace coterie

@@ -2,9 +2,11 @@
 // fast as it can be.
 #pragma once
 
+#include "placement/dispatch/dispatch_copies.hpp"
 #include "placement/dispatch/dispatch_loads.hpp"
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace coterie {
@@ -25,68 +27,103 @@ struct DispatchDraw {
   std::int64_t rows = 0;
 };
 
-/// Bisection on the time of the slowest rank. For a target each rank above it sheds its hottest experts first (among
-/// few ranks also: first the one that is just large enough), to the rank that needs no weights, else one of the same
-/// node that can take all of the excess, else one elsewhere that can, else the one with most room; the rows that lie
-/// there come first, then those of its node. A chunk that saves its owner less than it costs is not given; a helper
-/// passes nothing of its own on.
+/// Copies that pay for themselves are made first (all of them, or the best so many). From there a search for the time
+/// of the slowest rank: for a target each rank above it gives rows of its experts, the hottest first, to the rank where
+/// the least is done for what is saved; the rows that lie there come first, then those of its node. A helper passes
+/// nothing on. Among few ranks the search is repeated with other orders of what is given.
 class LeastLoaded {
  public:
-  /// Whether something is spilled, and if not, why not. O(log(before / after) * chunks * ranks).
+  /// Whether something is spilled, and if not, why not; `loads` are left with the copies of the solution.
   [[nodiscard]] DispatchPlan::Stayed solve(DispatchLoads& loads, int most_arrivals);
   void clear();
 
   /// Of the slowest rank, at most `loads`' own.
-  [[nodiscard]] std::int64_t time() const noexcept { return reached_; }
+  [[nodiscard]] std::int64_t time() const noexcept { return best_; }
+  /// A copy that has no rows in the end isn't made: what its weights' way takes is taken off.
+  void drop(const DispatchCopy& copy);
+  [[nodiscard]] const DispatchOrder& order() const noexcept { return order_; }
 
-  /// Empty where nothing is spilled.
+  /// Empty where nothing is spilled, but for loads.copies().
   [[nodiscard]] const std::vector<DispatchChunk>& chunks() const noexcept { return best_chunks_; }
   [[nodiscard]] const std::vector<DispatchDraw>& draws() const noexcept { return best_draws_; }
 
  private:
   struct Offer;
+  /// How ranks give.
+  struct Style {
+    enum class First { hottest, tightest, cheapest };
+    First first = First::hottest;
+    bool own_first = false;  ///< of all items the rows that lie at the helper, then the others
+  };
+  struct Taken {
+    std::uint32_t pass = 0;
+    std::int32_t rows = 0;
+  };
 
+  void search_all(std::span<const DispatchCopy> copies, std::int64_t floor);
   void prepare();
-  /// Whether all ranks come down to `target`; the time of the slowest is then `reached_`.
+  void list_items();
+  /// Improves on best_ if it can; whether it did.
+  [[nodiscard]] bool search(std::int64_t mean);
+  [[nodiscard]] bool near_floor() const;
+  [[nodiscard]] bool attempt(std::int64_t target);
+  /// Whether all ranks come down to `target`; their times are then times_.
   [[nodiscard]] bool reach(std::int64_t target);
+  void give(int place);
+  void give_cheapest(std::span<const int> items, int place, bool own_only);
   /// Of items, the hottest first: the last that would bring their rank down by `excess` alone, else the first.
-  [[nodiscard]] std::vector<int>::const_iterator tightest(std::vector<int>::const_iterator first,
-                                                          std::vector<int>::const_iterator last,
-                                                          std::int64_t excess) const;
-  void shed(int item, std::int64_t target);
-  /// What the rank may still take, but for the way of weights.
-  void set_room(int rank, std::int64_t target);
-  [[nodiscard]] int best_owner(const DispatchItem& item, std::int64_t target) const;
-  [[nodiscard]] int best_helper(const DispatchItem& item, std::int64_t target);
-  [[nodiscard]] Offer offer(const DispatchItem& item, int helper, std::int64_t target) const;
+  [[nodiscard]] std::size_t tightest(std::span<const int> items, std::int64_t excess) const;
+  void touch(int item);
+  void know(int item);
+  void know_expert(int expert);
+  void shed(int item, bool own_only);
+  [[nodiscard]] int best_helper(int item, bool own_only, Offer& best);
+  [[nodiscard]] int with_most_rows(int item, int first, int last, std::int64_t room, int best) const;
+  void set_room(int place);
+  [[nodiscard]] Offer offer(int item, int helper, bool own_only);
   void take(int item, int helper, const Offer& offer);
-  void draw(int node, std::int64_t rows);
+  void draw(int item, int node, std::int64_t rows);
   [[nodiscard]] int sender(const DispatchItem& item, int helper) const;
-  /// Whether several ranks hold it.
-  [[nodiscard]] bool shared(int expert) const;
-  [[nodiscard]] bool has(int rank, int expert) const;
-  [[nodiscard]] std::size_t cell(int rank, int expert) const;
+  [[nodiscard]] bool has(int place, int expert) const;
+  [[nodiscard]] std::int64_t weights_way(int a, int b) const;
+  [[nodiscard]] std::size_t cell(int place, int index) const;
+  [[nodiscard]] std::int64_t* pool(int item);
 
   DispatchLoads* loads_ = nullptr;
-  int most_arrivals_ = 0;
-  bool tight_first_ = false;               ///< the expert that is just large enough is shed before the hottest
-  std::vector<int> order_;                 ///< (ranks): those of a node in an order that their numbers don't decide
-  std::vector<int> place_;                 ///< (ranks): of each rank in order_
-  std::vector<int> node_begin_;            ///< (nodes + 1): in order_
-  std::vector<std::int64_t> room_;         ///< (ranks), as order_: picoseconds up to the target
-  std::vector<std::uint8_t> sorted_;       ///< (ranks): whether its items are
-  std::vector<int> by_time_;               ///< (ranks): the slowest first
-  std::vector<int> item_of_rank_, items_;  ///< (ranks + 1), (items): the items of each rank, the hottest first
-  std::vector<std::int64_t> times_;        ///< (ranks)
-  std::vector<std::int64_t> left_;         ///< (items): rows that stay
-  std::vector<int> arrivals_;              ///< (ranks)
-  std::vector<std::int64_t> pool_;         ///< (nodes): rows of the item in hand, without its rank's own
-  std::int64_t owners_own_ = 0;            ///< those
-  std::vector<std::uint32_t> arrived_, present_;  ///< (experts, ranks): pass_ where weights came, where rows are
+  DispatchCopies copies_;
+  int most_arrivals_ = 0, ranks_ = 0, nodes_ = 0;
+  Style style_;
+  std::int64_t target_ = 0;
+  std::int64_t least_ = 0;            ///< no plan takes less
+  int offers_ = 0, most_offers_ = 0;  ///< looked at in this solution
+  // A place is a rank's index in the order; all below is by places.
+  DispatchOrder order_;
+  std::vector<int> place_of_rank_, node_;
+  std::vector<std::int64_t> base_, times_, room_;  ///< picoseconds: at first, now, up to the target
+  std::vector<int> base_arrivals_, arrivals_;
+  std::vector<int> roomiest_;                         ///< (nodes): place
+  std::vector<int> by_time_;                          ///< places above the least time, the slowest first
+  std::vector<std::uint8_t> sorted_;                  ///< (places): whether its items are
+  std::vector<int> item_begin_, items_;               ///< (places + 1), (items): the items of each, the hottest first
+  std::vector<std::pair<std::int64_t, int>> keys_;    ///< (items of a place)
+  std::vector<int> shared_;                           ///< items of shared experts
+  std::vector<std::uint8_t> known_;                   ///< (items): whether own_ is
+  std::vector<std::uint8_t> known_experts_;           ///< (experts): whether the next are
+  std::vector<std::int32_t> counts_;                  ///< (experts, places)
+  std::vector<int> destinations_;                     ///< (experts, places): ranks
+  std::vector<int> ready_, ready_begin_, ready_end_;  ///< places that have the weights at first; (experts): where
+  std::vector<std::int32_t> own_;                     ///< (items, places): rows that come from there
+  std::vector<Taken> taken_;                          ///< (items, places): of those
+  std::vector<std::uint32_t> gave_;                   ///< (places): pass_ where it gave what it can
+  std::vector<std::uint32_t> touched_;                ///< (items): pass_ where the next three are of it
+  std::vector<std::int64_t> left_, owners_own_;       ///< (items): rows that stay, of them those of its rank
+  std::vector<std::int64_t> base_pool_, pool_;        ///< (items, nodes): of them those of others
+  std::vector<std::uint32_t> arrived_, present_;      ///< (experts, places): pass_ where weights came, where rows are
   std::uint32_t pass_ = 0;
-  std::vector<std::uint64_t> helped_;  ///< (ranks): sheddings_ where a rank took rows of the item in hand
-  std::uint64_t sheddings_ = 0;
-  std::int64_t reached_ = 0;
+  bool found_ = false;
+  std::int64_t floor_ = 0;
+  std::int64_t best_ = 0;
+  std::vector<std::int64_t> best_times_;
   std::vector<DispatchChunk> chunks_, best_chunks_;  ///< of the pass, of the best one
   std::vector<DispatchDraw> draws_, best_draws_;
 };

@@ -41,6 +41,7 @@ DispatchLayer::DispatchLayer(std::vector<int> nodes_of, std::vector<int> to, std
       destinations(std::move(to)),
       held(std::move(holds)),
       only_holder(experts, -1),
+      detours(experts, 0),
       signature(ranks, 0) {
   const std::size_t cells = static_cast<std::size_t>(ranks) * experts;
   if (ranks == 0 || destinations.size() != cells || held.size() != cells) {
@@ -56,11 +57,13 @@ DispatchLayer::DispatchLayer(std::vector<int> nodes_of, std::vector<int> to, std
     }
     if (count == 1) only_holder[e] = last;
     for (int r = 0; r < ranks; ++r) {
+      const bool own = held[static_cast<std::size_t>(e) * ranks + r] != 0;
       const int d = destinations[static_cast<std::size_t>(r) * experts + e];
       if (d < 0 || d >= ranks || held[static_cast<std::size_t>(e) * ranks + d] == 0) {
         throw std::invalid_argument("DispatchLayer: rows of expert " + std::to_string(e) + " go to rank " +
                                     std::to_string(d) + ", which doesn't hold it");
       }
+      if (own && d != r) detours[e] = 1;
     }
   }
 }
@@ -79,6 +82,7 @@ struct DispatchPlanner::Scratch {
   std::vector<int> chunk_of_expert, next_chunk;  ///< (experts), (chunks): linked, -1 ends
   std::vector<std::int64_t> left;                ///< (ranks): rows of the expert in hand that nobody has yet
   std::vector<int> given_of_rank;                ///< (ranks)
+  std::vector<int> first_part;                   ///< (experts)
   std::vector<Given> given;
   std::vector<std::int64_t> times;
 
@@ -89,6 +93,7 @@ struct DispatchPlanner::Scratch {
   }
   void write(DispatchPlan& plan);
   void write_split(int expert, DispatchPlan& plan);
+  void write_copies(DispatchPlan& plan);
 };
 
 namespace {
@@ -109,10 +114,10 @@ void append(std::vector<DispatchPart>& parts, int expert, int rank, std::int64_t
 void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
   const DispatchLayer& layer = loads.layer();
   const auto& chunks = least_loaded.chunks();
-  const std::size_t most = static_cast<std::size_t>(layer.ranks) + layer.holders;
+  const std::size_t most = 2 * (static_cast<std::size_t>(layer.ranks) + layer.holders + most_copies(layer));
   next_chunk.reserve(most);
-  given.reserve(6 * most + static_cast<std::size_t>(layer.ranks) * 2);
-  plan.parts.reserve(8 * most);
+  given.reserve(6 * most);
+  plan.parts.reserve(4 * most);
   plan.transfers.reserve(most);
   chunk_of_expert.assign(layer.experts, -1);
   next_chunk.resize(chunks.size());
@@ -122,10 +127,26 @@ void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
     if (chunks[i].weights_from >= 0) plan.transfers.push_back({expert, chunks[i].weights_from, chunks[i].rank});
   }
   for (int e = 0; e < layer.experts; ++e) {
-    if (layer.only_holder[e] >= 0 && chunk_of_expert[e] < 0) {
+    if (!loads.shared(e) && chunk_of_expert[e] < 0) {
       append(plan.parts, e, layer.only_holder[e], 0, loads.rows(e));
     } else if (loads.rows(e) > 0) {
       write_split(e, plan);
+    }
+  }
+  write_copies(plan);
+}
+
+void DispatchPlanner::Scratch::write_copies(DispatchPlan& plan) {
+  first_part.assign(loads.layer().experts, 0);
+  for (std::size_t i = plan.parts.size(); i-- > 0;) first_part[plan.parts[i].expert] = static_cast<int>(i);
+  for (const DispatchCopy& copy : loads.copies()) {
+    if (copy.weights_from < 0) continue;
+    auto part = plan.parts.begin() + first_part[copy.expert];
+    while (part != plan.parts.end() && part->expert == copy.expert && part->rank != copy.rank) ++part;
+    if (part != plan.parts.end() && part->expert == copy.expert) {
+      plan.transfers.push_back({copy.expert, copy.weights_from, copy.rank});
+    } else {
+      least_loaded.drop(copy);
     }
   }
 }
@@ -148,8 +169,10 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
         give(owner, chunk.rank, wanted);
         continue;
       }
-      for (int r = 0; r < layer.ranks && wanted > 0; ++r) {
-        if (layer.node_of_rank[r] != draw.node || r == owner || loads.destination(r, expert) != owner) continue;
+      const DispatchOrder& order = least_loaded.order();
+      for (int p = order.node_begin[draw.node]; p < order.node_begin[draw.node + 1] && wanted > 0; ++p) {
+        const int r = order.ranks[p];
+        if (r == owner || loads.destination(r, expert) != owner) continue;
         const std::int64_t rows = std::min(wanted, left[r]);
         give(r, chunk.rank, rows);
         wanted -= rows;
@@ -194,9 +217,9 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
   s.least_loaded.clear();
   if (options_.policy == DispatchPolicy::least_loaded) {
     plan_.stayed = s.least_loaded.solve(s.loads, options_.most_arrivals);
-    plan_.after = s.least_loaded.time();
   }
   s.write(plan_);
+  if (options_.policy == DispatchPolicy::least_loaded) plan_.after = s.least_loaded.time();
   return plan_;
 }
 

@@ -53,6 +53,7 @@ struct DispatchLayer {
   std::vector<int> destinations;         ///< (ranks, experts)
   std::vector<std::uint8_t> held;        ///< (experts, ranks)
   std::vector<int> only_holder;          ///< (experts): the rank that holds it, -1 where several do
+  std::vector<std::uint8_t> detours;     ///< (experts): 1 where rows leave a rank, or a node, that holds it
   std::vector<std::uint64_t> signature;  ///< (ranks): of what it holds
 };
 
