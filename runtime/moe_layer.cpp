@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <set>
 
 namespace coterie {
 namespace {
@@ -151,7 +152,11 @@ void MoeLayer::spill(const Batch& batch, const Routing& routing, InFlight& fligh
   flight.departed = std::chrono::steady_clock::now();
   if (!flight.spill.spilled) return;
   const auto k = static_cast<std::size_t>(routing.top_k);
-  for (int source = 0; source < count; ++source) {
+  std::set<int> sources{self};
+  for (const std::int32_t row : rows) {
+    if (batch.of(row).replicated) sources.insert(batch.of(row).home);
+  }
+  for (const int source : sources) {
     const auto of_source = counted_at(source, self, batch, rows);
     const auto computes = ranks_of_choices(plan, counts, spill.experts(), source, choices_of(of_source, routing));
     for (std::size_t i = 0; i < of_source.size(); ++i) {

@@ -202,6 +202,22 @@ TEST_P(SpillTest, WhereNoSpillCanPayNothingIsGathered) {
   EXPECT_TRUE(comm_.rank() != 0 || got.metrics["dispatch"]["calls"]["skipped"] > 0);
 }
 
+TEST_P(SpillTest, WherePlansGainNothingFewerAndFewerAreMade) {
+  JobOptions options;
+  options.spill = spilling(DispatchPolicy::least_loaded, kAmple);
+  options.spill->planner = [](const auto&, auto, auto) {
+    DispatchPlan plan;
+    plan.stayed = DispatchPlan::Stayed::not_worth_it;
+    return plan;
+  };
+  const JobResult got = run(options);
+  expect_reference(got);
+  if (comm_.rank() != 0) return;
+  const auto& calls = got.metrics["dispatch"]["calls"];
+  EXPECT_GT(calls["not_worth_it"], 0);
+  EXPECT_GT(calls["skipped"], calls["not_worth_it"]);
+}
+
 /// All of the models: which of the forms it is differs from one to the next.
 class SpillOfEveryModelTest : public SpillTest {};
 
