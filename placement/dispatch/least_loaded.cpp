@@ -8,32 +8,13 @@
 namespace coterie {
 namespace {
 
+constexpr std::size_t kTiny = 512;                            // items times ranks, among which all ways are tried
 constexpr int kFew = 8;                                       // ranks, among which one expert more or less matters
-constexpr int kMostOffers = 20'000, kMostOffersOfMany = 300;  // after which no other way is tried
-constexpr std::int64_t kNear = 512;  // a part of the time: nearer to the floor nothing more is tried
-constexpr std::int64_t kFirst = 64, kFinest = 2048, kCoarse = 512;  // parts of the time: steps of the search
-constexpr std::int64_t kUnit = 1024;                                // of prices
+constexpr int kMostOffers = 30'000, kMostOffersOfMany = 300;  // after which no other way is tried
+constexpr std::int64_t kNear = 4096;  // a part of the time: nearer to the floor nothing more is tried
+constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 512;  // parts of the time: steps of the search
 
 }  // namespace
-
-/// What a helper can take of an item, by where the rows come from.
-struct LeastLoaded::Offer {
-  enum Source { own, node, other_nodes, owners_node, owner, sources };
-  std::array<std::int64_t, sources> rows{};
-  int weights_from = -1;    ///< place
-  std::int64_t cost = 0;    ///< to the helper
-  std::int64_t saving = 0;  ///< to the item's rank
-  std::int64_t total = 0;   ///< rows
-  bool done = false;        ///< nothing more needs to be given, or nothing is left
-  /// What is done for what is saved.
-  std::int64_t price = std::numeric_limits<std::int64_t>::max();
-
-  [[nodiscard]] bool better_than(const Offer& other) const {
-    if (done != other.done) return done;
-    if (price != other.price) return price < other.price;
-    return saving > other.saving;
-  }
-};
 
 std::size_t LeastLoaded::cell(int place, int index) const {
   return static_cast<std::size_t>(index) * ranks_ + place;
@@ -107,16 +88,20 @@ void LeastLoaded::search_all(std::span<const DispatchCopy> copies, std::int64_t 
   floor_ = floor;
   const auto enough = [&] { return near_floor() || offers_ > most_offers_; };
   std::size_t made = 0;
-  for (std::size_t count = copies.size();; count = few ? count * 3 / 4 : 0) {
+  // All copies, none, then ever fewer.
+  for (std::size_t round = 0, count = copies.size(), fewer = count;; ++round) {
     loads_->spread(copies.first(count));
     prepare();
-    for (std::size_t s = 0; s < (few ? kStyles.size() : 1) && !enough(); ++s) {
+    const bool tiny = few && loads_->items().size() * ranks_ <= kTiny;
+    for (std::size_t s = 0; s < (tiny ? kStyles.size() : few ? 2 : 1) && !enough(); ++s) {
       style_ = kStyles[s];
       if (search(std::accumulate(base_.begin(), base_.end(), std::int64_t{0}) / ranks_)) made = count;
     }
-    if (count == 0) break;
-    most_offers_ += few ? 0 : kMostOffersOfMany;
+    if (copies.empty() || (round > 0 && (!few || fewer < 2))) break;
+    if (round == 0) most_offers_ *= 2;
     if (enough() || (!few && found_ && best_ - floor <= best_ / 8)) break;
+    if (round > 0) fewer = fewer * 3 / 4;
+    count = round == 0 ? 0 : fewer;
   }
   if (loads_->copies().size() != made) loads_->spread(copies.first(made));
 }
@@ -218,7 +203,8 @@ bool LeastLoaded::search(std::int64_t mean) {
   };
   if (found_ && !reached(best_ - best_ / kNear - 1)) return false;
   // Many solutions lie near the mean: from there up in steps that double.
-  std::int64_t step = mean / kFirst + 1, target = std::max(low, mean + step);
+  std::int64_t step = mean / (ranks_ > kFew && !loads_->copies().empty() ? kFirst / 4 : kFirst) + 1,
+               target = std::max(low, mean + step);
   while (target < best_ && !reached(target)) {
     step *= 2;
     target = low + step;
@@ -428,118 +414,6 @@ int LeastLoaded::with_most_rows(int index, int first, int last, std::int64_t roo
     if (own[p] > own[best] || (own[p] == own[best] && room_[p] > room_[best])) best = p;
   }
   return best;
-}
-
-int LeastLoaded::sender(const DispatchItem& item, int helper) const {
-  const int owner = place_of_rank_[item.rank];
-  const auto may_send = [&](int p) {  // its own turn to give may be still to come
-    const bool gives_later = base_[p] > target_ && gave_[p] != pass_;
-    return p == owner || gives_later || times_[p] + weights_way(p, helper) <= target_;
-  };
-  if (const int only = loads_->layer().only_holder[item.expert]; only >= 0) {
-    return may_send(place_of_rank_[only]) ? place_of_rank_[only] : -1;
-  }
-  int best = -1;
-  for (int p = 0; p < ranks_; ++p) {
-    if (loads_->layer().held[cell(order_.ranks[p], item.expert)] == 0) continue;
-    if (!may_send(p)) continue;
-    const bool near = node_[p] == node_[helper], best_near = best >= 0 && node_[best] == node_[helper];
-    if (best < 0 || (near != best_near ? near : times_[p] < times_[best])) best = p;
-  }
-  return best;
-}
-
-LeastLoaded::Offer LeastLoaded::offer(int index, int helper, bool own_only) {
-  const DispatchCosts& costs = loads_->costs();
-  const DispatchItem& item = loads_->items()[index];
-  const int owner = place_of_rank_[item.rank], node = node_[helper], owners_node = node_[owner];
-  const bool near = node == owners_node;
-  ++offers_;
-  Offer offer;
-  if (present_[cell(helper, item.expert)] != pass_) offer.cost += costs.expert;
-  if (!has(helper, item.expert)) {
-    offer.weights_from = sender(item, helper);
-    if (offer.weights_from < 0) return {};
-    offer.cost += weights_way(offer.weights_from, helper);
-    if (offer.weights_from == owner) offer.saving -= weights_way(owner, helper);
-  }
-  std::int64_t room = target_ - times_[helper] - offer.cost;
-  std::int64_t excess = times_[owner] - target_ - offer.saving;
-  const std::int64_t* rows_of = pool(index);
-  const Taken& taken = taken_[cell(helper, index)];
-  const std::int64_t own =
-      std::min<std::int64_t>(own_[cell(helper, index)] - (taken.pass == pass_ ? taken.rows : 0), rows_of[node]);
-  const std::int64_t owners = near ? 0 : rows_of[owners_node];
-  const std::int64_t others = left_[index] - owners_own_[index] - rows_of[node] - owners;
-  const std::array<std::int64_t, Offer::sources> there{own, rows_of[node] - own, others, owners, owners_own_[index]};
-  const std::int64_t way = near ? costs.row_inside : costs.row_between;
-  const std::array<std::int64_t, Offer::sources> pays{0, costs.row_inside, costs.row_between, costs.row_between, way};
-  const std::array<std::int64_t, Offer::sources> saves{way, way, costs.row_between, costs.row_inside, 0};
-  for (std::size_t s = 0; s < (own_only ? 1 : there.size()) && excess > 0; ++s) {
-    const std::int64_t cost = costs.row + pays[s], saving = costs.row + saves[s];
-    std::int64_t rows = there[s];
-    if (rows * cost > room) rows = room / cost;
-    if (rows * saving > excess) rows = std::min(rows, (excess + saving - 1) / saving);
-    if (rows <= 0) {
-      if (there[s] > 0) break;
-      continue;
-    }
-    offer.rows[s] = rows;
-    offer.total += rows;
-    offer.cost += rows * cost;
-    offer.saving += rows * saving;
-    room -= rows * cost;
-    excess -= rows * saving;
-    if (rows < there[s]) break;
-  }
-  if (offer.total == left_[index]) offer.saving += costs.expert;
-  offer.done = excess <= 0 || offer.total == left_[index];
-  if (offer.saving > 0) offer.price = offer.cost * kUnit / offer.saving;
-  return offer;
-}
-
-void LeastLoaded::draw(int item, int node, std::int64_t rows) {
-  if (rows == 0) return;
-  if (node >= 0) pool(item)[node] -= rows;
-  draws_.push_back({node, rows});
-}
-
-void LeastLoaded::take(int index, int helper, const Offer& offer) {
-  const DispatchItem& item = loads_->items()[index];
-  const int owner = place_of_rank_[item.rank], node = node_[helper], owners_node = node_[owner];
-  times_[helper] += offer.cost;
-  times_[owner] -= offer.saving;
-  left_[index] -= offer.total;
-  present_[cell(helper, item.expert)] = pass_;
-  if (left_[index] == 0) present_[cell(owner, item.expert)] = 0;
-  if (offer.weights_from >= 0) {
-    arrived_[cell(helper, item.expert)] = pass_;
-    ++arrivals_[helper];
-    if (offer.weights_from != owner) {
-      times_[offer.weights_from] += weights_way(offer.weights_from, helper);
-      set_room(offer.weights_from);
-    }
-  }
-  Taken& taken = taken_[cell(helper, index)];
-  taken.rows = static_cast<std::int32_t>(offer.rows[Offer::own]) + (taken.pass == pass_ ? taken.rows : 0);
-  taken.pass = pass_;
-  pool(index)[node] -= offer.rows[Offer::own];
-  owners_own_[index] -= offer.rows[Offer::owner];
-  const auto first = static_cast<int>(draws_.size());
-  draw(index, node, offer.rows[Offer::node]);
-  std::int64_t others = offer.rows[Offer::other_nodes];
-  for (int n = 0; others > 0; ++n) {
-    if (n == node || n == owners_node) continue;
-    const std::int64_t rows = std::min(others, pool(index)[n]);
-    draw(index, n, rows);
-    others -= rows;
-  }
-  draw(index, owners_node, offer.rows[Offer::owners_node]);
-  draw(index, -1, offer.rows[Offer::owner]);
-  chunks_.push_back({index, order_.ranks[helper], offer.rows[Offer::own], first,
-                     static_cast<int>(draws_.size()) - first,
-                     offer.weights_from < 0 ? -1 : order_.ranks[offer.weights_from]});
-  set_room(helper);
 }
 
 }  // namespace coterie

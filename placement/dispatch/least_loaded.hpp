@@ -5,7 +5,9 @@
 #include "placement/dispatch/dispatch_copies.hpp"
 #include "placement/dispatch/dispatch_loads.hpp"
 
+#include <array>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -48,7 +50,25 @@ class LeastLoaded {
   [[nodiscard]] const std::vector<DispatchDraw>& draws() const noexcept { return best_draws_; }
 
  private:
-  struct Offer;
+  static constexpr std::int64_t kUnit = 1024;  ///< of prices
+  /// What a helper can take of an item, by where the rows come from.
+  struct Offer {
+    enum Source { own, node, other_nodes, owners_node, owner, sources };
+    std::array<std::int64_t, sources> rows{};
+    int weights_from = -1;    ///< place
+    std::int64_t cost = 0;    ///< to the helper
+    std::int64_t saving = 0;  ///< to the item's rank
+    std::int64_t total = 0;   ///< rows
+    bool done = false;        ///< nothing more needs to be given, or nothing is left
+    /// What is done for what is saved.
+    std::int64_t price = std::numeric_limits<std::int64_t>::max();
+
+    [[nodiscard]] bool better_than(const Offer& other) const {
+      if (done != other.done) return done;
+      if (price != other.price) return price < other.price;
+      return saving > other.saving;
+    }
+  };
   /// How ranks give.
   struct Style {
     enum class First { hottest, tightest, cheapest };
