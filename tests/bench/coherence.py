@@ -11,6 +11,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 
 
 def write_requests(path, prompts, model, number, tokens):
@@ -75,8 +76,9 @@ def main():
     parser.add_argument("variants", nargs="+", metavar="VARIANT", help="options of coterie generate; the first is the baseline")
     options = parser.parse_args()
 
-    folder = options.output.parent
-    folder.mkdir(parents=True, exist_ok=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    working = tempfile.TemporaryDirectory()
+    folder = pathlib.Path(working.name)
     with open(options.prompts, encoding="utf-8") as lines:
         prompts = [json.loads(line) for line in lines]
     write_requests(folder / "requests.jsonl", prompts, pathlib.Path(options.model).name, options.batch, options.tokens)
@@ -108,8 +110,8 @@ def main():
                 "bytes_per_step", "row_bytes_per_step", "freight_bytes_per_step", "other_collectives_per_step", "kv_bytes_per_rank")},
         })
     options.output.write_text(json.dumps({
-        "title": options.title, "date": f"{datetime.date.today():%F}", "rounds": options.rounds, "model": options.model, "ranks": options.ranks, "batch": options.batch, "tokens": options.tokens,
-        "summary": summary, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+        "title": options.title, "date": f"{datetime.date.today():%F}", "rounds": options.rounds, "model": options.model, "ranks": options.ranks,
+        "batch": options.batch, "tokens": options.tokens, "summary": summary, "runs": runs}, indent=1) + "\n", encoding="utf-8")
 
     print(f"\n{options.title}\n{'tokens/s':>9} {'(min..max)':>15} {'ratio':>6} {'exchange':>9} {'per layer':>10} {'of all':>7} {'KiB/step':>9} "
           f"{'of rows':>8} {'same text':>10}  options")
