@@ -79,23 +79,30 @@ Problem without_replicas(const Problem& problem, double relaxed, std::uint64_t s
   return base;
 }
 
+struct Replicated {
+  Owners owners;
+  Assessment found;
+};
+
 /// Layers that copies made too heavy go back to how they were without.
-Owners within_limits(const Problem& problem, Owners owners, const Owners& base, const std::function<bool()>& stop) {
+Replicated within_limits(const Problem& problem, Owners owners, const Owners& base, const std::function<bool()>& stop) {
   const auto heavy = [&](int layer, const std::vector<double>& rows) {
     const auto begin = rows.begin() + static_cast<std::ptrdiff_t>(layer) * problem.ranks();
     return *std::max_element(begin, begin + problem.ranks()) > problem.load_limit(layer);
   };
   // What a layer is like changes where tokens come from at the next.
-  for (bool any = true; any && problem.balance && !stop();) {
-    any = false;
+  for (;;) {
+    Assessment found = *assess(problem, owners);
+    if (found.broken.empty() || !problem.balance || stop()) return {std::move(owners), std::move(found)};
+    bool any = false;
     const std::vector<double> rows = rank_rows(problem, owners), rows_without = rank_rows(problem, base);
     for (int l = 0; l < problem.layers(); ++l)
       if (owners[l] != base[l] && heavy(l, rows) && !heavy(l, rows_without)) {
         owners[l] = base[l];
         any = true;
       }
+    if (!any) return {std::move(owners), std::move(found)};
   }
-  return owners;
 }
 
 class SweepSolver final : public Solver {
@@ -128,18 +135,19 @@ class SweepSolver final : public Solver {
                                   after(begin, until * options.time_limit));
       copies_end = std::max(end, after(Clock::now(), (1 - kSearchWithReplicas) * options.time_limit));
       const Owners single = owners_of(base.assignment);
-      const auto offer = [&](Owners owners, const std::function<bool()>& enough) {
-        auto found = assess(problem, owners, enough);
-        if (!found) return;
-        const bool keeps = found->broken.empty();
-        if (!keeps && !options.soft_balance) broken = std::move(found->broken);
-        if (keeps || options.soft_balance) {
-          Candidate candidate{std::move(owners), base.assignment, found->figures, keeps};
-          if (!best || preferred(problem, candidate, *best)) best = std::move(candidate);
+      const auto offer = [&](Replicated made) {
+        const bool keeps = made.found.broken.empty();
+        if (!keeps && !options.soft_balance) {
+          broken = std::move(made.found.broken);
+          return;
         }
+        Candidate candidate{std::move(made.owners), base.assignment, made.found.figures, keeps};
+        if (!best || preferred(problem, candidate, *best)) best = std::move(candidate);
       };
-      offer(within_limits(problem, replicate(problem, base.assignment, options.threads, stop), single, stop), {});
-      offer(single, best ? stop : std::function<bool()>());
+      offer(within_limits(problem, replicate(problem, base.assignment, options.threads, stop), single, stop));
+      // Without copies it could only be better by value, which is known.
+      const bool known_worse = best && best->keeps && !better(problem.objective, base.value, best->figures.value);
+      if (!known_worse && (!best || !stop())) offer({single, *assess(problem, single)});
     }
     if (!best) throw InputError(broken);
     return {.assignment = std::move(best->first),
