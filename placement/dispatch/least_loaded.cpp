@@ -70,6 +70,7 @@ DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals)
   }
   least_ = rows * loads.costs().row / ranks_;
   offers_ = 0;
+  known_experts_.assign(loads.layer().experts, 0);
   found_ = false;
   most_offers_ = ranks_ <= kFew ? kMostOffers : kMostOffersOfMany;
   search_all(some, std::max(least_, (sum - gain) / ranks_));
@@ -165,7 +166,7 @@ void LeastLoaded::list_items() {
             [&](int a, int b) { return base_[a] != base_[b] ? base_[a] > base_[b] : a < b; });
   sorted_.assign(ranks_, 0);
   known_.assign(items.size(), 0);
-  known_experts_.assign(loads_->layer().experts, 0);
+  for (std::uint8_t& known : known_experts_) known = known != 0 ? 1 : 0;
   ready_.clear();
   items_.resize(items.size());
   shared_.clear();
@@ -310,7 +311,7 @@ void LeastLoaded::know(int index) {
   const DispatchItem& item = loads_->items()[index];
   const int owner = place_of_rank_[item.rank];
   known_[index] = 1;
-  if (known_experts_[item.expert] == 0) know_expert(item.expert);
+  if (known_experts_[item.expert] != 2) know_expert(item.expert);
   const std::int32_t* counts = counts_.data() + cell(0, item.expert);
   const int* to = destinations_.data() + cell(0, item.expert);
   std::int32_t* own = own_.data() + cell(0, index);
@@ -325,12 +326,13 @@ void LeastLoaded::know(int index) {
 }
 
 void LeastLoaded::know_expert(int expert) {
-  known_experts_[expert] = 1;
+  const bool counted = known_experts_[expert] == 1;
+  known_experts_[expert] = 2;
   const bool some_have = loads_->shared(expert) || loads_->any_cached();
   ready_begin_[expert] = static_cast<int>(ready_.size());
   for (int p = 0; p < ranks_; ++p) {
     const int rank = order_.ranks[p];
-    counts_[cell(p, expert)] = static_cast<std::int32_t>(loads_->count(rank, expert));
+    if (!counted) counts_[cell(p, expert)] = static_cast<std::int32_t>(loads_->count(rank, expert));
     destinations_[cell(p, expert)] = loads_->destination(rank, expert);
     if (some_have && loads_->has(rank, expert)) ready_.push_back(p);
   }
@@ -345,8 +347,20 @@ void LeastLoaded::set_room(int place) {
   roomiest_[node] = static_cast<int>(std::max_element(first, last) - room_.begin());
 }
 
+/// Whether rows of one rank may be worth the weights' way: an offer of them alone may be at most twice what it saves.
+bool LeastLoaded::own_may_pay(int expert) const {
+  if (loads_->shared(expert) || loads_->any_cached()) return true;
+  const DispatchCosts& costs = loads_->costs();
+  const std::int64_t rows = loads_->most_node_rows(expert);
+  const auto pays = [&](std::int64_t way, std::int64_t weights) {
+    return rows * (costs.row + 2 * way) >= 3 * weights + costs.expert;
+  };
+  return pays(costs.row_inside, costs.weights_inside) || pays(costs.row_between, costs.weights_between);
+}
+
 void LeastLoaded::shed(int index, bool own_only) {
   const int owner = place_of_rank_[loads_->items()[index].rank];
+  if (own_only && !own_may_pay(loads_->items()[index].expert)) return;
   touch(index);
   while (times_[owner] > target_ && left_[index] > 0) {
     Offer best;
@@ -409,9 +423,11 @@ int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
 /// Of the places with so much room, and `best`.
 int LeastLoaded::with_most_rows(int index, int first, int last, std::int64_t room, int best) const {
   const std::int32_t* own = own_.data() + cell(0, index);
+  std::int32_t most = own[best];
   for (int p = first; p < last; ++p) {
-    if (room_[p] < room) continue;
-    if (own[p] > own[best] || (own[p] == own[best] && room_[p] > room_[best])) best = p;
+    const std::int32_t rows = room_[p] >= room ? own[p] : -1;
+    best = rows > most ? p : best;
+    most = std::max(most, rows);
   }
   return best;
 }

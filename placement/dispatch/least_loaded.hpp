@@ -96,6 +96,7 @@ class LeastLoaded {
   void touch(int item);
   void know(int item);
   void know_expert(int expert);
+  [[nodiscard]] bool own_may_pay(int expert) const;
   void shed(int item, bool own_only);
   [[nodiscard]] int best_helper(int item, bool own_only, Offer& best);
   [[nodiscard]] int with_most_rows(int item, int first, int last, std::int64_t room, int best) const;
@@ -128,7 +129,7 @@ class LeastLoaded {
   std::vector<std::pair<std::int64_t, int>> keys_;    ///< (items of a place)
   std::vector<int> shared_;                           ///< items of shared experts
   std::vector<std::uint8_t> known_;                   ///< (items): whether own_ is
-  std::vector<std::uint8_t> known_experts_;           ///< (experts): whether the next are
+  std::vector<std::uint8_t> known_experts_;           ///< (experts): 1 counts_ is, 2 the next are, too
   std::vector<std::int32_t> counts_;                  ///< (experts, places)
   std::vector<int> destinations_;                     ///< (experts, places): ranks
   std::vector<int> ready_, ready_begin_, ready_end_;  ///< places that have the weights at first; (experts): where
