@@ -1,5 +1,6 @@
 // The program `coterie`: finds the subcommand, runs it, and catches what it throws.
 #include "launch/command.hpp"
+#include "launch/text_page.hpp"
 #include "placement/input_error.hpp"
 
 #include <algorithm>
@@ -50,10 +51,10 @@ int main(int argc, char** argv) {
     if (!std::cout) throw coterie::InputError("standard output: cannot write");
     return code;
   } catch (const coterie::InputError& e) {
-    std::cerr << "coterie: " << e.what() << '\n';
+    std::cerr << "coterie: " << coterie::printable(e.what()) << '\n';
     return coterie::kBadInput;
   } catch (const std::exception& e) {
-    std::cerr << "coterie: " << e.what() << '\n';
+    std::cerr << "coterie: " << coterie::printable(e.what()) << '\n';
     return coterie::kFault;
   }
 }

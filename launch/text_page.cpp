@@ -30,6 +30,14 @@ std::vector<std::string> words_of(const std::string& text) {
 
 }  // namespace
 
+std::string printable(std::string text) {
+  const auto obeyed = [](char c) {
+    return (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t') || c == 0x7f;
+  };
+  std::replace_if(text.begin(), text.end(), obeyed, '?');
+  return text;
+}
+
 void TextPage::fact(const std::string& label, const std::string& text) {
   wrapped(label + std::string(kLabel - std::min(kLabel - 1, label.size()), ' '), kLabel, text);
 }

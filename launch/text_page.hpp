@@ -6,6 +6,9 @@
 
 namespace coterie {
 
+/// Bytes that a terminal would obey stand as '?': names in files come from anyone. Lines and tabs stay.
+[[nodiscard]] std::string printable(std::string text);
+
 class TextPage {
  public:
   /// A label, and text that is wrapped behind it.
@@ -15,7 +18,7 @@ class TextPage {
   /// Text of its own, wrapped, an empty line before it.
   void note(const std::string& text);
 
-  [[nodiscard]] const std::string& text() const noexcept { return text_; }
+  [[nodiscard]] std::string text() const { return printable(text_); }
 
  private:
   void wrapped(std::string line, std::size_t indent, const std::string& text);

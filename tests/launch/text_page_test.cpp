@@ -35,5 +35,12 @@ TEST(TextPage, KeepsALabelApartFromItsText) {
   EXPECT_EQ(page.text(), "a-label-that-is-too-long text\n");
 }
 
+TEST(TextPage, NothingInAFileCommandsTheTerminal) {
+  TextPage page;
+  page.fact("model", "a\x1b[31mred\x07 é");
+  EXPECT_EQ(page.text(), "model        a?[31mred? é\n");
+  EXPECT_EQ(printable("a\n\tb\x7f"), "a\n\tb?");
+}
+
 }  // namespace
 }  // namespace coterie
