@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::size_t kTiny = 512;                            // items times ranks, among which all ways are tried
 constexpr int kFew = 8;                                       // ranks, among which one expert more or less matters
-constexpr int kMostOffers = 30'000, kMostOffersOfMany = 300;  // after which no other way is tried
+constexpr int kMostOffers = 30'000, kMostOffersOfMany = 200;  // after which no other way is tried
 constexpr std::int64_t kNear = 4096;  // a part of the time: nearer to the floor nothing more is tried
 constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 512;  // parts of the time: steps of the search
 
@@ -100,7 +100,7 @@ void LeastLoaded::search_all(std::span<const DispatchCopy> copies, std::int64_t 
     }
     if (copies.empty() || (round > 0 && (!few || fewer < 2))) break;
     if (round == 0) most_offers_ *= 2;
-    if (enough() || (!few && found_ && best_ - floor <= best_ / 8)) break;
+    if (enough() || (!few && found_ && best_ - floor <= best_ / 4)) break;
     if (round > 0) fewer = fewer * 3 / 4;
     count = round == 0 ? 0 : fewer;
   }
