@@ -31,8 +31,8 @@ void add_unique(std::vector<std::int32_t>& to, const std::vector<std::int32_t>& 
 /// Of training, of how files are written, of how text is generated where nothing is asked for; and what read_rotary
 /// looks after.
 void ignore_harmless(const ConfigFile& config) {
-  config.ignore(
-      {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache", "name_or_path"});
+  config.ignore({"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "use_cache",
+                 "name_or_path", "attn_implementation", "unsloth_fixed", "unsloth_version"});
   config.ignore({"bos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "eod_token_id",
                  "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
                  "bad_words_ids"});

@@ -21,6 +21,8 @@ ModelSpec ernie4_5_moe(const ConfigFile& config) {
   const std::int64_t width = config.positive("moe_intermediate_size");
   const std::int64_t shared_width = width * config.between("moe_num_shared_experts", 0, kMostExperts, 2);
   config.expect("moe_gate", "topk");
+  config.expect_flag("use_rmsnorm", true);
+  config.expect_flag("is_quantized", false);
   config.ignore({"moe_capacity", "moe_use_aux_free", "num_nextn_predict_layers"});
 
   for (std::int64_t l = 0; l < layers; ++l) {

@@ -152,6 +152,10 @@ def raise_exception(message):
     raise jinja2.exceptions.TemplateError(message)
 
 
+def no_other_template(name):
+    raise jinja2.exceptions.TemplateError(f"it includes, imports or extends {name!r}: a chat template stands alone")
+
+
 def strftime_now(layout):
     return datetime.datetime.now().strftime(layout)
 
@@ -303,7 +307,8 @@ job = json.loads(receive())
 templates = {name: Template(t["file"], t["text"]) for name, t in job["templates"].items()}
 borders = Borders(job["special_tokens"])
 environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols])
+    trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols],
+    loader=jinja2.FunctionLoader(no_other_template))
 environment.filters["tojson"] = tojson
 environment.globals.update(raise_exception=raise_exception, strftime_now=strftime_now, dict=Dict(), namespace=Namespace)
 

@@ -83,6 +83,15 @@ TEST_F(ChatRendererTest, RendersWhatHfRenders) {
   }
 }
 
+TEST_F(ChatRendererTest, OtherTemplatesAreRefusedByName) {
+  for (const char* wanted : {"{% include 'rest.jinja' %}", "{% import 'rest.jinja' as rest %}",
+                             "{% from 'rest.jinja' import rest %}", "{% extends 'rest.jinja' %}"}) {
+    ChatRenderer renderer = with(wanted);
+    EXPECT_NE(error_of(renderer, user("a")).find("'rest.jinja': a chat template stands alone"), std::string::npos)
+        << wanted;
+  }
+}
+
 TEST_F(ChatRendererTest, SpecialTokensOfTheRequestAreFencedThoseOfTheTemplateAreNot) {
   ChatRenderer renderer = with(kPlain);
   EXPECT_EQ(barred(renderer.render(user("plain"))), "[plain]</s>");

@@ -97,6 +97,11 @@ TEST(PublishedConfigs, AWindowThatNoLayerHasDoesNoHarm) {
   }
 }
 
+TEST(PublishedConfigs, NotesOfOtherProgramsDoNoHarm) {
+  EXPECT_NO_THROW((void)changed("ERNIE-4.5-21B-A3B", {{"use_rmsnorm", true}, {"is_quantized", false}}));
+  EXPECT_NO_THROW((void)changed("Qwen3-30B-A3B", {{"unsloth_fixed", true}, {"_attn_implementation_autoset", true}}));
+}
+
 TEST(PublishedConfigs, WhatTheFamilyDoesNotComputeIsRefused) {
   for (const auto& [field, value] : {std::pair<const char*, nlohmann::json>{"qkv_bias", true},
                                      {"use_qk_norm", false},
