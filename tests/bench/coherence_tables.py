@@ -15,7 +15,7 @@ print("share of a job's time. exchanges: for each MoE layer in decode; of all: t
 print("each step sends, and MiB that each rank holds at most.")
 for path in sorted(folder.glob("coherence-*.json")):
     result = json.loads(path.read_text(encoding="utf-8"))
-    print(f"\n## {result['title']}\n\n{result['date']}, {result['rounds']} rounds, {result['tokens']} tokens a sequence\n")
+    print(f"\n## {result['title']}\n\n{result['date']}, rounds: {result['rounds']}, tokens a sequence: {result['tokens']}\n")
     print("| options | tokens/s | ratio | whole job | in exchanges | exchanges | of all | KiB/step | rows | K and V | MiB held | same text |")
     print("|" + " --- |" * 12)
     for s in result["summary"]:
