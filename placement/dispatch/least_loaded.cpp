@@ -8,7 +8,7 @@
 namespace coterie {
 namespace {
 
-constexpr std::size_t kTiny = 512;                            // items times ranks, among which all ways are tried
+constexpr std::size_t kTiny = 256;                            // items times ranks, among which all ways are tried
 constexpr int kFew = 8;                                       // ranks, among which one expert more or less matters
 constexpr int kMostOffers = 30'000, kMostOffersOfMany = 200;  // after which no other way is tried
 constexpr std::int64_t kNear = 4096;  // a part of the time: nearer to the floor nothing more is tried
