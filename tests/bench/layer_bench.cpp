@@ -2,10 +2,10 @@
 //   mpirun -n P layer_bench [--model NAME] [--scale S] [--tokens T] [--repeats N] [--backward] [--load TEXT]
 //   mpirun -n P layer_bench --peak POLICY --load TEXT ...
 // Models by name, hidden and intermediate size and tokens a rank divided by the scale. A load is "balanced" or a share
-// of all rows spread over the first 1, 4 or 16 experts, "95 % in 1", the rest over the others; --load picks those that
-// begin so. Which row chose which expert is shuffled anew in each repeat; a row may choose one twice, else no expert
-// could get more than 1/k of all. Times are the slowest rank's medians. With --peak a process runs one policy and tells
-// its memory, for a peak is a process's.
+// of all rows spread over the first 1, 4 or 16 experts, "95 % in 1", the rest over the others; --load picks one. Which
+// row chose which expert is shuffled anew in each repeat; a row may choose one twice, else no expert could get more than
+// 1/k of all. Times are the slowest rank's medians. With --peak a process runs one policy and tells its memory, for a
+// peak is a process's.
 #include "placement/splitmix.hpp"
 #include "runtime/calibration.hpp"
 #include "runtime/expert_layer.hpp"
@@ -295,7 +295,7 @@ void run(const Options& options, Communicator& comm) {
           static_cast<long long>(bench.machine().gemm.back().rows), options.backward ? ", backward, both" : "");
     }
     for (const Load& load : loads()) {
-      if (load.name.rfind(options.load, 0) != 0) continue;
+      if (!options.load.empty() && load.name != options.load) continue;
       if (options.peak.empty()) {
         report_times(bench, load, options.backward, prints);
         continue;
