@@ -181,9 +181,13 @@ void MpiCommunicator::finish() {
       }
       give_up(time_out_text(timeout_, stamp_, missing));
     }
+    // Long messages through shared memory move only while both ends poll.
+    const bool moving = std::any_of(peers_.begin(), peers_.end(), [&](const Peer& peer) {
+      return peer.arrived && peer.open > 0 && node_of_rank_[&peer - peers_.data()] == node_of_rank_[rank_];
+    });
     auto nap = std::min<Clock::duration>((now - start) / kNapShare, kLongestNap);
     if (added_open_ == 0) nap = std::max(nap, std::min<Clock::duration>(least * 3 / 4 - (now - start), kLongestSleep));
-    if (nap >= kShortestNap) {
+    if (nap >= kShortestNap && !moving) {
       std::this_thread::sleep_for(nap);
     } else if (idle >= kSpins) {
       ::sched_yield();
