@@ -3,9 +3,9 @@
 //   mpirun -n P layer_bench --peak POLICY --load TEXT ...
 // Models by name, hidden and intermediate size and tokens a rank divided by the scale. A load is "balanced" or a share
 // of all rows spread over the first 1, 4 or 16 experts, "95 % in 1", the rest over the others; --load picks one. Which
-// row chose which expert is shuffled anew in each repeat; a row may choose one twice, else no expert could get more than
-// 1/k of all. Times are the slowest rank's medians. With --peak a process runs one policy and tells its memory, for a
-// peak is a process's.
+// row chose which expert is shuffled anew in each repeat; a row may choose one twice, else no expert could get more
+// than 1/k of all. Times are the slowest rank's medians. With --peak a process runs one policy and tells its memory,
+// for a peak is a process's.
 #include "placement/splitmix.hpp"
 #include "runtime/calibration.hpp"
 #include "runtime/expert_layer.hpp"
