@@ -12,7 +12,7 @@ namespace coterie {
 namespace {
 
 constexpr std::size_t kMostStates = 2'000'000;  // placements of a layer, with all names
-constexpr double kMostSteps = 3e11;             // some minutes
+constexpr double kMostSteps = 7e10;             // ten minutes of two cores
 constexpr std::size_t kPieces = 64;             // of work
 
 using State = std::vector<int>;  // (experts): rank
