@@ -126,8 +126,8 @@ void LeastLoaded::prepare() {
   for (const DispatchCopy& copy : loads_->copies()) {
     base_arrivals_[place_of_rank_[copy.rank]] += copy.weights_from >= 0 ? 1 : 0;
   }
-  if (arrived_.size() != cells || taken_.size() < most * ranks ||
-      pass_ > std::numeric_limits<std::uint32_t>::max() / 2) {
+  if (arrived_.size() != cells || taken_.size() < most * ranks || gave_.size() != ranks ||
+      pool_.size() < most * nodes_ || pass_ > std::numeric_limits<std::uint32_t>::max() / 2) {
     arrived_.assign(cells, 0);
     present_.assign(cells, 0);
     taken_.assign(most * ranks, {});
