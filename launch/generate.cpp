@@ -14,6 +14,7 @@
 #include "runtime/request_feed.hpp"
 #include "runtime/result_line.hpp"
 #include "runtime/routing_variants.hpp"
+#include "runtime/sampler.hpp"
 #include "runtime/trace_recorder.hpp"
 
 #include <unistd.h>
@@ -214,7 +215,13 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   }
   const Stopwatch running;
   Engine engine(worker, comm, static_cast<int>(options.max_batch_size), std::move(hooks));
-  const Stop stop = engine.run();
+  Stop stop = Stop::none;
+  try {
+    stop = engine.run();
+  } catch (const BrokenLogits&) {
+    expect_finite(in.spec, Checkpoint(options.model));  // where the files are why, they are what is to be named
+    throw;
+  }
   const double run_seconds = running.seconds();
 
   all_or_none(comm, [&] {

@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <cmath>
 #include <set>
 #include <string_view>
+#include <vector>
 
 namespace coterie {
 namespace {
@@ -39,6 +41,19 @@ bool belongs(const ModelSpec& spec, std::string_view name) {
   return !(moe && moe->experts_of && name.find(".experts.") != std::string_view::npos);  // it uses another layer's
 }
 
+/// "[2, 5]" for the number at `index` of an array of that shape.
+std::string place_of(std::int64_t index, const Shape& shape) {
+  Shape place(shape.size());
+  for (std::size_t d = shape.size(); d-- > 0; index /= shape[d]) place[d] = index % shape[d];
+  return to_string(place);
+}
+
+/// Where a weight's numbers are stored; as MXFP4 in a tensor of another name.
+const StoredArray& stored(const Checkpoint& checkpoint, const std::string& name) {
+  const auto found = checkpoint.tensors().find(name);
+  return found == checkpoint.tensors().end() ? checkpoint.tensors().at(name + "_blocks") : found->second;
+}
+
 }  // namespace
 
 void check_weights(const ModelSpec& spec, const Checkpoint& checkpoint) {
@@ -54,6 +69,27 @@ void check_weights(const ModelSpec& spec, const Checkpoint& checkpoint) {
                     std::string(name_of(array.tensor->type)) + " of shape " + to_string(array.tensor->shape),
                     "no such tensor: by its config.json the model has none");
   }
+}
+
+void expect_finite(const ModelSpec& spec, const Checkpoint& checkpoint) {
+  constexpr std::int64_t kPanelElements = 1 << 20;
+  std::vector<float> panel;
+  spec.for_each_weight([&](const WeightRef& ref) {
+    const WeightSource source = checkpoint.source(ref);
+    const std::int64_t most = std::max<std::int64_t>(1, kPanelElements / ref.cols);
+    for (std::int64_t first = 0; first < ref.rows; first += most) {
+      const std::int64_t rows = std::min(most, ref.rows - first);
+      panel.resize(static_cast<std::size_t>(rows * ref.cols));
+      source.read(first, rows, panel.data());
+      const auto broken = std::find_if(panel.begin(), panel.end(), [](float value) { return !std::isfinite(value); });
+      if (broken == panel.end()) continue;
+      const std::int64_t at = broken - panel.begin();
+      const std::int64_t index = ref.offset + (first + at / ref.cols) * ref.row_stride + at % ref.cols * ref.col_stride;
+      throw bad_field(stored(checkpoint, ref.tensor).file->path().string(), ref.tensor,
+                      std::string(std::isnan(*broken) ? "NaN" : "infinity") + " at " + place_of(index, ref.stored),
+                      "finite numbers");
+    }
+  });
 }
 
 }  // namespace coterie

@@ -1,4 +1,5 @@
-// Whether a checkpoint holds the weights of a model: all of them, and none that the model would have no use for.
+// Whether a checkpoint holds the weights of a model: all of them, none that the model would have no use for, and
+// numbers.
 #pragma once
 
 namespace coterie {
@@ -11,5 +12,8 @@ struct ModelSpec;
 /// says less than the weights would compute something else in silence. Layers past the last one (prediction layers) and
 /// other parts are passed over.
 void check_weights(const ModelSpec& spec, const Checkpoint& checkpoint);
+
+/// Reads every weight. Throws InputError naming file, tensor and place of the first that is NaN or infinite.
+void expect_finite(const ModelSpec& spec, const Checkpoint& checkpoint);
 
 }  // namespace coterie

@@ -92,8 +92,8 @@ Candidate likeliest(Logits logits) {
   const float largest = *std::max_element(lanes.begin(), lanes.end());
   const bool broken = std::any_of(nan_lanes.begin(), nan_lanes.end(), [](std::uint32_t n) { return n != 0; });
   if (broken || !std::isfinite(largest)) {
-    throw std::runtime_error("the model's logits are not numbers: " +
-                             std::string(broken ? "NaN among them" : "no finite largest value"));
+    throw BrokenLogits("the model's logits are not numbers: " +
+                       std::string(broken ? "NaN among them" : "no finite largest value"));
   }
   return {largest, static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), largest) - logits.begin())};
 }

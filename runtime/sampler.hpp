@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <stdexcept>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -28,13 +29,19 @@ struct Sampled {
   Logprobs logprobs;  ///< filled when options.logprobs >= 0
 };
 
+/// The model's logits hold a NaN or no finite largest value.
+class BrokenLogits : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 /// The request's share of the random numbers: a hash of its custom_id, the same on every machine.
 [[nodiscard]] std::uint64_t request_key(std::string_view custom_id) noexcept;
 
 /// Temperature, then top-k, then top-p, then one draw. The draw depends on (options.seed, request_key, position) alone,
 /// so a request's text is the same whatever else is in the batch and wherever it runs. `position` is that of the new
 /// token in its sequence. `logits` is (vocabulary), -infinity allowed. O(vocabulary) on average: nothing is sorted but
-/// what is reported. Throws std::runtime_error when the logits hold a NaN or no finite largest value.
+/// what is reported. Throws BrokenLogits.
 [[nodiscard]] Sampled sample(std::span<const float> logits, const SamplingOptions& options, std::uint64_t request_key,
                              std::int64_t position);
 

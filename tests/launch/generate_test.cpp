@@ -253,6 +253,25 @@ TEST_F(GenerateTest, WrongInputEndsWithCode2AndNamesWhatIsWrong) {
   EXPECT_EQ(read("notes.txt"), "these are not results\n");
 }
 
+TEST_F(GenerateTest, AModelWhoseWeightsAreNoNumbersIsNamed) {
+  const std::filesystem::path model = folder_ / "model";
+  std::filesystem::copy(kModel, model);
+  std::fstream file(model / "model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+  std::uint64_t length = 0;
+  file.read(reinterpret_cast<char*>(&length), sizeof length);
+  std::string header(length, ' ');
+  file.read(header.data(), static_cast<std::streamsize>(length));
+  const std::int64_t begin = json::parse(header)["model.norm.weight"]["data_offsets"][0];
+  file.seekp(static_cast<std::streamoff>(sizeof length + length) + begin + 2 * 7);  // BF16
+  file.write("\xc0\x7f", 2);
+  file.close();
+  write("requests.jsonl", line("x", {1, 2}));
+  const Ended ended =
+      run("--model " + model.string() + " --input " + path("requests.jsonl") + " --output " + path("results.jsonl"));
+  EXPECT_EQ(ended.code, 2);
+  EXPECT_THAT(ended.text, HasSubstr("model.safetensors: model.norm.weight: found NaN at [7]"));
+}
+
 TEST_F(GenerateTest, ARequestThatCanNeverFitGetsAnErrorRecord) {
   write("requests.jsonl", line("small", {1, 2}) + line("large", {1, 2}, {{"max_tokens", 200}}));
   const Ended ended = generate("--kv-memory 64KiB");

@@ -9,6 +9,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <fstream>
 #include <numeric>
 #include <span>
@@ -188,6 +190,26 @@ TEST_F(ModelFolder, TensorsThatTheModelWouldNotUseAreNamed) {
     EXPECT_THAT([&] { check(); },
                 ThrowsMessage<InputError>(AllOf(HasSubstr("model.safetensors"), HasSubstr(name),
                                                 HasSubstr("found F32 of shape [4]"), HasSubstr("config.json"))));
+  }
+}
+
+TEST_F(ModelFolder, NumbersThatAreNoneAreNamed) {
+  const std::string name = "model.layers.2.block_sparse_moe.experts.5.w2.weight";
+  EXPECT_NO_THROW(expect_finite(spec(), Checkpoint(folder_)));
+  for (const auto& [number, word] : {std::pair{std::nanf(""), "NaN"}, std::pair{-INFINITY, "infinity"}}) {
+    copy("mixtral");
+    const SafetensorsFile from(kModels / "mixtral" / "model.safetensors");
+    SafetensorsWriter writer(folder_ / "model.safetensors");
+    for (const auto& [tensor, view] : from.tensors()) {
+      std::vector<std::byte> bytes(view.bytes.begin(), view.bytes.end());
+      if (tensor == name) std::memcpy(&bytes[(view.shape[1] + 3) * sizeof number], &number, sizeof number);
+      writer.add(tensor, view.type, view.shape, bytes);
+    }
+    writer.finish();
+    EXPECT_NO_THROW(check());
+    EXPECT_THAT([&] { expect_finite(spec(), Checkpoint(folder_)); },
+                ThrowsMessage<InputError>(AllOf(HasSubstr("model.safetensors"), HasSubstr(name),
+                                                HasSubstr(word + std::string(" at [1, 3]")), HasSubstr("expected"))));
   }
 }
 
