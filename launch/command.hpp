@@ -26,6 +26,7 @@ extern const Command kGenerate;
 extern const Command kPlan;
 extern const Command kInspect;
 extern const Command kConvert;
+extern const Command kDoctor;
 
 /// All subcommands, in the order of `coterie --help`.
 [[nodiscard]] std::span<const Command> commands();

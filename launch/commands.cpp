@@ -5,7 +5,7 @@
 namespace coterie {
 
 std::span<const Command> commands() {
-  static const std::array all{kPlan, kGenerate, kInspect, kConvert};
+  static const std::array all{kPlan, kGenerate, kInspect, kConvert, kDoctor};
   return all;
 }
 
