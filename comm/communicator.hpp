@@ -11,6 +11,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace coterie {
@@ -59,7 +60,21 @@ class Communicator {
   /// The exchange: one all-to-all-v that carries everything bound for a rank in one message. Takes the outbox, returns
   /// what the others sent to this rank. Messages may be of any size, also over 2 GiB; a rank's message to itself is
   /// moved, not copied. Throws CommError as above.
-  [[nodiscard]] virtual Inbox exchange(Outbox outbox, const Place& place) = 0;
+  [[nodiscard]] Inbox exchange(Outbox outbox, const Place& place) {
+    begin(std::move(outbox), place);
+    return finish();
+  }
+
+  /// The same in parts, so that work can be done meanwhile. `begin` waits for nobody; until `finish` no other
+  /// collective may begin. Implementations may use `place` and its group in `begin` only.
+  virtual void begin(Outbox outbox, const Place& place) = 0;
+  /// Moves on what is under way and doesn't wait: to be called about every millisecond of work. Whether all is here.
+  [[nodiscard]] virtual bool progress() = 0;
+  /// Waits for every section but the weights, which may still be under way. The reference is valid until `finish`, the
+  /// memory of the messages for as long as what that returns.
+  [[nodiscard]] virtual Inbox& wait_for_rows() = 0;
+  /// Waits for all that is still under way.
+  [[nodiscard]] virtual Inbox finish() = 0;
 };
 
 struct CommOptions {

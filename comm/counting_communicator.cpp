@@ -23,7 +23,7 @@ std::vector<std::vector<std::byte>> CountingCommunicator::all_gather(std::span<c
   return all;
 }
 
-Inbox CountingCommunicator::exchange(Outbox outbox, const Place& place) {
+void CountingCommunicator::begin(Outbox outbox, const Place& place) {
   Traffic sent{.calls = 1, .calls_of_all = place.among.empty() ? 1 : 0};
   for (std::size_t r = 0; r < outbox.size(); ++r) {
     if (r == static_cast<std::size_t>(rank()) || !place.takes_part(static_cast<int>(r))) continue;
@@ -36,14 +36,13 @@ Inbox CountingCommunicator::exchange(Outbox outbox, const Place& place) {
     sent.bytes += wire_bytes(sizes);
   }
 
-  Inbox inbox = inner_.exchange(std::move(outbox), place);
+  inner_.begin(std::move(outbox), place);
   Traffic& traffic = traffic_[{"exchange", place.collective, place.layer, place.group}];
   traffic.calls += sent.calls;
   traffic.calls_of_all += sent.calls_of_all;
   traffic.messages += sent.messages;
   traffic.bytes += sent.bytes;
   for (std::size_t s = 0; s < kSections; ++s) traffic.section_bytes[s] += sent.section_bytes[s];
-  return inbox;
 }
 
 }  // namespace coterie

@@ -2,7 +2,7 @@
 // talk.
 #pragma once
 
-#include "comm/communicator.hpp"
+#include "comm/wrapped_communicator.hpp"
 
 #include <compare>
 #include <map>
@@ -19,7 +19,7 @@ struct Traffic {
   std::uint64_t bytes = 0;        ///< to other ranks, all of it, headers included
 };
 
-class CountingCommunicator final : public Communicator {
+class CountingCommunicator final : public WrappedCommunicator {
  public:
   struct Key {
     std::string kind;        ///< "exchange" or "all_gather"
@@ -29,22 +29,17 @@ class CountingCommunicator final : public Communicator {
     friend auto operator<=>(const Key&, const Key&) = default;
   };
 
-  /// `inner` must outlive this object.
-  explicit CountingCommunicator(Communicator& inner) : inner_(inner) {}
+  using WrappedCommunicator::WrappedCommunicator;
 
   [[nodiscard]] const std::map<Key, Traffic>& traffic() const noexcept { return traffic_; }
   /// Calls of a kind over all places.
   [[nodiscard]] std::int64_t calls(const std::string& kind) const;
 
-  [[nodiscard]] int rank() const noexcept override { return inner_.rank(); }
-  [[nodiscard]] int ranks() const noexcept override { return inner_.ranks(); }
-  [[nodiscard]] std::span<const int> node_of_rank() const noexcept override { return inner_.node_of_rank(); }
   [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
                                                                const Place& place) override;
-  [[nodiscard]] Inbox exchange(Outbox outbox, const Place& place) override;
+  void begin(Outbox outbox, const Place& place) override;
 
  private:
-  Communicator& inner_;
   std::map<Key, Traffic> traffic_;
 };
 

@@ -11,9 +11,9 @@ std::vector<std::vector<std::byte>> FaultyCommunicator::all_gather(std::span<con
   return inner_.all_gather(mine, place);
 }
 
-Inbox FaultyCommunicator::exchange(Outbox outbox, const Place& place) {
+void FaultyCommunicator::begin(Outbox outbox, const Place& place) {
   strike(place);
-  return inner_.exchange(std::move(outbox), place);
+  inner_.begin(std::move(outbox), place);
 }
 
 void FaultyCommunicator::strike(const Place& place) {

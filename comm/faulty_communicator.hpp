@@ -1,7 +1,7 @@
 // A communicator that injects faults into another one, for tests of time-outs and of what the ranks say then.
 #pragma once
 
-#include "comm/communicator.hpp"
+#include "comm/wrapped_communicator.hpp"
 
 #include <functional>
 
@@ -14,26 +14,22 @@ enum class Fault {
   throws,  ///< this rank throws CommError at once
 };
 
-class FaultyCommunicator final : public Communicator {
+class FaultyCommunicator final : public WrappedCommunicator {
  public:
   /// Asked before every collective of this rank.
   using Script = std::function<Fault(const Place&)>;
   /// `inner` must outlive this object. A rank that is to be absent until the others have given up needs a `delay`
   /// longer than their time limit and the few seconds in which they ask one another where they stand.
   FaultyCommunicator(Communicator& inner, Script script, std::chrono::duration<double> delay)
-      : inner_(inner), script_(std::move(script)), delay_(delay) {}
+      : WrappedCommunicator(inner), script_(std::move(script)), delay_(delay) {}
 
-  [[nodiscard]] int rank() const noexcept override { return inner_.rank(); }
-  [[nodiscard]] int ranks() const noexcept override { return inner_.ranks(); }
-  [[nodiscard]] std::span<const int> node_of_rank() const noexcept override { return inner_.node_of_rank(); }
   [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
                                                                const Place& place) override;
-  [[nodiscard]] Inbox exchange(Outbox outbox, const Place& place) override;
+  void begin(Outbox outbox, const Place& place) override;
 
  private:
   void strike(const Place& place);
 
-  Communicator& inner_;
   Script script_;
   std::chrono::duration<double> delay_;
 };

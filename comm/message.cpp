@@ -30,6 +30,10 @@ std::uint64_t wire_bytes(const SectionSizes& sizes) noexcept {
   return bytes;
 }
 
+std::uint64_t weights_at(const SectionSizes& sizes) noexcept {
+  return wire_bytes(sizes) - padded(sizes.back());
+}
+
 MessageHeader header_of(std::span<const std::byte> wire) {
   if (wire.size() < sizeof(MessageHeader)) {
     throw CommError("a message of " + std::to_string(wire.size()) + " bytes is shorter than its header");

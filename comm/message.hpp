@@ -18,8 +18,8 @@ enum class Section : std::uint8_t {
   routes,        ///< for each row: its experts at the receiver and their gate weights
   partial_sums,  ///< (rows, hidden)
   freight,       ///< K and V rows
-  weights,       ///< spilled experts
   note,          ///< what a NoteCarrier adds
+  weights,       ///< spilled experts; last, for they may arrive later than the rest
 };
 inline constexpr std::size_t kSections = 6;
 
@@ -34,6 +34,8 @@ struct MessageHeader {
 
 /// Bytes of a message with sections of these sizes as it travels, header included.
 [[nodiscard]] std::uint64_t wire_bytes(const SectionSizes& sizes) noexcept;
+/// Where in such a message the weights begin.
+[[nodiscard]] std::uint64_t weights_at(const SectionSizes& sizes) noexcept;
 /// The header at the front of a message that travelled; throws CommError when there are fewer bytes than that.
 [[nodiscard]] MessageHeader header_of(std::span<const std::byte> wire);
 

@@ -78,12 +78,13 @@ MpiCommunicator::~MpiCommunicator() {
 std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const std::byte> mine, const Place& place) {
   std::vector<std::vector<std::byte>> all(static_cast<std::size_t>(ranks_));
   if (ranks_ > 1) {
-    begin(Stamp::Kind::all_gather, {place.collective, place.layer, place.step});
+    open(Stamp::Kind::all_gather, {place.collective, place.layer, place.step});
     Message& message = buffers_->shared = Message({mine.size()});
     std::copy(mine.begin(), mine.end(), message.section(Section::rows).begin());
     message.mark(stamp_);
-    for (int i = 1; i < ranks_; ++i) send((rank_ + i) % ranks_, message.wire());
-    finish();
+    for (int i = 1; i < ranks_; ++i) send((rank_ + i) % ranks_, message.wire(), Part::rows);
+    wait(Part::weights);
+    close();
     for (int r = 0; r < ranks_; ++r) {
       const auto theirs = std::as_const(buffers_->inbox[r]).section(Section::rows);
       all[r].assign(theirs.begin(), theirs.end());
@@ -93,36 +94,59 @@ std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const 
   return all;
 }
 
-Inbox MpiCommunicator::exchange(Outbox outbox, const Place& place) {
+void MpiCommunicator::begin(Outbox outbox, const Place& place) {
   if (outbox.size() != static_cast<std::size_t>(ranks_)) {
     throw CommError(to_string(place) + ": " + std::to_string(outbox.size()) + " messages for " +
                     std::to_string(ranks_) + " ranks");
   }
-  if (ranks_ == 1) return outbox;
+  if (ranks_ == 1) {
+    buffers_->inbox = std::move(outbox);
+    return;
+  }
   for (int r = 0; r < ranks_; ++r) {
     if (place.takes_part(r) || outbox[r].wire().empty()) continue;
     throw CommError(to_string(place) + ": a message for rank " + std::to_string(r) + ", which has no part in it");
   }
-  begin(Stamp::Kind::exchange, place);
+  open(Stamp::Kind::exchange, place);
   Message& empty = buffers_->shared = Message(SectionSizes{});
   empty.mark(stamp_);
   buffers_->outbox = std::move(outbox);
   buffers_->inbox[rank_] = std::move(buffers_->outbox[rank_]);
-  for (int i = 1; i < ranks_; ++i) {
-    const int peer = (rank_ + i) % ranks_;
-    Message& message = buffers_->outbox[peer];
-    if (!place.takes_part(peer)) continue;
-    if (!message.wire().empty()) message.mark(stamp_);
-    send(peer, message.wire().empty() ? empty.wire() : message.wire());
+  for (const Part part : {Part::rows, Part::weights}) {
+    for (int i = 1; i < ranks_; ++i) {
+      const int peer = (rank_ + i) % ranks_;
+      Message& message = buffers_->outbox[peer];
+      if (!place.takes_part(peer)) continue;
+      if (!message.wire().empty()) message.mark(stamp_);
+      send(peer, message.wire().empty() ? empty.wire() : message.wire(), part);
+    }
   }
-  finish();
+}
+
+bool MpiCommunicator::progress() {
+  interleaved_ = true;
+  while (open_ > 0 && poll() > 0) {
+  }
+  return open_ == 0;
+}
+
+Inbox& MpiCommunicator::wait_for_rows() {
+  wait(Part::rows);
+  return buffers_->inbox;
+}
+
+Inbox MpiCommunicator::finish() {
+  wait(Part::weights);
+  close();
   return std::move(buffers_->inbox);
 }
 
-void MpiCommunicator::begin(Stamp::Kind kind, const Place& place) {
+void MpiCommunicator::open(Stamp::Kind kind, const Place& place) {
   const Stamp stamp(kind, place);
   if (under_way_) throw CommError(to_string(stamp) + ": this communicator failed before, at " + to_string(stamp_));
   under_way_ = true;
+  interleaved_ = false;
+  begun_ = Clock::now();
   stamp_ = stamp;
   buffers_->inbox.clear();
   buffers_->inbox.resize(static_cast<std::size_t>(ranks_));
@@ -137,34 +161,47 @@ void MpiCommunicator::begin(Stamp::Kind kind, const Place& place) {
     peer_of_request_.push_back(r);
   }
   standing_ = requests_.size();
+  late_.assign(standing_, 0);
   open_ = static_cast<int>(standing_) - 1;
 }
 
-void MpiCommunicator::send(int peer, std::span<const std::byte> wire) {
-  int tag = first_piece_tag(number_);
-  for (std::size_t limit = pieces_.first; !wire.empty(); limit = pieces_.rest, tag = rest_tag(number_)) {
-    const auto piece = wire.first(std::min(limit, wire.size()));
+MpiCommunicator::Piece MpiCommunicator::piece_at(std::size_t done, const SectionSizes& sizes) const {
+  const std::size_t bytes = wire_bytes(sizes), weights = weights_at(sizes);
+  if (done == 0) return {std::min(pieces_.first, bytes), Part::rows};
+  if (done < weights) return {std::min(pieces_.rest, weights - done), Part::rows};
+  return {std::min(pieces_.weights, bytes - done), Part::weights};
+}
+
+void MpiCommunicator::send(int peer, std::span<const std::byte> wire, Part part) {
+  const SectionSizes sizes = header_of(wire).sizes;
+  Piece piece;
+  for (std::size_t done = 0; done < wire.size(); done += piece.bytes) {
+    piece = piece_at(done, sizes);
+    if (piece.part != part) continue;
+    const int tag = done == 0 ? first_piece_tag(number_) : rest_tag(number_);
     MPI_Request request = MPI_REQUEST_NULL;
-    MPI_CHECK(MPI_Isend(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer, tag, comm_, &request));
-    add(peer, request);
-    wire = wire.subspan(piece.size());
+    MPI_CHECK(MPI_Isend(wire.data() + done, static_cast<int>(piece.bytes), MPI_BYTE, peer, tag, comm_, &request));
+    add(peer, request, part);
   }
 }
 
-void MpiCommunicator::add(int peer, MPI_Request request) {
+void MpiCommunicator::add(int peer, MPI_Request request, Part part) {
+  const bool late = part == Part::weights && node_of_rank_[peer] != node_of_rank_[rank_];
   requests_.push_back(request);
   peer_of_request_.push_back(peer);
+  late_.push_back(late ? 1 : 0);
   ++peers_[peer].open;
   ++open_;
   ++added_open_;
+  late_open_ += late ? 1 : 0;
 }
 
-void MpiCommunicator::finish() {
+void MpiCommunicator::wait(Part part) {
   const Clock::time_point start = Clock::now();
   Clock::time_point limit = start + as_limit(timeout_);
-  std::chrono::nanoseconds& least = least_[standing_ == static_cast<std::size_t>(ranks_) ? 1 : 0];
+  const std::chrono::nanoseconds least = interleaved_ ? Clock::duration(0) : least_of_these();
   bool asked = false;
-  for (int idle = 0; open_ > 0; ++idle) {
+  for (int idle = 0; open_ > (part == Part::rows ? late_open_ : 0); ++idle) {
     if (poll() > 0) {
       idle = 0;
       continue;
@@ -193,9 +230,16 @@ void MpiCommunicator::finish() {
       ::sched_yield();
     }
   }
+}
 
+void MpiCommunicator::close() {
   const bool in_pieces = requests_.size() > 2 * standing_ - 1;  // which move only while they are polled
-  least = in_pieces ? Clock::duration(0) : std::min<Clock::duration>(Clock::now() - start, least * 17 / 16 + kGrowth);
+  std::chrono::nanoseconds& least = least_of_these();
+  if (in_pieces) {
+    least = Clock::duration(0);
+  } else if (!interleaved_) {
+    least = std::min<Clock::duration>(Clock::now() - begun_, least * 17 / 16 + kGrowth);
+  }
   for (std::size_t i = 1; i < standing_; ++i) MPI_CHECK(MPI_Start(&receives_[peer_of_request_[i]]));
   buffers_->outbox.clear();
   under_way_ = false;
@@ -219,6 +263,7 @@ int MpiCommunicator::poll() {
       continue;
     }
     static_cast<std::size_t>(request) < standing_ ? receive(peer, statuses_[i]) : void(--added_open_);
+    late_open_ -= late_[request];
     --peers_[peer].open;
     --open_;
   }
@@ -245,13 +290,14 @@ void MpiCommunicator::receive(int peer, const MPI_Status& status) {
 
   Message& message = buffers_->inbox[peer] = Message::for_receiving(bytes);
   std::memcpy(message.wire().data(), first.data(), first.size());
-  for (std::span<std::byte> rest = message.wire().subspan(first.size()); !rest.empty();) {
-    const auto piece = rest.first(std::min(pieces_.rest, rest.size()));
+  const std::span<std::byte> wire = message.wire();
+  Piece piece;
+  for (std::size_t done = first.size(); done < wire.size(); done += piece.bytes) {
+    piece = piece_at(done, header.sizes);
     MPI_Request request = MPI_REQUEST_NULL;
-    MPI_CHECK(
-        MPI_Irecv(piece.data(), static_cast<int>(piece.size()), MPI_BYTE, peer, rest_tag(number_), comm_, &request));
-    add(peer, request);
-    rest = rest.subspan(piece.size());
+    MPI_CHECK(MPI_Irecv(wire.data() + done, static_cast<int>(piece.bytes), MPI_BYTE, peer, rest_tag(number_), comm_,
+                        &request));
+    add(peer, request, piece.part);
   }
 }
 

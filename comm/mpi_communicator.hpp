@@ -19,14 +19,19 @@ namespace coterie {
 
 /// How messages are cut up. The same on all ranks.
 struct MpiPieces {
-  std::size_t first = 16 << 10;  ///< bytes that come unasked: every rank keeps as much ready for every other rank
-  std::size_t rest = 1 << 30;    ///< the most that one MPI message carries of what is left (MPI counts in int)
+  std::size_t first = 16 << 10;   ///< bytes that come unasked: every rank keeps as much ready for every other rank
+  std::size_t rest = 1 << 30;     ///< the most that one MPI message carries of what is left (MPI counts in int)
+  std::size_t weights = 4 << 20;  ///< the same of weights: short enough that a poll which moves one takes no long time
 };
 
 /// A message travels as its first bytes, for which the receiver has posted a receive before it knows that anything
 /// comes, and, if it is longer than that, as further pieces, for which the header at its front says how long they are.
 /// As each pair of ranks exchanges exactly one message in every collective, messages need no number: MPI keeps their
 /// order. The stamp in the header tells whether both ranks mean the same collective.
+///
+/// Weights are the last pieces. Between nodes they may still be under way when `wait_for_rows` returns, and travel
+/// while this rank computes; inside a node what is long moves only while both ends poll, so they are waited for at
+/// once.
 class MpiCommunicator final : public Communicator {
  public:
   MpiCommunicator(MpiSession::Job& job, const CommOptions& options, const MpiPieces& pieces);
@@ -39,7 +44,10 @@ class MpiCommunicator final : public Communicator {
   [[nodiscard]] std::span<const int> node_of_rank() const noexcept override { return node_of_rank_; }
   [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
                                                                const Place& place) override;
-  [[nodiscard]] Inbox exchange(Outbox outbox, const Place& place) override;
+  void begin(Outbox outbox, const Place& place) override;
+  [[nodiscard]] bool progress() override;
+  [[nodiscard]] Inbox& wait_for_rows() override;
+  [[nodiscard]] Inbox finish() override;
 
  private:
   /// What MPI reads and writes while a collective is under way. When it fails, MPI may do so until the process ends.
@@ -56,14 +64,28 @@ class MpiCommunicator final : public Communicator {
     std::optional<std::string> answer;  ///< to this rank's question where it stands
   };
 
-  void begin(Stamp::Kind kind, const Place& place);
-  void send(int peer, std::span<const std::byte> wire);
-  void finish();
+  enum class Part { rows, weights };
+  struct Piece {
+    std::size_t bytes = 0;
+    Part part = Part::rows;
+  };
+
+  void open(Stamp::Kind kind, const Place& place);
+  /// The piece of a message that begins behind its first `done` bytes.
+  [[nodiscard]] Piece piece_at(std::size_t done, const SectionSizes& sizes) const;
+  /// Sends the pieces of this part.
+  void send(int peer, std::span<const std::byte> wire, Part part);
+  /// Until all of it is here, of weights all but the late ones when it is for rows.
+  void wait(Part part);
+  void close();
+  [[nodiscard]] std::chrono::nanoseconds& least_of_these() noexcept {
+    return least_[standing_ == static_cast<std::size_t>(ranks_) ? 1 : 0];
+  }
 
   [[nodiscard]] int poll();
   void receive(int peer, const MPI_Status& status);
   void hear(int peer, const Notice& notice);
-  void add(int peer, MPI_Request request);
+  void add(int peer, MPI_Request request, Part part);
   void ask_stragglers();
   [[noreturn]] void give_up(const std::string& why);
   [[nodiscard]] std::string where() const;
@@ -79,10 +101,13 @@ class MpiCommunicator final : public Communicator {
   MpiPieces pieces_;
 
   bool under_way_ = false;    ///< stays so when a collective fails
+  bool interleaved_ = false;  ///< with work
+  std::chrono::steady_clock::time_point begun_;
   Stamp stamp_;               ///< of the collective under way
   std::vector<Peer> peers_;   ///< (ranks)
   int open_ = 0;              ///< the sum of Peer::open
   int added_open_ = 0;        ///< of those, the ones of `add`
+  int late_open_ = 0;         ///< of those, the ones that rows don't wait for
   std::size_t standing_ = 0;  ///< the first so many of requests_ are not `add`'s
   /// What collectives whose messages were short took at least of late: those of some ranks, those of all.
   std::array<std::chrono::nanoseconds, 2> least_{};
@@ -93,6 +118,7 @@ class MpiCommunicator final : public Communicator {
   /// First the roll call's and the receives from each other rank that takes part; then what `add` adds.
   std::vector<MPI_Request> requests_;
   std::vector<int> peer_of_request_;  ///< (requests)
+  std::vector<char> late_;            ///< (requests): rows don't wait for it
   std::vector<int> done_;             ///< (requests): what a poll writes
   std::vector<MPI_Status> statuses_;  ///< (requests)
 };

@@ -26,12 +26,17 @@ std::vector<std::vector<std::byte>> NoteCarrier::take(const Place& place) {
   return std::exchange(arrived_, {});
 }
 
-Inbox NoteCarrier::exchange(Outbox outbox, const Place& place) {
-  if (!posted_ || !place.among.empty()) return inner_.exchange(std::move(outbox), place);
-  for (int r = 0; r < ranks(); ++r) {
+void NoteCarrier::begin(Outbox outbox, const Place& place) {
+  carries_ = posted_ && place.among.empty();
+  for (int r = 0; carries_ && r < ranks(); ++r) {
     if (r != rank()) outbox.at(r) = with_note(outbox.at(r), *posted_);
   }
-  Inbox inbox = inner_.exchange(std::move(outbox), place);
+  inner_.begin(std::move(outbox), place);
+}
+
+Inbox NoteCarrier::finish() {
+  Inbox inbox = inner_.finish();
+  if (!std::exchange(carries_, false)) return inbox;
   arrived_.resize(inbox.size());
   for (std::size_t r = 0; r < inbox.size(); ++r) {
     const auto note = std::as_const(inbox[r]).section(Section::note);

@@ -88,7 +88,7 @@ json rank_json(const WorkMetrics& m) {
   return rank;
 }
 
-constexpr const char* kSectionNames[kSections] = {"rows", "routes", "partial_sums", "freight", "weights", "note"};
+constexpr const char* kSectionNames[kSections] = {"rows", "routes", "partial_sums", "freight", "note", "weights"};
 
 json traffic_json(const CountingCommunicator& counted) {
   json list = json::array();

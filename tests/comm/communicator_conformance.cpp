@@ -78,6 +78,42 @@ TEST_P(CommunicatorConformance, ExchangeBringsEverySectionToItsReceiver) {
   for (int from = 0; from < ranks_; ++from) expect_filled(inbox[from], sizes(from, rank_), from, rank_, 0);
 }
 
+TEST_P(CommunicatorConformance, AnExchangeInPartsBringsRowsFirstAndWeightsToo) {
+  const auto sizes = [](int from, int to) {
+    SectionSizes all{std::uint64_t(100 * from), 64, std::uint64_t(to * 1000), 0, std::uint64_t(from + to)};
+    all[static_cast<std::size_t>(Section::weights)] = from % 2 == 0 ? 200000 + std::uint64_t(to) : 0;
+    return all;
+  };
+  for (int round = 0; round < 20; ++round) {
+    Outbox outbox;
+    for (int to = 0; to < ranks_; ++to) outbox.push_back(filled(sizes(rank_, to), rank_, to, round));
+    comm_->begin(std::move(outbox), {"dispatch", 0, round});
+    // Ranks are quick or slow, ask once or often, or not at all.
+    if ((rank_ + round) % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(200));
+    if ((rank_ + round) % 4 == 1) (void)comm_->progress();
+    std::vector<const std::byte*> memory;
+    if (round % 5 != 4) {
+      const Inbox& rows = comm_->wait_for_rows();
+      for (int from = 0; from < ranks_; ++from) {
+        SectionSizes but_weights = sizes(from, rank_);
+        but_weights[static_cast<std::size_t>(Section::weights)] = 0;
+        for (std::size_t s = 0; s < static_cast<std::size_t>(Section::weights); ++s) {
+          const auto section = rows[from].section(static_cast<Section>(s));
+          EXPECT_TRUE(std::ranges::equal(section, bytes_of(from, rank_, round + static_cast<int>(s), but_weights[s])));
+        }
+        memory.push_back(rows[from].wire().data());
+      }
+    }
+    for (int ask = 0; ask < rank_ && !comm_->progress(); ++ask) {
+    }
+    const Inbox inbox = comm_->finish();
+    for (int from = 0; from < ranks_; ++from) {
+      expect_filled(inbox[from], sizes(from, rank_), from, rank_, round);
+      EXPECT_TRUE(memory.empty() || inbox[from].wire().data() == memory[from]);
+    }
+  }
+}
+
 TEST_P(CommunicatorConformance, ARankWithNothingTakesPart) {
   // The last rank sends default messages and gets some all the same.
   const bool empty = rank_ == ranks_ - 1;

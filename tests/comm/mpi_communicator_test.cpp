@@ -8,21 +8,27 @@
 #include <mpi.h>
 
 #include <memory>
+#include <thread>
 
 namespace coterie {
 namespace {
 
 constexpr CommOptions kOptions{.timeout = std::chrono::seconds(60)};
 
-std::unique_ptr<Communicator> make_with(MpiPieces pieces) {
-  return std::make_unique<MpiCommunicator>(test_session().job(), kOptions, pieces);
+constexpr CommOptions kNodes{.timeout = std::chrono::seconds(60), .ranks_per_node = 1};
+
+std::unique_ptr<Communicator> make_with(MpiPieces pieces, const CommOptions& options = kOptions) {
+  return std::make_unique<MpiCommunicator>(test_session().job(), options, pieces);
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Transports, CommunicatorConformance,
     testing::Values(Transport{"mpi", [] { return make_mpi_communicator(test_session(), kOptions); }},
                     // Nearly every message takes the way that otherwise only messages over 1 GiB take.
-                    Transport{"mpi_in_small_pieces", [] { return make_with({.first = 128, .rest = 1000}); }}),
+                    Transport{"mpi_in_small_pieces", [] { return make_with({.first = 128, .rest = 1000}); }},
+                    // Weights come later than rows.
+                    Transport{"mpi_between_nodes",
+                              [] { return make_with({.first = 128, .rest = 5000, .weights = 1000}, kNodes); }}),
     name_of);
 
 TEST(MpiCommunicator, RanksOfOneMachineShareANode) {
@@ -33,6 +39,24 @@ TEST(MpiCommunicator, RanksOfOneMachineShareANode) {
 TEST(MpiCommunicator, RanksPerNodeOverridesWhatWasFound) {
   const auto comm = make_mpi_communicator(test_session(), {.ranks_per_node = 2});
   for (int r = 0; r < comm->ranks(); ++r) EXPECT_EQ(comm->node_of_rank()[r], r / 2);
+}
+
+TEST(MpiCommunicator, RowsDoNotWaitForWeightsFromAnotherNode) {
+  if (test_session().ranks() != 2) return;
+  constexpr std::uint64_t kWeights = 64 << 20;
+  const auto comm = make_mpi_communicator(test_session(), kNodes);
+  const bool sends = comm->rank() == 0;
+  Outbox outbox(2);
+  SectionSizes sizes{1000};
+  sizes[static_cast<std::size_t>(Section::weights)] = kWeights;
+  if (sends) outbox[1] = Message(sizes, 5);
+  comm->begin(std::move(outbox), {"dispatch", 0, 0});
+  Inbox& rows = comm->wait_for_rows();
+  EXPECT_EQ(rows[0].section(Section::rows).size(), sends ? 0U : 1000U);
+  if (sends) std::this_thread::sleep_for(std::chrono::milliseconds(300));  // nothing moves while the sender works
+  EXPECT_EQ(comm->progress(), false);
+  const Inbox all = comm->finish();
+  EXPECT_EQ(all[0].section(Section::weights).size(), sends ? 0U : kWeights);
 }
 
 TEST(MpiCommunicator, BytesThatContradictTheirHeaderAreRefused) {

@@ -79,6 +79,21 @@ TEST_F(TimeOut, HoldsForALargeMessageThatNobodyTakes) {
   if (!absent) expect_contains(text, "rank 0 did not arrive");
 }
 
+TEST_F(TimeOut, HoldsForWeightsThatDoNotFollowTheirRows) {
+  const auto comm = make_mpi_communicator(test_session(), {.timeout = milliseconds(300), .ranks_per_node = 1});
+  Outbox outbox(comm->ranks());
+  SectionSizes sizes{1000};
+  sizes[static_cast<std::size_t>(Section::weights)] = 64 << 20;
+  if (comm->rank() == 0) outbox[2] = Message(sizes);
+  comm->begin(std::move(outbox), {"dispatch", 3, 17});
+  EXPECT_EQ(comm->wait_for_rows()[0].section(Section::rows).size(), comm->rank() == 2 ? 1000U : 0U);
+  if (comm->rank() == 0) return std::this_thread::sleep_for(kUntilOthersGaveUp);
+  if (comm->rank() != 2) return (void)comm->finish();
+  const std::string text = error_of([&] { (void)comm->finish(); });
+  expect_contains(text, "timed out after 0.3 s at dispatch at layer 3, step 17: rank 0 arrived but did not finish");
+  expect_contains(text, "rank 0 does not answer");
+}
+
 TEST_F(TimeOut, ARankThatWaitsInAnotherPlaceSaysWhereItStands) {
   // Rank 2 hangs in the middle of its sends: rank 0 has its message and goes on, the others still wait for theirs.
   MpiSession::Job& job = test_session().job();

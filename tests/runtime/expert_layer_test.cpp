@@ -79,9 +79,13 @@ class NoOthers final : public Communicator {
   [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine, const Place&) override {
     return {{mine.begin(), mine.end()}};
   }
-  [[nodiscard]] Inbox exchange(Outbox outbox, const Place&) override { return outbox; }
+  void begin(Outbox outbox, const Place&) override { messages_ = std::move(outbox); }
+  [[nodiscard]] bool progress() override { return true; }
+  [[nodiscard]] Inbox& wait_for_rows() override { return messages_; }
+  [[nodiscard]] Inbox finish() override { return std::move(messages_); }
 
  private:
+  Inbox messages_;
   std::vector<int> node_{0};
 };
 
