@@ -86,14 +86,17 @@ void ExpertLayer::set_weights(int expert, std::span<const float> gate_up, std::s
 
 ExpertPass ExpertLayer::forward(const Tensor& x, const Choices& choices, const Tensor& out) {
   ExpertPass pass;
-  pass.arrived = comm_.exchange(depart(x, choices, pass), place("dispatch"));
-  arrive(pass);
+  Exchange exchange(comm_, depart(x, choices, pass), place("dispatch"));
+  arrive(exchange.rows(), pass);
 
   scratch_.reset();
   const Tensor in = scratch_.take(pass.computed(), shape_.hidden);
   const Tensor results = scratch_.take(pass.computed(), shape_.hidden);
-  gather_pairs(pass.arrived, pass, in);
-  device_.experts(in, calls(pass), results);
+  gather_pairs(exchange.rows(), pass, in);
+  compute_experts({pass.groups, shape_.index, in, results, [&](int e) { return weights(e, pass); },
+                   [&](Inbox& all) { take_guests(all, pass); }},
+                  exchange, device_);
+  pass.arrived = std::move(exchange.all());
 
   Outbox sums(comm_.ranks());
   for (int r = 0; r < comm_.ranks(); ++r) {
@@ -183,33 +186,39 @@ Message ExpertLayer::message_for(const Tensor& x, const Choices& choices, const 
   return message;
 }
 
-void ExpertLayer::arrive(ExpertPass& pass) const {
+void ExpertLayer::arrive(Inbox& arrived, ExpertPass& pass) const {
   std::vector<Route> routes;
   pass.first.push_back(0);
-  for (Message& message : pass.arrived) {
+  for (Message& message : arrived) {
     const auto came = view_of<Route>(message.section(Section::routes));
     routes.insert(routes.end(), came.begin(), came.end());
     pass.first.push_back(static_cast<std::int64_t>(routes.size()) / shape_.top_k);
     if (as_rows(message.section(Section::rows)).rows != pass.first.back() - *(pass.first.end() - 2)) {
       throw CommError("ExpertLayer: rows arrived without their routes");
     }
+  }
+  pass.groups = group_by_expert(routes, shape_.top_k, placement_.experts);
+}
+
+void ExpertLayer::take_guests(Inbox& arrived, ExpertPass& pass) const {
+  for (Message& message : arrived) {
     for (const ExpertParcel& parcel : parcels_of(message.section(Section::weights))) {
       pass.guests[parcel.expert] = open_parcel(parcel, shape_.gating, device_);
     }
   }
-  pass.groups = group_by_expert(routes, shape_.top_k, placement_.experts);
+}
+
+const ExpertWeights* ExpertLayer::weights(std::int32_t expert, const ExpertPass& pass) const {
+  if (const auto held = weights_.find(expert); held != weights_.end()) return &held->second;
+  const auto guest = pass.guests.find(expert);
+  return guest != pass.guests.end() ? &guest->second : nullptr;
 }
 
 std::vector<ExpertRows> ExpertLayer::calls(const ExpertPass& pass) const {
   std::vector<ExpertRows> out;
   for (std::size_t g = 0; g < pass.groups.experts.size(); ++g) {
-    const std::int32_t expert = pass.groups.experts[g];
-    const auto held = weights_.find(expert), guest = pass.guests.find(expert);
-    if (held == weights_.end() && guest == pass.guests.end()) {
-      throw CommError("ExpertLayer: rows arrived for expert " + std::to_string(expert) + ", which is not here");
-    }
-    out.push_back({held != weights_.end() ? &held->second : &guest->second, pass.groups.first[g],
-                   pass.groups.first[g + 1] - pass.groups.first[g]});
+    const std::int64_t first = pass.groups.first[g];
+    out.push_back({weights(pass.groups.experts[g], pass), first, pass.groups.first[g + 1] - first});
   }
   return out;
 }

@@ -4,6 +4,7 @@
 #include "comm/communicator.hpp"
 #include "placement/dispatch/plan_dispatch.hpp"
 #include "runtime/dispatch.hpp"
+#include "runtime/expert_calls.hpp"
 #include "runtime/expert_parcel.hpp"
 #include "runtime/scratch.hpp"
 #include "runtime/spill_plan.hpp"
@@ -90,7 +91,10 @@ class ExpertLayer {
   [[nodiscard]] std::vector<int> plan(const Choices& choices, ExpertPass& pass, WeightTransfers& transfers);
   [[nodiscard]] Message message_for(const Tensor& x, const Choices& choices, const ExpertPass::Sent& sent,
                                     std::span<const DispatchTransfer> gives) const;
-  void arrive(ExpertPass& pass) const;
+  void arrive(Inbox& arrived, ExpertPass& pass) const;
+  void take_guests(Inbox& arrived, ExpertPass& pass) const;
+  /// None where they are neither held nor came.
+  [[nodiscard]] const ExpertWeights* weights(std::int32_t expert, const ExpertPass& pass) const;
   [[nodiscard]] std::vector<ExpertRows> calls(const ExpertPass& pass) const;
   /// (pairs): the rows that each rank sent, by expert.
   void gather_pairs(Inbox& from, const ExpertPass& pass, const Tensor& out) const;

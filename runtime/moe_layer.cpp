@@ -30,6 +30,12 @@ std::vector<std::int32_t> counted_at(int rank, int self, const Batch& batch, std
   return counted;
 }
 
+/// Whether no row goes on anywhere else than where it is.
+bool all_stay(const Batch& batch, const Domains& domains) {
+  return !domains.coherent() || std::all_of(batch.sequences.begin(), batch.sequences.end(),
+                                            [](const BatchSequence& s) { return s.prompt || s.replicated; });
+}
+
 std::vector<std::int32_t> choices_of(std::span<const std::int32_t> rows, const Routing& routing) {
   std::vector<std::int32_t> choices;
   for (const std::int32_t i : rows) {
@@ -61,23 +67,31 @@ Outbox MoeLayer::depart(const Batch& batch, InFlight& flight, Scratch& scratch, 
   return pack(batch, flight);
 }
 
-void MoeLayer::arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scratch& scratch, Scratch& next) const {
-  flight.arrived = std::move(arrived);
+void MoeLayer::meanwhile(const Batch& batch, InFlight& flight, Scratch& scratch) const {
+  {
+    const Timed timed(context_.metrics.phases.experts);
+    if (spec_.shared && all_stay(batch, context_.domains)) share(batch, flight.at, flight, scratch);
+  }
+  const Timed timed(context_.metrics.phases.exchange);
+  (void)flight.exchange.rows();
+}
+
+void MoeLayer::arrive(const Batch& batch, InFlight& flight, Scratch& scratch, Scratch& next) const {
   {
     const Timed timed(context_.metrics.phases.exchange);
-    for (Message& message : flight.arrived) {
+    Inbox& arrived = flight.exchange.rows();
+    for (Message& message : arrived) {
       flight.freight.store(context_.device, batch, message.section(Section::freight));
     }
     if (tells_tokens()) {
       std::uint64_t tokens = 0;
-      for (const Message& message : flight.arrived) tokens += message.flags() >> kTokensShift;
+      for (const Message& message : arrived) tokens += message.flags() >> kTokensShift;
       context_.spill->set_tokens(flight.micro_batch, static_cast<std::int64_t>(tokens));
     }
-    take_experts(flight);
     flight.landed = gather(flight, scratch, next);
   }
   const Timed timed(context_.metrics.phases.experts);
-  if (spec_.shared) share(batch, flight, scratch);
+  if (spec_.shared && !all_stay(batch, context_.domains)) share(batch, flight.landed, flight, scratch);
   compute(batch, flight, scratch);
   if (flight.spill.planned) {
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - flight.departed;
@@ -85,8 +99,9 @@ void MoeLayer::arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scrat
   }
 }
 
-bool MoeLayer::partial_sums_follow(const InFlight& flight) {
-  return std::any_of(flight.arrived.begin(), flight.arrived.end(),
+bool MoeLayer::partial_sums_follow(InFlight& flight) {
+  const Inbox& arrived = flight.exchange.all();
+  return std::any_of(arrived.begin(), arrived.end(),
                      [](const Message& m) { return (m.flags() & kPartialSumsFollow) != 0; });
 }
 
@@ -165,16 +180,16 @@ void MoeLayer::spill(const Batch& batch, const Routing& routing, InFlight& fligh
   }
 }
 
-void MoeLayer::take_experts(InFlight& flight) const {
-  for (const DispatchTransfer& get : flight.spill.transfers.gets) {
-    const auto parcels = parcels_of(flight.arrived[get.from].section(Section::weights));
+void MoeLayer::take_experts(Inbox& arrived, SpillCall& spill) const {
+  for (const DispatchTransfer& get : spill.transfers.gets) {
+    const auto parcels = parcels_of(arrived[get.from].section(Section::weights));
     const auto parcel =
         std::find_if(parcels.begin(), parcels.end(), [&](const ExpertParcel& p) { return p.expert == get.expert; });
     if (parcel == parcels.end()) {
       throw CommError("layer " + std::to_string(index_) + ": expert " + std::to_string(get.expert) +
                       " did not come from rank " + std::to_string(get.from));
     }
-    context_.spill->take(index_, *parcel, spec_.experts[get.expert].gating, flight.spill);
+    context_.spill->take(index_, *parcel, spec_.experts[get.expert].gating, spill);
   }
 }
 
@@ -233,8 +248,7 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
   return out;
 }
 
-void MoeLayer::share(const Batch& batch, InFlight& flight, Scratch& scratch) const {
-  const Resident& here = flight.landed;
+void MoeLayer::share(const Batch& batch, const Resident& here, InFlight& flight, Scratch& scratch) const {
   std::vector<std::int32_t> mine;
   for (std::size_t i = 0; i < here.rows.size(); ++i) {
     const BatchSequence& sequence = batch.of(here.rows[i]);
@@ -249,7 +263,7 @@ void MoeLayer::share(const Batch& batch, InFlight& flight, Scratch& scratch) con
   context_.device.gather(here.x, mine, normed);
   weights_.mlp_norm.apply(context_.device, normed, normed);
   const std::vector<ExpertRows> all{{weights_.moe.shared.get(), 0, rows}};
-  context_.device.experts(normed, all, outputs);
+  context_.device.experts(normed, compute_meanwhile(flight.exchange, all, normed, outputs, context_.device), outputs);
 
   std::vector<float> gates(mine.size(), 1);
   if (weights_.moe.shared_gate) gates = context_.device.gate(normed, *weights_.moe.shared_gate);
@@ -263,7 +277,7 @@ void MoeLayer::share(const Batch& batch, InFlight& flight, Scratch& scratch) con
 }
 
 void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) const {
-  Inbox& arrived = flight.arrived;
+  Inbox& arrived = flight.exchange.rows();
   const auto k = static_cast<std::size_t>(spec_.router.top_k);
   const std::vector<Route> routes = routes_of(arrived);
   const GroupedRows groups = group_by_expert(routes, spec_.router.top_k, static_cast<int>(spec_.experts.size()));
@@ -295,7 +309,13 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     }
   }
   context_.device.gather(normed, groups.arrived, inputs);
-  context_.device.experts(inputs, calls(groups, flight.spill), outputs);
+  const auto weights = [&](std::int32_t expert) -> const ExpertWeights* {
+    if (const ExpertWeights* held = weights_.moe.experts[expert].get(); held != nullptr) return held;
+    const auto came = flight.spill.experts.find(expert);
+    return came != flight.spill.experts.end() ? came->second.get() : nullptr;
+  };
+  compute_experts({groups, index_, inputs, outputs, weights, [&](Inbox& all) { take_experts(all, flight.spill); }},
+                  flight.exchange, context_.device);
   context_.metrics.expert_rows[index_] += pairs;
   context_.metrics.now().expert_rows += pairs;
 
@@ -306,8 +326,8 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     told.push_back(static_cast<std::int32_t>(i));
     told_labels.push_back(flight.shared.labels[i]);
   }
-  flight.sums.resize(arrived.size());
-  for (int rank = 0; rank < static_cast<int>(arrived.size()); ++rank) {
+  flight.sums.resize(wanted.size());
+  for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
     WantedSums& want = wanted[rank];
     const auto n = static_cast<std::int64_t>(want.labels.size());
     if (rank == context_.comm.rank()) {
@@ -344,10 +364,11 @@ Resident MoeLayer::gather(InFlight& flight, Scratch& scratch, Scratch& next) con
     sources.push_back({row, static_cast<std::int32_t>(sources.size())});
   };
   for (const std::int32_t i : plan.stay) take(at.x, i, at.rows[i]);
-  for (int from = 0; from < static_cast<int>(flight.arrived.size()); ++from) {
+  Inbox& arrived = flight.exchange.rows();
+  for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
     if (from == context_.comm.rank()) continue;
-    const Tensor x = as_rows(flight.arrived[from].section(Section::rows));
-    const auto tags = tags_of(flight.arrived[from]);
+    const Tensor x = as_rows(arrived[from].section(Section::rows));
+    const auto tags = tags_of(arrived[from]);
     for (std::size_t i = 0; i < tags.size(); ++i) {
       if (tags[i].landing == context_.comm.rank()) take(x, static_cast<std::int32_t>(i), tags[i].row);
     }
@@ -390,22 +411,6 @@ std::vector<Route> MoeLayer::routes_of(const Inbox& arrived) const {
     if (!records.empty()) std::memcpy(&routes[before], records.data(), records.size());
   }
   return routes;
-}
-
-std::vector<ExpertRows> MoeLayer::calls(const GroupedRows& groups, const SpillCall& spill) const {
-  std::vector<ExpertRows> out;
-  for (std::size_t g = 0; g < groups.experts.size(); ++g) {
-    const ExpertWeights* expert = weights_.moe.experts[groups.experts[g]].get();
-    if (const auto came = spill.experts.find(groups.experts[g]); expert == nullptr && came != spill.experts.end()) {
-      expert = came->second.get();
-    }
-    if (expert == nullptr) {
-      throw CommError("layer " + std::to_string(index_) + ": a row arrived for expert " +
-                      std::to_string(groups.experts[g]) + ", which this rank doesn't hold");
-    }
-    out.push_back({expert, groups.first[g], groups.first[g + 1] - groups.first[g]});
-  }
-  return out;
 }
 
 Tensor MoeLayer::as_rows(std::span<std::byte> section) const {

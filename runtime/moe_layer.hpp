@@ -3,6 +3,7 @@
 
 #include "comm/communicator.hpp"
 #include "runtime/dispatch.hpp"
+#include "runtime/expert_calls.hpp"
 #include "runtime/freight.hpp"
 #include "runtime/metrics.hpp"
 #include "runtime/partial_sums.hpp"
@@ -39,10 +40,10 @@ struct InFlight {
   RowPlan plan;
   SpillCall spill;
   std::chrono::steady_clock::time_point departed;  ///< where planned
-  Inbox arrived;
-  Resident landed;     ///< the rows that go on here, the experts' output not yet added
-  Outbox sums;         ///< partial sums for the other ranks
-  PartialSums here;    ///< those for the rows that go on here
+  Exchange exchange;                               ///< that dispatches the rows
+  Resident landed;                                 ///< the rows that go on here, the experts' output not yet added
+  Outbox sums;                                     ///< partial sums for the other ranks
+  PartialSums here;                                ///< those for the rows that go on here
   PartialSums shared;  ///< what the shared expert adds to rows that go on here, computed on this rank
 };
 
@@ -65,28 +66,30 @@ class MoeLayer {
   /// and the weights that go along. Collective where counts are gathered, which all ranks decide alike.
   [[nodiscard]] Outbox depart(const Batch& batch, InFlight& flight, Scratch& scratch,
                               const RoutingObserver& observe) const;
-  /// Takes in what was dispatched to this rank: stores the freight, computes the experts. The rows that go on here are
-  /// in memory of `next` unless nothing moved.
-  void arrive(const Batch& batch, Inbox arrived, InFlight& flight, Scratch& scratch, Scratch& next) const;
+  /// Computes what needs nothing from other ranks while `flight.exchange` is under way, until its rows are here.
+  void meanwhile(const Batch& batch, InFlight& flight, Scratch& scratch) const;
+  /// Takes in what was dispatched to this rank: stores the freight, computes the experts, those whose weights are still
+  /// under way last. The rows that go on here are in memory of `next` unless nothing moved.
+  void arrive(const Batch& batch, InFlight& flight, Scratch& scratch, Scratch& next) const;
   /// Whether any rank has partial sums for another.
-  [[nodiscard]] static bool partial_sums_follow(const InFlight& flight);
+  [[nodiscard]] static bool partial_sums_follow(InFlight& flight);
   /// The rows that go on here, with the partial sums that `sums` brought (none when empty) added.
   [[nodiscard]] Resident land(InFlight& flight, Inbox& sums, Scratch& scratch) const;
 
  private:
   [[nodiscard]] Outbox pack(const Batch& batch, const InFlight& flight) const;
-  void share(const Batch& batch, InFlight& flight, Scratch& scratch) const;
+  /// The shared expert's part for rows that go on here.
+  void share(const Batch& batch, const Resident& here, InFlight& flight, Scratch& scratch) const;
   void compute(const Batch& batch, InFlight& flight, Scratch& scratch) const;
   /// The rows that go on here: those that stay and those that came.
   [[nodiscard]] Resident gather(InFlight& flight, Scratch& scratch, Scratch& next) const;
   /// Gathers the counts and plans who computes what, where that may pay.
   void spill(const Batch& batch, const Routing& routing, InFlight& flight, ChoiceRanks& ranks) const;
   /// Takes in the experts that came with the rows.
-  void take_experts(InFlight& flight) const;
+  void take_experts(Inbox& arrived, SpillCall& spill) const;
 
   [[nodiscard]] std::vector<RowTag> tags_of(const Message& message) const;
   [[nodiscard]] std::vector<Route> routes_of(const Inbox& arrived) const;
-  [[nodiscard]] std::vector<ExpertRows> calls(const GroupedRows& groups, const SpillCall& spill) const;
   /// A section seen as rows of activations.
   [[nodiscard]] Tensor as_rows(std::span<std::byte> section) const;
 

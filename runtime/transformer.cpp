@@ -65,7 +65,6 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
       flight.step = step;
       flight.tokens = rows.tokens;
       Outbox out = moe.depart(batch, flight, rows.scratch, observe);
-      Inbox arrived;
       if (dispatches || flight.spill.travels) {
         const Timed timed(context_.metrics.phases.exchange);
         for (std::size_t r = 0; r < waiting.flight.sums.size(); ++r) {
@@ -75,14 +74,15 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
         for (int r = 0; r < context_.comm.ranks(); ++r) {
           if (!here.takes_part(r)) out[r] = {};  // flags, which don't concern it
         }
-        arrived = context_.comm.exchange(std::move(out), here);
+        flight.exchange = Exchange(context_.comm, std::move(out), here);
       } else {
-        arrived = std::move(out);
+        flight.exchange = Exchange(std::move(out));
       }
-      if (waiting.micro_batch >= 0) land(waiting, arrived);
+      moe.meanwhile(batch, flight, rows.scratch);
+      if (waiting.micro_batch >= 0) land(waiting, flight.exchange.rows());
       Scratch& next = rows.streams[1 - rows.stream];
       next.reset();
-      moe.arrive(batch, std::move(arrived), flight, rows.scratch, next);
+      moe.arrive(batch, flight, rows.scratch, next);
       waiting = {m, &moe, std::move(flight)};
     }
     next_layer = layer + 1;

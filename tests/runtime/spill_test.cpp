@@ -1,5 +1,5 @@
 // Least-loaded dispatch: whatever is spilled, and wherever to, the results are plain dispatch's to the last bit.
-#include "comm/communicator.hpp"
+#include "comm/mpi_communicator.hpp"
 #include "runtime/family.hpp"
 #include "tests/mpi_main.hpp"
 #include "tests/runtime/test_job.hpp"
@@ -90,9 +90,9 @@ class SpillTest : public testing::TestWithParam<const char*> {
     }
   }
 
-  // Two ranks a node: with one host, that is how a job has several.
-  std::unique_ptr<Communicator> transport_ = make_mpi_communicator(test_session(), {.ranks_per_node = 2});
-  CountingCommunicator comm_{*transport_};
+  // Two ranks a node: with one host, that is how a job has several. Pieces so small that weights come after the rows.
+  MpiCommunicator transport_{test_session().job(), {.ranks_per_node = 2}, {.first = 4096, .weights = 8192}};
+  CountingCommunicator comm_{transport_};
   Reference reference_ = read_reference(model());
 };
 
