@@ -36,10 +36,8 @@ bool Spill::may_pay(int layer, std::int64_t rows) {
     case DispatchPolicy::least_loaded:
       break;
   }
-  const DispatchCosts& costs = options_.costs;
-  const std::int64_t most_saved = rows * (costs.row + std::max(costs.row_inside, costs.row_between));
   const bool spare = replicated_[layer] || !ledger_.kept(layer).empty();
-  if (most_saved <= options_.counts_gather || !spill_may_pay(costs, rows, spare)) return false;
+  if (!spill_may_pay(options_.costs, rows, spare, options_.counts_gather)) return false;
   Patience& patience = patience_[layer];
   if (patience.wait > 0 && rows <= kManyMore * patience.rows) {
     --patience.wait;

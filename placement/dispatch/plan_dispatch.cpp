@@ -223,11 +223,14 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
   return plan_;
 }
 
-bool spill_may_pay(const DispatchCosts& costs, std::int64_t rows, bool spare_weights) {
+bool spill_may_pay(const DispatchCosts& costs, std::int64_t rows, bool spare_weights, std::int64_t beyond) {
   if (rows < 2) return false;
+  // The slowest rank saves no more than the work of the rows that it gives away, and of each expert that it is rid of;
+  // where nobody else has an expert's weights, it sends them.
+  const std::int64_t work = rows * (costs.row + std::max(costs.row_inside, costs.row_between));
   const std::int64_t weights = spare_weights ? 0 : std::min(costs.weights_inside, costs.weights_between);
-  // An owner that gives weights away saves less than all its rows.
-  return weights < rows * (costs.row + std::max(costs.row_inside, costs.row_between));
+  const std::int64_t of_expert = costs.expert - weights, experts = of_expert > 0 ? rows : 1;
+  return work + experts * of_expert > beyond;
 }
 
 }  // namespace coterie

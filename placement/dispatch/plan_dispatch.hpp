@@ -104,8 +104,9 @@ class DispatchPlanner {
   DispatchPlan plan_;
 };
 
-/// False where no spill can pay however `rows` rows of a layer (of all ranks together) are spread, so that the counts
-/// needn't be gathered. `spare_weights`: some expert is cached or held more than once.
-[[nodiscard]] bool spill_may_pay(const DispatchCosts& costs, std::int64_t rows, bool spare_weights);
+/// False where no plan saves more than `beyond` picoseconds however `rows` rows of a layer (of all ranks together) are
+/// spread, so that the counts needn't be gathered. `spare_weights`: some expert is cached or held more than once.
+[[nodiscard]] bool spill_may_pay(const DispatchCosts& costs, std::int64_t rows, bool spare_weights,
+                                 std::int64_t beyond = 0);
 
 }  // namespace coterie

@@ -1,7 +1,9 @@
-// How long planning a layer's dispatch takes, and what it saves: dispatch_bench [TRACE...]
+// How long planning a layer's dispatch takes, and what it saves: dispatch_bench [--load TEXT] [TRACE...]
 // 64 ranks in nodes of 8, 256 experts, 8 of them a token, 16,384 tokens a rank: the loads of LLEP's tables, some random
-// ones, and those of the traces given (each of their layers, tokens dealt to the ranks in turn; as many ranks as divide
-// their experts). Every call has other counts than the one before. One core, microseconds; predicted milliseconds.
+// ones, and those of the traces given, whole and cut into batches of 1,024 tokens (of each layer some; tokens dealt to
+// the ranks in turn and repeated up to 16,384 a rank; as many ranks as divide the experts). --load takes those alone
+// whose names have TEXT in them. Every call has other counts than the one before. One core, microseconds; predicted
+// milliseconds; rows computed elsewhere than the placement says in per cent of all.
 #include "placement/dispatch/plan_dispatch.hpp"
 #include "placement/splitmix.hpp"
 #include "placement/trace/trace.hpp"
@@ -18,7 +20,10 @@
 namespace coterie {
 namespace {
 
-constexpr int kRepeats = 40;  // of each input
+constexpr int kRepeats = 40;              // of each input
+constexpr std::int64_t kTokens = 16'384;  // of a rank
+constexpr std::int64_t kBatch = 1024;     // tokens that a trace is cut into
+constexpr std::size_t kMostInputs = 64;   // of a load
 
 struct Load {
   std::string name;
@@ -50,7 +55,7 @@ DispatchLayer layer_of(int ranks, int experts) {
 /// Rows of every rank by the weight of each expert, each count off by some per cent at random.
 Load generated(const std::string& name, const std::function<double(int expert)>& weight) {
   constexpr int kRanks = 64, kExperts = 256, kInputs = 32;
-  constexpr double kRows = 16'384 * 8;
+  constexpr double kRows = kTokens * 8;
   SplitMix random(1);
   Load load{name, layer_of(kRanks, kExperts), {}};
   double sum = 0;
@@ -85,30 +90,61 @@ std::vector<Load> generated_loads() {
   return loads;
 }
 
-Load from_trace(const std::string& path) {
+/// Tokens [begin, begin + count) of a layer.
+std::vector<std::int32_t> counts_of(const Trace& trace, int layer, std::int64_t begin, std::int64_t count, int ranks) {
+  std::vector<std::int32_t> counts(static_cast<std::size_t>(ranks) * trace.num_experts, 0);
+  const std::int64_t repeat = std::max<std::int64_t>(1, kTokens * ranks / count);
+  for (std::int64_t t = begin; t < begin + count; ++t) {
+    for (int k = 0; k < trace.top_k; ++k) {
+      const auto e = trace.experts[static_cast<std::size_t>((t * trace.layers() + layer) * trace.top_k + k)];
+      if (e == Trace::kNoExpert) continue;
+      counts[static_cast<std::size_t>(t % ranks) * trace.num_experts + e] += static_cast<std::int32_t>(repeat);
+    }
+  }
+  return counts;
+}
+
+std::vector<Load> from_trace(const std::string& path) {
   const Trace trace = read_trace(path);
   int ranks = 64;
   while (trace.num_experts % ranks != 0) ranks /= 2;
-  Load load{path.substr(path.rfind('/') + 1), layer_of(ranks, trace.num_experts), {}};
-  const std::int64_t repeat = std::max<std::int64_t>(1, std::int64_t{16'384} * ranks / trace.tokens());
-  for (int layer = 0; layer < trace.layers(); ++layer) {
-    std::vector<std::int32_t>& counts =
-        load.counts.emplace_back(static_cast<std::size_t>(ranks) * trace.num_experts, 0);
-    for (std::int64_t t = 0; t < trace.tokens(); ++t) {
-      for (int k = 0; k < trace.top_k; ++k) {
-        const auto e = trace.experts[static_cast<std::size_t>((t * trace.layers() + layer) * trace.top_k + k)];
-        if (e != Trace::kNoExpert)
-          counts[static_cast<std::size_t>(t % ranks) * trace.num_experts + e] += static_cast<std::int32_t>(repeat);
-      }
+  const std::string file = path.substr(path.rfind('/') + 1), name = file.substr(0, file.rfind(".safetensors"));
+  const DispatchLayer layer = layer_of(ranks, trace.num_experts);
+  Load whole{name, layer, {}}, batches{name + ", batches", layer, {}};
+  for (int l = 0; l < trace.layers(); ++l) {
+    whole.counts.push_back(counts_of(trace, l, 0, trace.tokens(), ranks));
+  }
+  const std::int64_t in_all = trace.tokens() / kBatch * trace.layers();
+  const auto inputs = std::min<std::int64_t>(in_all, kMostInputs);
+  for (std::int64_t i = 0; i < inputs; ++i) {
+    const std::int64_t at = i * in_all / inputs;
+    const auto l = static_cast<int>(at % trace.layers());
+    batches.counts.push_back(counts_of(trace, l, at / trace.layers() * kBatch, kBatch, ranks));
+  }
+  return {std::move(whole), std::move(batches)};
+}
+
+/// Of all rows, those that another rank computes than the placement says.
+double moved_share(const DispatchLayer& layer, const std::vector<std::int32_t>& counts, const DispatchPlan& plan) {
+  std::int64_t moved = 0, all = 0;
+  for (const DispatchPart& part : plan.parts) {
+    std::int64_t begin = 0;
+    for (int r = 0; r < layer.ranks; ++r) {
+      const std::size_t at = static_cast<std::size_t>(r) * layer.experts + part.expert;
+      const std::int64_t end = begin + counts[at];
+      const std::int64_t rows = std::max<std::int64_t>(0, std::min(end, part.to) - std::max(begin, part.from));
+      all += rows;
+      if (layer.destinations[at] != part.rank) moved += rows;
+      begin = end;
     }
   }
-  return load;
+  return all == 0 ? 0 : static_cast<double>(moved) / static_cast<double>(all);
 }
 
 struct Measured {
   double median = 0, worst_input = 0;  ///< microseconds; the slowest input's median
   double before = 0, after = 0;        ///< predicted milliseconds, mean over the inputs
-  double transfers = 0;                ///< mean
+  double transfers = 0, moved = 0;     ///< means; share of all rows
 };
 
 Measured measure(const Load& load, DispatchPolicy policy) {
@@ -132,6 +168,7 @@ Measured measure(const Load& load, DispatchPolicy policy) {
       m.before += static_cast<double>(plan.before) * 1e-9 / inputs;
       m.after += static_cast<double>(plan.after) * 1e-9 / inputs;
       m.transfers += static_cast<double>(plan.transfers.size()) / inputs;
+      m.moved += moved_share(load.layer, load.counts[i], plan) / inputs;
     }
   }
   std::vector<double> medians;
@@ -147,16 +184,25 @@ Measured measure(const Load& load, DispatchPolicy policy) {
 
 void report(const Load& load) {
   const Measured ours = measure(load, DispatchPolicy::least_loaded), theirs = measure(load, DispatchPolicy::llep);
-  std::printf("%-28s %8.1f %8.1f %8.1f   %8.3f %8.3f %8.3f   %6.1f %6.1f\n", load.name.substr(0, 28).c_str(),
-              ours.median, ours.worst_input, theirs.median, ours.before, ours.after, theirs.after, ours.transfers,
-              theirs.transfers);
+  std::printf("%-34s %7.1f %7.1f %7.1f   %8.3f %8.3f %8.3f   %6.1f %6.1f   %5.1f %5.1f\n",
+              load.name.substr(0, 34).c_str(), ours.median, ours.worst_input, theirs.median, ours.before, ours.after,
+              theirs.after, ours.transfers, theirs.transfers, 100 * ours.moved, 100 * theirs.moved);
+  std::fflush(stdout);
 }
 
 void run(int argc, char** argv) {
-  std::printf("%-28s %8s %8s %8s   %8s %8s %8s   %6s %6s\n%-28s %26s   %26s   %13s\n", "load", "least", "worst", "llep",
-              "plain", "least", "llep", "least", "llep", "", "us a call", "predicted ms", "transfers");
-  for (const Load& load : generated_loads()) report(load);
-  for (int i = 1; i < argc; ++i) report(from_trace(argv[i]));
+  const bool some = argc > 2 && std::string(argv[1]) == "--load";
+  const std::string wanted = some ? argv[2] : "";
+  std::printf("%-34s %7s %7s %7s   %8s %8s %8s   %6s %6s   %5s %5s\n%-34s %23s   %26s   %13s   %11s\n", "load", "least",
+              "worst", "llep", "plain", "least", "llep", "least", "llep", "least", "llep", "", "us a call",
+              "predicted ms", "transfers", "% moved");
+  const auto report_wanted = [&](const std::vector<Load>& loads) {
+    for (const Load& load : loads) {
+      if (load.name.find(wanted) != std::string::npos) report(load);
+    }
+  };
+  report_wanted(generated_loads());
+  for (int i = some ? 3 : 1; i < argc; ++i) report_wanted(from_trace(argv[i]));
 }
 
 }  // namespace
