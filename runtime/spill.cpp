@@ -27,7 +27,7 @@ Spill::Spill(const SpillOptions& options, std::vector<DispatchLayer> layers, int
 }
 
 bool Spill::may_pay(int layer, std::int64_t rows) {
-  if (layers_.front().ranks == 1 || rows < 2) return false;
+  if (layers_.front().ranks == 1 || rows < 1) return false;
   switch (options_.dispatch.policy) {
     case DispatchPolicy::plain:
       return false;

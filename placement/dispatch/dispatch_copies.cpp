@@ -8,7 +8,6 @@ namespace coterie {
 bool DispatchCopies::may_pay(const DispatchLoads& loads) {
   const DispatchLayer& layer = loads.layer();
   const DispatchCosts& costs = loads.costs();
-  loads_ = &loads;
   candidates_.clear();
   candidates_.reserve(layer.experts);
   // A copy in its owner's node saves rows' ways inside it, one elsewhere those between nodes.
@@ -25,108 +24,129 @@ bool DispatchCopies::may_pay(const DispatchLoads& loads) {
   return !candidates_.empty();
 }
 
-void DispatchCopies::find(const DispatchLoads& loads, const DispatchOrder& order, int most_arrivals) {
+void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   const DispatchLayer& layer = loads.layer();
   const std::size_t all = most_copies(layer), enough = all - layer.ranks;
   loads_ = &loads;
+  order_ = &loads.order();
   most_arrivals_ = most_arrivals;
   times_.assign(loads.times().begin(), loads.times().end());
   arrivals_.assign(layer.ranks, 0);
   sent_.assign(layer.ranks, 0);
   sum_ = std::accumulate(times_.begin(), times_.end(), std::int64_t{0});
-  found_.clear();
-  found_.reserve(all);
-  copies_.clear();
-  copies_.reserve(all);
+  for (auto* of : {&copies_, &sorted_}) {
+    of->clear();
+    of->reserve(all);
+  }
+  gains_.clear();
+  gains_.reserve(all);
   gain_ = 0;
   std::sort(candidates_.begin(), candidates_.end(),
             [&](int a, int b) { return loads.rows(a) != loads.rows(b) ? loads.rows(a) > loads.rows(b) : a < b; });
-  const auto of_node = [&](int n) {
-    return std::span(order.ranks).subspan(order.node_begin[n], order.node_begin[n + 1] - order.node_begin[n]);
-  };
   for (const int expert : candidates_) {
-    for (int n = 0; n < layer.nodes; ++n) {
-      if (found_.size() < enough && loads.node_rows(n, expert) > enough_) open_in(expert, of_node(n));
+    for (int n = 0; n < layer.nodes && copies_.size() < enough; ++n) {
+      if (loads.node_rows(n, expert) <= enough_) continue;
+      open_in({expert, n, order_->node_begin[n], order_->node_begin[n + 1], layer.only_holder[expert],
+               loads.sources(expert)});
     }
   }
-  // Few: sorted by insertion, as std::stable_sort would allocate.
-  for (std::size_t i = 1; i < found_.size(); ++i) {
-    std::rotate(std::upper_bound(found_.begin(), found_.begin() + static_cast<std::ptrdiff_t>(i), found_[i],
-                                 [](const Found& a, const Found& b) { return a.gain > b.gain; }),
-                found_.begin() + static_cast<std::ptrdiff_t>(i), found_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+}
+
+void DispatchCopies::sort() {
+  std::sort(gains_.begin(), gains_.end());
+  sorted_.clear();
+  for (auto& [gain, index] : gains_) {
+    sorted_.push_back(copies_[index]);
+    index = static_cast<int>(sorted_.size()) - 1;
   }
-  for (const Found& found : found_) copies_.push_back(found.copy);
+  copies_.swap(sorted_);
+}
+
+int DispatchCopies::destination(int place, const Site& site) const {
+  return site.holder >= 0 ? site.holder : loads_->planned_destination(order_->ranks[place], site.expert);
 }
 
 bool DispatchCopies::may_get(int expert, int rank) const {
   return arrivals_[rank] < most_arrivals_ || loads_->holds(rank, expert);
 }
 
-std::int64_t DispatchCopies::weights(int expert, int rank) const {
-  return loads_->holds(rank, expert) ? 0 : loads_->weights_way(loads_->destination(rank, expert), rank);
+std::int64_t DispatchCopies::weights(int expert, int rank, int from) const {
+  return loads_->holds(rank, expert) ? 0 : loads_->weights_way(from, rank);
 }
 
-void DispatchCopies::open_in(int expert, std::span<const int> ranks) {
-  const int first = open_first(expert, ranks);
-  for (const int rank : ranks) {
-    const int destination = loads_->destination(rank, expert);
-    if (rank == first || destination == rank || !may_get(expert, rank)) continue;
-    const int from = first >= 0 && !loads_->same_node(rank, destination) ? first : destination;
-    const std::int64_t rows = loads_->count(rank, expert), way = loads_->row_way(rank, from);
-    const std::int64_t gain = rows * way - loads_->costs().expert - 2 * weights(expert, rank);
-    if (gain <= 0 || sent_[destination] + weights(expert, rank) > (sum_ - gain_) / loads_->layer().ranks / 2) continue;
-    times_[rank] += loads_->costs().expert + rows * loads_->costs().row;
-    times_[from] -= rows * (loads_->costs().row + way);
-    open(expert, rank, gain);
+void DispatchCopies::open_in(const Site& site) {
+  const DispatchCosts& costs = loads_->costs();
+  const int expert = site.expert, node = site.node, first = open_first(site);
+  if (enough_ > 0) {  // all weights travel
+    const bool home = loads_->layer().node_of_rank[site.holder] == node;
+    const std::int64_t way = home || first >= 0 ? costs.row_inside : costs.row_between;
+    const std::int64_t sent = home ? costs.weights_inside : costs.weights_between;
+    if (loads_->node_rows(node, expert) * way <= costs.expert + 2 * sent) return;
+  }
+  const std::int64_t most_sent = (sum_ - gain_) / loads_->layer().ranks / 2;
+  for (int p = site.begin; p < site.end; ++p) {
+    const int rank = order_->ranks[p], to = destination(p, site);
+    if (rank == first || to == rank) continue;
+    const int from = first >= 0 && !loads_->same_node(rank, to) ? first : to;
+    const std::int64_t rows = site.sources[p], way = loads_->row_way(rank, from), saved = rows * way - costs.expert;
+    if (saved <= 0 || !may_get(expert, rank)) continue;
+    const std::int64_t sent = weights(expert, rank, to), gain = saved - 2 * sent;
+    if (gain <= 0 || sent_[to] + sent > most_sent) continue;
+    times_[rank] += costs.expert + rows * costs.row;
+    times_[from] -= rows * (costs.row + way);
+    open(expert, rank, to, gain);
   }
 }
 
-int DispatchCopies::open_first(int expert, std::span<const int> ranks) {
+int DispatchCopies::open_first(const Site& site) {
   const DispatchCosts& costs = loads_->costs();
+  const int expert = site.expert;
+  const std::vector<int>& node_of = loads_->layer().node_of_rank;
+  if (site.holder >= 0 && node_of[site.holder] == site.node) return -1;
   std::int64_t leave = 0;  // rows
-  for (const int rank : ranks) {
-    leave += loads_->same_node(rank, loads_->destination(rank, expert)) ? 0 : loads_->count(rank, expert);
+  for (int p = site.begin; p < site.end; ++p) {
+    leave += node_of[destination(p, site)] == site.node ? 0 : site.sources[p];
   }
   if (leave == 0) return -1;
   int best = -1;
   std::int64_t least = 0, best_gain = 0;
-  for (const int rank : ranks) {
-    const int destination = loads_->destination(rank, expert);
-    if (destination == rank || !may_get(expert, rank)) continue;
-    const std::int64_t own = loads_->count(rank, expert);
-    const std::int64_t others = leave - (loads_->same_node(rank, destination) ? 0 : own);
-    const std::int64_t way = weights(expert, rank);
-    const std::int64_t gain = own * loads_->row_way(rank, destination) +
-                              others * (costs.row_between - costs.row_inside) - costs.expert - 2 * way;
+  for (int p = site.begin; p < site.end; ++p) {
+    const int rank = order_->ranks[p], to = destination(p, site);
+    if (to == rank || !may_get(expert, rank)) continue;
+    const std::int64_t own = site.sources[p], others = leave - (loads_->same_node(rank, to) ? 0 : own);
+    const std::int64_t way = weights(expert, rank, to);
+    const std::int64_t gain =
+        own * loads_->row_way(rank, to) + others * (costs.row_between - costs.row_inside) - costs.expert - 2 * way;
     const std::int64_t then =
         times_[rank] + costs.expert + (own + others) * costs.row + others * costs.row_inside + way;
     if (gain > 0 && (best < 0 || then < least)) {
-      best = rank;
+      best = p;
       least = then;
       best_gain = gain;
     }
   }
   if (best < 0) return -1;
-  for (const int rank : ranks) {
-    const int destination = loads_->destination(rank, expert);
-    if (rank == best || !loads_->same_node(rank, destination)) {
-      times_[destination] -= loads_->count(rank, expert) * (costs.row + loads_->row_way(rank, destination));
+  for (int p = site.begin; p < site.end; ++p) {
+    const int rank = order_->ranks[p], to = destination(p, site);
+    if (p == best || !loads_->same_node(rank, to)) {
+      times_[to] -= site.sources[p] * (costs.row + loads_->row_way(rank, to));
     }
   }
-  times_[best] = least - weights(expert, best);
-  open(expert, best, best_gain);
-  return best;
+  const int rank = order_->ranks[best], from = destination(best, site);
+  times_[rank] = least - weights(expert, rank, from);
+  open(expert, rank, from, best_gain);
+  return rank;
 }
 
-void DispatchCopies::open(int expert, int rank, std::int64_t gain) {
-  const std::int64_t way = weights(expert, rank);
+void DispatchCopies::open(int expert, int rank, int from, std::int64_t gain) {
+  const std::int64_t way = weights(expert, rank, from);
   const bool has = loads_->holds(rank, expert);
   arrivals_[rank] += has ? 0 : 1;
-  const int from = loads_->destination(rank, expert);
   times_[rank] += way;
   times_[from] += way;
   sent_[from] += way;
-  found_.push_back({{expert, rank, has ? -1 : from}, gain});
+  gains_.emplace_back(-gain, static_cast<int>(copies_.size()));
+  copies_.push_back({expert, rank, has ? -1 : from});
   gain_ += gain;
 }
 

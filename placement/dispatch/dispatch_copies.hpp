@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace coterie {
@@ -18,28 +19,34 @@ class DispatchCopies {
   /// Whether there may be some: cheap, without false negatives.
   [[nodiscard]] bool may_pay(const DispatchLoads& loads);
   /// `loads` without copies; may_pay() of them was asked. A rank gets the weights of at most `most_arrivals`.
-  void find(const DispatchLoads& loads, const DispatchOrder& order, int most_arrivals);
+  void find(DispatchLoads& loads, int most_arrivals);
+  /// Puts those that gain most first.
+  void sort();
 
-  /// Those that gain most first.
   [[nodiscard]] std::span<const DispatchCopy> copies() const noexcept { return copies_; }
   /// Picoseconds, of all ranks and copies together.
   [[nodiscard]] std::int64_t gain() const noexcept { return gain_; }
 
  private:
-  struct Found {
-    DispatchCopy copy;
-    std::int64_t gain = 0;
+  /// An expert and a node in hand.
+  struct Site {
+    int expert = 0, node = 0;
+    int begin = 0, end = 0;  ///< places
+    int holder = -1;         ///< -1: there are several
+    const std::int32_t* sources = nullptr;
   };
 
-  void open_in(int expert, std::span<const int> ranks);
+  void open_in(const Site& site);
   /// One for the rows that leave the node; -1 where none pays.
-  [[nodiscard]] int open_first(int expert, std::span<const int> ranks);
-  void open(int expert, int rank, std::int64_t gain);
+  [[nodiscard]] int open_first(const Site& site);
+  void open(int expert, int rank, int from, std::int64_t gain);
+  [[nodiscard]] int destination(int place, const Site& site) const;
   [[nodiscard]] bool may_get(int expert, int rank) const;
-  /// Of a copy, whatever it saves: at its rank, and at the one that sends the weights.
-  [[nodiscard]] std::int64_t weights(int expert, int rank) const;
+  /// Of a copy, whatever it saves: at its rank, and at `from` that sends the weights.
+  [[nodiscard]] std::int64_t weights(int expert, int rank, int from) const;
 
-  const DispatchLoads* loads_ = nullptr;
+  DispatchLoads* loads_ = nullptr;
+  const DispatchOrder* order_ = nullptr;
   std::vector<int> candidates_;      ///< experts
   std::vector<std::int64_t> times_;  ///< (ranks): with the copies so far
   std::vector<std::int64_t> sent_;   ///< (ranks): picoseconds of weights' ways
@@ -47,8 +54,8 @@ class DispatchCopies {
   std::vector<int> arrivals_;        ///< (ranks)
   int most_arrivals_ = 0;
   std::int64_t enough_ = 0;  ///< rows of a node, up to which none pays
-  std::vector<Found> found_;
-  std::vector<DispatchCopy> copies_;
+  std::vector<DispatchCopy> copies_, sorted_;
+  std::vector<std::pair<std::int64_t, int>> gains_;  ///< (copies): less than none, and which
   std::int64_t gain_ = 0;
 };
 

@@ -29,8 +29,9 @@ struct DispatchCopy {
 /// Ranks in an order that their numbers don't decide: node by node, those of a node by their times, then by what they
 /// hold and send.
 struct DispatchOrder {
-  std::vector<int> ranks;
-  std::vector<int> node_begin;  ///< (nodes + 1): in `ranks`
+  std::vector<int> ranks;          ///< by place
+  std::vector<int> node_begin;     ///< (nodes + 1): in `ranks`
+  std::vector<int> place_of_rank;  ///< (ranks)
 };
 
 class DispatchLoads {
@@ -38,8 +39,15 @@ class DispatchLoads {
   /// The arguments must outlive this object's use.
   void measure(const DispatchLayer& layer, const DispatchCosts& costs, std::span<const std::int32_t> counts,
                std::span<const std::uint8_t> cached);
+  /// The order, valid until the next measure(); what follows is by its places.
+  const DispatchOrder& order();
   /// Items and times when rows go to these copies, which must outlive this object's use, and else as planned.
   void spread(std::span<const DispatchCopy> copies);
+  /// (places): each rank's rows of an expert.
+  [[nodiscard]] const std::int32_t* sources(int expert) {
+    if (gathered_[expert / kGathered] == 0) gather(expert / kGathered);
+    return sources_.data() + static_cast<std::size_t>(expert) * layer_->ranks;
+  }
 
   [[nodiscard]] const DispatchLayer& layer() const noexcept { return *layer_; }
   [[nodiscard]] const DispatchCosts& costs() const noexcept { return *costs_; }
@@ -57,19 +65,32 @@ class DispatchLoads {
     return counts_[static_cast<std::size_t>(rank) * layer_->experts + expert];
   }
   [[nodiscard]] int planned_destination(int rank, int expert) const noexcept {
-    return layer_->destinations[static_cast<std::size_t>(rank) * layer_->experts + expert];
+    const int only = layer_->only_holder[expert];
+    return only >= 0 ? only : layer_->destinations[static_cast<std::size_t>(rank) * layer_->experts + expert];
   }
-  [[nodiscard]] int destination(int rank, int expert) const noexcept {
-    return copied_[expert] != 0 ? destinations_[static_cast<std::size_t>(expert) * layer_->ranks + rank]
-                                : planned_destination(rank, expert);
+  /// The rank to which the rows of the rank in a place go.
+  [[nodiscard]] int destination(int place, int expert) const noexcept {
+    return copied_[expert] != 0 ? destinations_[static_cast<std::size_t>(expert) * layer_->ranks + place]
+                                : planned_destination(order_.ranks[place], expert);
   }
+  /// (places): the same of an expert that is shared.
+  [[nodiscard]] const int* destinations(int expert) {
+    int* to = destinations_.data() + static_cast<std::ptrdiff_t>(expert) * layer_->ranks;
+    for (int p = 0; copied_[expert] == 0 && p < layer_->ranks; ++p) {
+      to[p] = planned_destination(order_.ranks[p], expert);
+    }
+    return to;
+  }
+  /// An expert's copies, as indices in copies(); -1 ends.
+  [[nodiscard]] int first_copy(int expert) const noexcept { return first_copy_[expert]; }
+  [[nodiscard]] int next_copy(int copy) const noexcept { return next_copy_[copy]; }
   /// Whether its rows may go to several ranks.
   [[nodiscard]] bool shared(int expert) const noexcept {
     return layer_->only_holder[expert] < 0 || copied_[expert] != 0;
   }
   /// Whether the rank has the expert's weights without a transfer, but for that of a copy.
   [[nodiscard]] bool has(int rank, int expert) const noexcept {
-    return holds(rank, expert) || (copied_[expert] != 0 && destination(rank, expert) == rank);
+    return holds(rank, expert) || (copied_[expert] != 0 && destination(order_.place_of_rank[rank], expert) == rank);
   }
   /// Whether it has them without any transfer.
   [[nodiscard]] bool holds(int rank, int expert) const noexcept {
@@ -88,28 +109,35 @@ class DispatchLoads {
   [[nodiscard]] std::int64_t weights_way(int from, int to) const noexcept {
     return same_node(from, to) ? costs_->weights_inside : costs_->weights_between;
   }
-  /// `item`'s rows that come from `rank`.
-  [[nodiscard]] std::int64_t from_rank(const DispatchItem& item, int rank) const noexcept {
-    return !shared(item.expert) || destination(rank, item.expert) == item.rank ? count(rank, item.expert) : 0;
-  }
-  void order(DispatchOrder& order);
 
  private:
+  static constexpr int kGathered = 16;  ///< experts at a time, whose counts of a rank share a cache line
+
   void add_item(int expert, int rank, std::int64_t rows, std::int64_t ways);
+  void spread_shared(int expert);
+  void spread_copies(int expert);
+  void gather(int group);
+  void direct(const DispatchCopy& copy);
   [[nodiscard]] std::uint64_t signature(int rank) const;
 
   const DispatchLayer* layer_ = nullptr;
   const DispatchCosts* costs_ = nullptr;
   std::span<const std::int32_t> counts_;
   std::span<const std::uint8_t> cached_;
+  DispatchOrder order_;
+  bool ordered_ = false;
+  std::vector<std::uint8_t> gathered_;  ///< (groups of experts)
+  std::vector<std::int32_t> sources_;   ///< (experts, places)
   std::span<const DispatchCopy> copies_;
+  std::vector<int> first_copy_, next_copy_;  ///< (experts), (copies): linked, -1 ends
   std::vector<std::int32_t> node_counts_;    ///< (nodes, experts)
   std::vector<std::int32_t> totals_, most_;  ///< (experts)
   std::vector<std::uint8_t> copied_;         ///< (experts): whether there is a copy
-  std::vector<int> destinations_;            ///< (experts, ranks): of those
+  std::vector<int> destinations_;            ///< (experts, places): of those
   std::vector<DispatchItem> items_;
   std::vector<std::int64_t> times_;
   std::vector<std::int64_t> portion_, ways_;  ///< (ranks), of one expert
+  std::vector<int> catcher_;                  ///< (nodes): the rank that gets the node's rows of it
   std::vector<std::uint64_t> signature_;      ///< (ranks), 0: not asked for yet
 };
 

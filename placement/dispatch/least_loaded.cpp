@@ -25,7 +25,7 @@ std::int64_t* LeastLoaded::pool(int item) {
 }
 
 bool LeastLoaded::has(int place, int expert) const {
-  return arrived_[cell(place, expert)] == pass_ || loads_->has(order_.ranks[place], expert);
+  return here_[cell(place, expert)].weights == pass_ || ready_at_[cell(place, expert)] != 0;
 }
 
 std::int64_t LeastLoaded::weights_way(int a, int b) const {
@@ -39,7 +39,7 @@ void LeastLoaded::clear() {
 
 void LeastLoaded::drop(const DispatchCopy& copy) {
   const std::int64_t way = loads_->weights_way(copy.weights_from, copy.rank);
-  for (const int rank : {copy.rank, copy.weights_from}) best_times_[place_of_rank_[rank]] -= way;
+  for (const int rank : {copy.rank, copy.weights_from}) best_times_[order_->place_of_rank[rank]] -= way;
   best_ = *std::max_element(best_times_.begin(), best_times_.end());
 }
 
@@ -59,25 +59,22 @@ DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals)
   const bool copies = copies_.may_pay(loads);
   const auto balanced = [&](std::int64_t all) { return before - all / ranks_ <= before / kFirst; };
   if (!copies && balanced(sum)) return Stayed::balanced;
-  loads.order(order_);
+  order_ = &loads.order();
   std::int64_t gain = 0;
-  std::span<const DispatchCopy> some;
   if (copies) {
-    copies_.find(loads, order_, most_arrivals);
+    copies_.find(loads, most_arrivals);
     gain = copies_.gain();
-    some = copies_.copies();
     if (balanced(sum - gain)) return Stayed::balanced;
   }
   least_ = rows * loads.costs().row / ranks_;
   offers_ = 0;
-  known_experts_.assign(loads.layer().experts, 0);
   found_ = false;
   most_offers_ = ranks_ <= kFew ? kMostOffers : kMostOffersOfMany;
-  search_all(some, std::max(least_, (sum - gain) / ranks_));
+  search_all(copies, std::max(least_, (sum - gain) / ranks_));
   return best_ < before ? Stayed::spilled : Stayed::not_worth_it;
 }
 
-void LeastLoaded::search_all(std::span<const DispatchCopy> copies, std::int64_t floor) {
+void LeastLoaded::search_all(bool copied, std::int64_t floor) {
   using First = Style::First;
   constexpr std::array<Style, 6> kStyles{{{First::hottest, true},
                                           {First::hottest, false},
@@ -86,25 +83,26 @@ void LeastLoaded::search_all(std::span<const DispatchCopy> copies, std::int64_t 
                                           {First::cheapest, false},
                                           {First::tightest, true}}};
   const bool few = ranks_ <= kFew;
+  if (few && copied) copies_.sort();
   floor_ = floor;
   const auto enough = [&] { return near_floor() || offers_ > most_offers_; };
   std::size_t made = 0;
   // All copies, none, then ever fewer.
-  for (std::size_t round = 0, count = copies.size(), fewer = count;; ++round) {
-    loads_->spread(copies.first(count));
+  for (std::size_t round = 0, count = copied ? copies_.copies().size() : 0, fewer = count;; ++round) {
+    loads_->spread(copied ? copies_.copies().first(count) : std::span<const DispatchCopy>());
     prepare();
     const bool tiny = few && loads_->items().size() * ranks_ <= kTiny;
     for (std::size_t s = 0; s < (tiny ? kStyles.size() : few ? 2 : 1) && !enough(); ++s) {
       style_ = kStyles[s];
       if (search(std::accumulate(base_.begin(), base_.end(), std::int64_t{0}) / ranks_)) made = count;
     }
-    if (copies.empty() || (round > 0 && (!few || fewer < 2))) break;
+    if (fewer == 0 || (round > 0 && (!few || fewer < 2))) break;
     if (round == 0) most_offers_ *= 2;
     if (enough() || (!few && found_ && best_ - floor <= best_ / 4)) break;
     if (round > 0) fewer = fewer * 3 / 4;
     count = round == 0 ? 0 : fewer;
   }
-  if (loads_->copies().size() != made) loads_->spread(copies.first(made));
+  if (loads_->copies().size() != made) loads_->spread(copies_.copies().first(made));
 }
 
 void LeastLoaded::prepare() {
@@ -112,38 +110,35 @@ void LeastLoaded::prepare() {
   const auto ranks = static_cast<std::size_t>(ranks_);
   const std::size_t most = layer.holders + most_copies(layer);  // items
   const std::size_t cells = layer.experts * ranks;
-  place_of_rank_.resize(ranks);
   node_.resize(ranks);
   base_.resize(ranks);
   room_.resize(ranks);
   roomiest_.resize(nodes_);
   base_arrivals_.assign(ranks, 0);
   for (int i = 0; i < ranks_; ++i) {
-    place_of_rank_[order_.ranks[i]] = i;
-    node_[i] = layer.node_of_rank[order_.ranks[i]];
-    base_[i] = loads_->times()[order_.ranks[i]];
+    node_[i] = layer.node_of_rank[order_->ranks[i]];
+    base_[i] = loads_->times()[order_->ranks[i]];
   }
   for (const DispatchCopy& copy : loads_->copies()) {
-    base_arrivals_[place_of_rank_[copy.rank]] += copy.weights_from >= 0 ? 1 : 0;
+    base_arrivals_[order_->place_of_rank[copy.rank]] += copy.weights_from >= 0 ? 1 : 0;
   }
-  if (arrived_.size() != cells || taken_.size() < most * ranks || gave_.size() != ranks ||
-      pool_.size() < most * nodes_ || pass_ > std::numeric_limits<std::uint32_t>::max() / 2) {
-    arrived_.assign(cells, 0);
-    present_.assign(cells, 0);
+  if (here_.size() != cells || taken_.size() < most * ranks || gave_.size() != ranks || pool_.size() < most * nodes_ ||
+      pass_ > std::numeric_limits<std::uint32_t>::max() / 2) {
+    here_.assign(cells, {});
     taken_.assign(most * ranks, {});
     touched_.assign(most, 0);
     gave_.assign(ranks, 0);
-    own_.resize(most * ranks);
+    own_.resize(most);
+    own_memory_.resize(most * ranks);
     ready_.reserve(cells);
     by_time_.reserve(ranks);
     known_.reserve(most);
+    ready_at_.resize(cells);
     items_.reserve(most);
     keys_.reserve(most);
     shared_.reserve(most);
     ready_begin_.resize(layer.experts);
     ready_end_.resize(layer.experts);
-    counts_.resize(cells);
-    destinations_.resize(cells);
     left_.resize(most);
     owners_own_.resize(most);
     pool_.resize(most * nodes_);
@@ -166,15 +161,15 @@ void LeastLoaded::list_items() {
             [&](int a, int b) { return base_[a] != base_[b] ? base_[a] > base_[b] : a < b; });
   sorted_.assign(ranks_, 0);
   known_.assign(items.size(), 0);
-  for (std::uint8_t& known : known_experts_) known = known != 0 ? 1 : 0;
+  known_experts_.assign(loads_->layer().experts, 0);
   ready_.clear();
   items_.resize(items.size());
   shared_.clear();
   item_begin_.assign(ranks_ + 1, 0);
-  for (const DispatchItem& item : items) ++item_begin_[place_of_rank_[item.rank]];
+  for (const DispatchItem& item : items) ++item_begin_[order_->place_of_rank[item.rank]];
   std::inclusive_scan(item_begin_.begin(), item_begin_.end(), item_begin_.begin());
   for (std::size_t i = items.size(); i-- > 0;) {
-    items_[--item_begin_[place_of_rank_[items[i].rank]]] = static_cast<int>(i);
+    items_[--item_begin_[order_->place_of_rank[items[i].rank]]] = static_cast<int>(i);
     if (loads_->shared(items[i].expert)) shared_.push_back(static_cast<int>(i));
   }
 }
@@ -235,10 +230,10 @@ bool LeastLoaded::reach(std::int64_t target) {
     room_[p] = arrivals_[p] >= most_arrivals_ ? 0 : target - times_[p] - loads_->costs().expert;
   }
   for (int n = 0; n < nodes_; ++n) {
-    const auto first = room_.begin() + order_.node_begin[n], last = room_.begin() + order_.node_begin[n + 1];
+    const auto first = room_.begin() + order_->node_begin[n], last = room_.begin() + order_->node_begin[n + 1];
     roomiest_[n] = static_cast<int>(std::max_element(first, last) - room_.begin());
   }
-  for (const int i : shared_) present_[cell(place_of_rank_[items[i].rank], items[i].expert)] = pass_;
+  for (const int i : shared_) here_[cell(order_->place_of_rank[items[i].rank], items[i].expert)].rows = pass_;
   for (const int place : by_time_) {
     if (base_[place] <= target) break;
     gave_[place] = pass_;
@@ -302,39 +297,52 @@ void LeastLoaded::touch(int index) {
   if (known_[index] == 0) know(index);
   touched_[index] = pass_;
   left_[index] = loads_->items()[index].rows;
-  owners_own_[index] = own_[cell(place_of_rank_[loads_->items()[index].rank], index)];
+  owners_own_[index] = own_[index][order_->place_of_rank[loads_->items()[index].rank]];
   const std::int64_t* from = base_pool_.data() + static_cast<std::ptrdiff_t>(index) * nodes_;
   std::copy(from, from + nodes_, pool(index));
 }
 
 void LeastLoaded::know(int index) {
   const DispatchItem& item = loads_->items()[index];
-  const int owner = place_of_rank_[item.rank];
+  const int owner = order_->place_of_rank[item.rank];
   known_[index] = 1;
-  if (known_experts_[item.expert] != 2) know_expert(item.expert);
-  const std::int32_t* counts = counts_.data() + cell(0, item.expert);
-  const int* to = destinations_.data() + cell(0, item.expert);
-  std::int32_t* own = own_.data() + cell(0, index);
-  for (int p = 0; p < ranks_; ++p) own[p] = to[p] == item.rank ? counts[p] : 0;
+  if (known_experts_[item.expert] == 0) know_expert(item.expert);
+  const std::int32_t* sources = loads_->sources(item.expert);
   std::int64_t* from = base_pool_.data() + static_cast<std::ptrdiff_t>(index) * nodes_;
-  for (int n = 0; n < nodes_; ++n) {
-    std::int64_t sum = 0;
-    for (int p = order_.node_begin[n]; p < order_.node_begin[n + 1]; ++p) sum += own[p];
-    from[n] = sum;
+  own_[index] = sources;
+  if (loads_->shared(item.expert)) {
+    std::int32_t* own = own_memory_.data() + cell(0, index);
+    const int* to = loads_->destinations(item.expert);
+    for (int p = 0; p < ranks_; ++p) own[p] = to[p] == item.rank ? sources[p] : 0;
+    own_[index] = own;
+    for (int n = 0; n < nodes_; ++n) {
+      std::int32_t sum = 0;
+      for (int p = order_->node_begin[n]; p < order_->node_begin[n + 1]; ++p) sum += own[p];
+      from[n] = sum;
+    }
+  } else {
+    for (int n = 0; n < nodes_; ++n) from[n] = loads_->node_rows(n, item.expert);
   }
-  from[node_[owner]] -= own[owner];
+  from[node_[owner]] -= own_[index][owner];
 }
 
 void LeastLoaded::know_expert(int expert) {
-  const bool counted = known_experts_[expert] == 1;
-  known_experts_[expert] = 2;
-  const bool some_have = loads_->shared(expert) || loads_->any_cached();
+  known_experts_[expert] = 1;
+  std::uint8_t* at = ready_at_.data() + cell(0, expert);
+  std::fill(at, at + ranks_, 0);
   ready_begin_[expert] = static_cast<int>(ready_.size());
-  for (int p = 0; p < ranks_; ++p) {
-    const int rank = order_.ranks[p];
-    if (!counted) counts_[cell(p, expert)] = static_cast<std::int32_t>(loads_->count(rank, expert));
-    destinations_[cell(p, expert)] = loads_->destination(rank, expert);
-    if (some_have && loads_->has(rank, expert)) ready_.push_back(p);
+  const auto add = [&](int rank) {
+    const int place = order_->place_of_rank[rank];
+    ready_.push_back(place);
+    at[place] = 1;
+  };
+  if (loads_->layer().only_holder[expert] < 0 || loads_->any_cached(expert)) {
+    for (const int rank : order_->ranks) {
+      if (loads_->has(rank, expert)) add(rank);
+    }
+  } else {
+    add(loads_->layer().only_holder[expert]);
+    for (int i = loads_->first_copy(expert); i >= 0; i = loads_->next_copy(i)) add(loads_->copies()[i].rank);
   }
   ready_end_[expert] = static_cast<int>(ready_.size());
 }
@@ -343,7 +351,7 @@ void LeastLoaded::set_room(int place) {
   const bool full = arrivals_[place] >= most_arrivals_;
   room_[place] = full ? 0 : target_ - times_[place] - loads_->costs().expert;
   const int node = node_[place];
-  const auto first = room_.begin() + order_.node_begin[node], last = room_.begin() + order_.node_begin[node + 1];
+  const auto first = room_.begin() + order_->node_begin[node], last = room_.begin() + order_->node_begin[node + 1];
   roomiest_[node] = static_cast<int>(std::max_element(first, last) - room_.begin());
 }
 
@@ -359,7 +367,7 @@ bool LeastLoaded::own_may_pay(int expert) const {
 }
 
 void LeastLoaded::shed(int index, bool own_only) {
-  const int owner = place_of_rank_[loads_->items()[index].rank];
+  const int owner = order_->place_of_rank[loads_->items()[index].rank];
   if (own_only && !own_may_pay(loads_->items()[index].expert)) return;
   touch(index);
   while (times_[owner] > target_ && left_[index] > 0) {
@@ -372,7 +380,7 @@ void LeastLoaded::shed(int index, bool own_only) {
 
 int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
   const DispatchItem& item = loads_->items()[index];
-  const int owner = place_of_rank_[item.rank];
+  const int owner = order_->place_of_rank[item.rank];
   int helper = -1;
   const auto consider = [&](int place) {
     const Offer offered = offer(index, place, own_only);
@@ -399,9 +407,7 @@ int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
   const int node = node_[owner], near = roomiest_[node];
   if (near != owner && room_[near] > costs.weights_inside) {
     const std::int64_t room = excess + 2 * costs.weights_inside;  // both ranks pay for the weights' way
-    consider(room_[near] < room
-                 ? near
-                 : with_most_rows(index, order_.node_begin[node], order_.node_begin[node + 1], room, near));
+    consider(with_most_rows_in(index, node, room, near));
     if (helper >= 0 && best.done) return helper;
   }
   int far = -1;
@@ -410,21 +416,24 @@ int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
   }
   if (far >= 0 && room_[far] > costs.weights_between) {
     const std::int64_t room = excess + 2 * costs.weights_between;
-    int place = far;
-    if (room_[far] >= room) {
-      place = with_most_rows(index, 0, order_.node_begin[node], room, place);
-      place = with_most_rows(index, order_.node_begin[node + 1], ranks_, room, place);
-    }
-    consider(place);
+    consider(room_[far] < room ? far : with_most_rows(index, node, room, far));
   }
   return helper;
 }
 
-/// Of the places with so much room, and `best`.
-int LeastLoaded::with_most_rows(int index, int first, int last, std::int64_t room, int best) const {
-  const std::int32_t* own = own_.data() + cell(0, index);
+/// Of the places of other nodes than `but` with so much room, and `best`.
+int LeastLoaded::with_most_rows(int index, int but, std::int64_t room, int best) const {
+  for (int n = 0; n < nodes_; ++n) {
+    if (n != but) best = with_most_rows_in(index, n, room, best);
+  }
+  return best;
+}
+
+int LeastLoaded::with_most_rows_in(int index, int node, std::int64_t room, int best) const {
+  if (room_[roomiest_[node]] < room) return best;
+  const std::int32_t* own = own_[index];
   std::int32_t most = own[best];
-  for (int p = first; p < last; ++p) {
+  for (int p = order_->node_begin[node]; p < order_->node_begin[node + 1]; ++p) {
     const std::int32_t rows = room_[p] >= room ? own[p] : -1;
     best = rows > most ? p : best;
     most = std::max(most, rows);

@@ -43,7 +43,6 @@ class LeastLoaded {
   [[nodiscard]] std::int64_t time() const noexcept { return best_; }
   /// A copy that has no rows in the end isn't made: what its weights' way takes is taken off.
   void drop(const DispatchCopy& copy);
-  [[nodiscard]] const DispatchOrder& order() const noexcept { return order_; }
 
   /// Empty where nothing is spilled, but for loads.copies().
   [[nodiscard]] const std::vector<DispatchChunk>& chunks() const noexcept { return best_chunks_; }
@@ -80,7 +79,12 @@ class LeastLoaded {
     std::int32_t rows = 0;
   };
 
-  void search_all(std::span<const DispatchCopy> copies, std::int64_t floor);
+  /// Of an expert at a rank: the pass in which weights came, in which rows are there, in which it took some of others.
+  struct Here {
+    std::uint32_t weights = 0, rows = 0, took = 0;
+  };
+
+  void search_all(bool copies, std::int64_t floor);
   void prepare();
   void list_items();
   /// Improves on best_ if it can; whether it did.
@@ -99,7 +103,9 @@ class LeastLoaded {
   [[nodiscard]] bool own_may_pay(int expert) const;
   void shed(int item, bool own_only);
   [[nodiscard]] int best_helper(int item, bool own_only, Offer& best);
-  [[nodiscard]] int with_most_rows(int item, int first, int last, std::int64_t room, int best) const;
+  [[nodiscard]] int with_most_rows(int item, int but, std::int64_t room, int best) const;
+  [[nodiscard]] int with_most_rows_in(int item, int node, std::int64_t room, int best) const;
+  [[nodiscard]] std::int32_t taken(int place, int item) const;
   void set_room(int place);
   [[nodiscard]] Offer offer(int item, int helper, bool own_only);
   void take(int item, int helper, const Offer& offer);
@@ -118,8 +124,8 @@ class LeastLoaded {
   std::int64_t least_ = 0;            ///< no plan takes less
   int offers_ = 0, most_offers_ = 0;  ///< looked at in this solution
   // A place is a rank's index in the order; all below is by places.
-  DispatchOrder order_;
-  std::vector<int> place_of_rank_, node_;
+  const DispatchOrder* order_ = nullptr;
+  std::vector<int> node_;
   std::vector<std::int64_t> base_, times_, room_;  ///< picoseconds: at first, now, up to the target
   std::vector<int> base_arrivals_, arrivals_;
   std::vector<int> roomiest_;                         ///< (nodes): place
@@ -129,17 +135,17 @@ class LeastLoaded {
   std::vector<std::pair<std::int64_t, int>> keys_;    ///< (items of a place)
   std::vector<int> shared_;                           ///< items of shared experts
   std::vector<std::uint8_t> known_;                   ///< (items): whether own_ is
-  std::vector<std::uint8_t> known_experts_;           ///< (experts): 1 counts_ is, 2 the next are, too
-  std::vector<std::int32_t> counts_;                  ///< (experts, places)
-  std::vector<int> destinations_;                     ///< (experts, places): ranks
+  std::vector<std::uint8_t> known_experts_;           ///< (experts): whether the next are
   std::vector<int> ready_, ready_begin_, ready_end_;  ///< places that have the weights at first; (experts): where
-  std::vector<std::int32_t> own_;                     ///< (items, places): rows that come from there
+  std::vector<std::uint8_t> ready_at_;                ///< (experts, places): the same
+  std::vector<const std::int32_t*> own_;              ///< (items): (places), rows that come from there
+  std::vector<std::int32_t> own_memory_;              ///< (items, places): of those that others share
   std::vector<Taken> taken_;                          ///< (items, places): of those
   std::vector<std::uint32_t> gave_;                   ///< (places): pass_ where it gave what it can
   std::vector<std::uint32_t> touched_;                ///< (items): pass_ where the next three are of it
   std::vector<std::int64_t> left_, owners_own_;       ///< (items): rows that stay, of them those of its rank
   std::vector<std::int64_t> base_pool_, pool_;        ///< (items, nodes): of them those of others
-  std::vector<std::uint32_t> arrived_, present_;      ///< (experts, places): pass_ where weights came, where rows are
+  std::vector<Here> here_;                            ///< (experts, places)
   std::uint32_t pass_ = 0;
   bool found_ = false;
   std::int64_t floor_ = 0;

@@ -80,16 +80,16 @@ struct DispatchPlanner::Scratch {
   LeastLoaded least_loaded;
   Llep llep;
   std::vector<int> chunk_of_expert, next_chunk;  ///< (experts), (chunks): linked, -1 ends
-  std::vector<std::int64_t> left;                ///< (ranks): rows of the expert in hand that nobody has yet
-  std::vector<int> given_of_rank;                ///< (ranks)
+  std::vector<std::int64_t> left;                ///< (places): rows of the expert in hand that nobody has yet
+  std::vector<int> given_of_place;               ///< (places)
   std::vector<int> first_part;                   ///< (experts)
   std::vector<Given> given;
   std::vector<std::int64_t> times;
 
-  void give(int source, int rank, std::int64_t rows) {
+  void give(int place, int rank, std::int64_t rows) {
     if (rows == 0) return;
-    given.push_back({rank, rows, std::exchange(given_of_rank[source], static_cast<int>(given.size()))});
-    left[source] -= rows;
+    given.push_back({rank, rows, std::exchange(given_of_place[place], static_cast<int>(given.size()))});
+    left[place] -= rows;
   }
   void write(DispatchPlan& plan);
   void write_split(int expert, DispatchPlan& plan);
@@ -100,7 +100,7 @@ namespace {
 
 void append(std::vector<DispatchPart>& parts, int expert, int rank, std::int64_t from, std::int64_t rows) {
   if (rows == 0) return;
-  const bool goes_on = from > 0 && parts.back().expert == expert && parts.back().rank == rank;
+  const bool goes_on = from > 0 && parts.back().rank == rank;
   if (goes_on) {
     parts.back().to += rows;
   } else {
@@ -153,12 +153,15 @@ void DispatchPlanner::Scratch::write_copies(DispatchPlan& plan) {
 
 void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
   const DispatchLayer& layer = loads.layer();
+  const DispatchOrder& order = loads.order();
   const auto& chunks = least_loaded.chunks();
-  left.resize(layer.ranks);
-  given_of_rank.assign(layer.ranks, -1);
+  const std::int32_t* sources = loads.sources(expert);
+  left.assign(sources, sources + layer.ranks);
+  given_of_place.assign(layer.ranks, -1);
   given.clear();
-  for (int r = 0; r < layer.ranks; ++r) left[r] = loads.count(r, expert);
-  for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) give(chunks[i].rank, chunks[i].rank, chunks[i].own);
+  for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
+    give(order.place_of_rank[chunks[i].rank], chunks[i].rank, chunks[i].own);
+  }
   for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
     const DispatchChunk& chunk = chunks[i];
     const int owner = loads.items()[chunk.item].rank;
@@ -166,25 +169,23 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
       const DispatchDraw& draw = least_loaded.draws()[d];
       std::int64_t wanted = draw.rows;
       if (draw.node < 0) {
-        give(owner, chunk.rank, wanted);
+        give(order.place_of_rank[owner], chunk.rank, wanted);
         continue;
       }
-      const DispatchOrder& order = least_loaded.order();
       for (int p = order.node_begin[draw.node]; p < order.node_begin[draw.node + 1] && wanted > 0; ++p) {
-        const int r = order.ranks[p];
-        if (r == owner || loads.destination(r, expert) != owner) continue;
-        const std::int64_t rows = std::min(wanted, left[r]);
-        give(r, chunk.rank, rows);
+        if (order.ranks[p] == owner || loads.destination(p, expert) != owner) continue;
+        const std::int64_t rows = std::min(wanted, left[p]);
+        give(p, chunk.rank, rows);
         wanted -= rows;
       }
     }
   }
   std::int64_t from = 0;
   for (int r = 0; r < layer.ranks; ++r) {
-    const std::int64_t stays = left[r];
-    append(plan.parts, expert, loads.destination(r, expert), from, stays);
-    from += stays;
-    for (int g = given_of_rank[r]; g >= 0; g = given[g].next) {
+    const int p = order.place_of_rank[r];
+    append(plan.parts, expert, loads.destination(p, expert), from, left[p]);
+    from += left[p];
+    for (int g = given_of_place[p]; g >= 0; g = given[g].next) {
       append(plan.parts, expert, given[g].rank, from, given[g].rows);
       from += given[g].rows;
     }
@@ -224,7 +225,7 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
 }
 
 bool spill_may_pay(const DispatchCosts& costs, std::int64_t rows, bool spare_weights, std::int64_t beyond) {
-  if (rows < 2) return false;
+  if (rows < 1) return false;
   // The slowest rank saves no more than the work of the rows that it gives away, and of each expert that it is rid of;
   // where nobody else has an expert's weights, it sends them.
   const std::int64_t work = rows * (costs.row + std::max(costs.row_inside, costs.row_between));
