@@ -3,7 +3,7 @@
 
 #include "kernels/tensor.hpp"
 #include "placement/dispatch/plan_dispatch.hpp"
-#include "runtime/domains.hpp"
+#include "runtime/layers/domains.hpp"
 
 #include <chrono>
 #include <cstdint>

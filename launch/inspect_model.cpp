@@ -1,11 +1,11 @@
 #include "launch/inspection.hpp"
 #include "launch/text_page.hpp"
 #include "placement/number_text.hpp"
-#include "runtime/check_weights.hpp"
-#include "runtime/checkpoint.hpp"
-#include "runtime/family.hpp"
-#include "runtime/step_cost.hpp"
-#include "runtime/weights.hpp"
+#include "runtime/checkpoint/check_weights.hpp"
+#include "runtime/checkpoint/checkpoint.hpp"
+#include "runtime/cost/step_cost.hpp"
+#include "runtime/families/family.hpp"
+#include "runtime/layers/weights.hpp"
 
 #include <algorithm>
 #include <cmath>

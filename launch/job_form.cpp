@@ -1,12 +1,12 @@
 #include "launch/job_form.hpp"
 
 #include "placement/number_text.hpp"
-#include "runtime/agreement.hpp"
-#include "runtime/calibration.hpp"
-#include "runtime/kv_pool.hpp"
-#include "runtime/request_reader.hpp"
-#include "runtime/scheduler.hpp"
-#include "runtime/weights.hpp"
+#include "runtime/cost/calibration.hpp"
+#include "runtime/engine/agreement.hpp"
+#include "runtime/engine/scheduler.hpp"
+#include "runtime/layers/kv_pool.hpp"
+#include "runtime/layers/weights.hpp"
+#include "runtime/requests/request_reader.hpp"
 
 #include <nlohmann/json.hpp>
 #include <unistd.h>

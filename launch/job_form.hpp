@@ -5,10 +5,10 @@
 #include "kernels/device.hpp"
 #include "launch/generate_options.hpp"
 #include "placement/plan.hpp"
-#include "runtime/checkpoint.hpp"
-#include "runtime/form_choice.hpp"
-#include "runtime/request_parser.hpp"
-#include "runtime/spill.hpp"
+#include "runtime/checkpoint/checkpoint.hpp"
+#include "runtime/cost/form_choice.hpp"
+#include "runtime/experts/spill.hpp"
+#include "runtime/requests/request_parser.hpp"
 
 #include <nlohmann/json_fwd.hpp>
 

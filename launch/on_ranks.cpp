@@ -2,7 +2,7 @@
 
 #include "launch/command.hpp"
 #include "launch/text_page.hpp"
-#include "runtime/agreement.hpp"
+#include "runtime/engine/agreement.hpp"
 
 #include <iostream>
 #include <new>

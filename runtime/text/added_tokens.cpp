@@ -1,7 +1,7 @@
 #include "runtime/text/added_tokens.hpp"
 
 #include "runtime/text/character_properties.hpp"
-#include "runtime/utf8.hpp"
+#include "runtime/text/utf8.hpp"
 
 #include <algorithm>
 #include <utility>

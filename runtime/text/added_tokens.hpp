@@ -1,7 +1,7 @@
 // Added tokens: texts that stand for one token wherever they occur, whatever the model would make of them.
 #pragma once
 
-#include "runtime/tokenizer.hpp"
+#include "runtime/text/tokenizer.hpp"
 
 #include <array>
 #include <cstddef>

@@ -7,7 +7,7 @@
 #include "runtime/text/piece_reader.hpp"
 #include "runtime/text/pre_tokenizer.hpp"
 #include "runtime/text/token_list.hpp"
-#include "runtime/utf8.hpp"
+#include "runtime/text/utf8.hpp"
 
 #include <algorithm>
 #include <fstream>

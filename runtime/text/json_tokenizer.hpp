@@ -1,7 +1,7 @@
 // The tokenizer of models that come with a tokenizer.json, as HF `tokenizers` reads it.
 #pragma once
 
-#include "runtime/tokenizer.hpp"
+#include "runtime/text/tokenizer.hpp"
 
 #include <nlohmann/json_fwd.hpp>
 

@@ -2,7 +2,7 @@
 
 #include "runtime/text/character_properties.hpp"
 #include "runtime/text/json_field.hpp"
-#include "runtime/utf8.hpp"
+#include "runtime/text/utf8.hpp"
 
 #include <utf8proc.h>
 

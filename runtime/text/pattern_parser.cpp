@@ -1,6 +1,6 @@
 #include "runtime/text/pattern_parser.hpp"
 
-#include "runtime/utf8.hpp"
+#include "runtime/text/utf8.hpp"
 
 #include <algorithm>
 #include <cctype>

@@ -1,7 +1,7 @@
 // The decoders of tokenizer.json files: what each token is in a text.
 #pragma once
 
-#include "runtime/tokenizer.hpp"
+#include "runtime/text/tokenizer.hpp"
 
 #include <nlohmann/json_fwd.hpp>
 

@@ -2,7 +2,7 @@
 
 #include "placement/input_error.hpp"
 #include "runtime/text/json_field.hpp"
-#include "runtime/utf8.hpp"
+#include "runtime/text/utf8.hpp"
 
 #include <algorithm>
 #include <array>

@@ -7,8 +7,8 @@
 // than 1/k of all. Times are the slowest rank's medians. With --peak a process runs one policy and tells its memory,
 // for a peak is a process's.
 #include "placement/splitmix.hpp"
-#include "runtime/calibration.hpp"
-#include "runtime/expert_layer.hpp"
+#include "runtime/cost/calibration.hpp"
+#include "runtime/experts/expert_layer.hpp"
 
 #include <boost/program_options.hpp>
 

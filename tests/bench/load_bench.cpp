@@ -3,9 +3,9 @@
 // usage: mpirun -n P load_bench MODEL [f32|bf16]
 #include "comm/mpi_check.hpp"
 #include "placement/plan.hpp"
-#include "runtime/family.hpp"
-#include "runtime/host_memory.hpp"
-#include "runtime/weights.hpp"
+#include "runtime/engine/host_memory.hpp"
+#include "runtime/families/family.hpp"
+#include "runtime/layers/weights.hpp"
 
 #include <mpi.h>
 

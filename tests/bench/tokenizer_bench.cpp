@@ -2,8 +2,8 @@
 // write the ids too, and compares them with HF's.
 //
 // usage: tokenizer_bench FOLDER TEXTS [IDS]     TEXTS: lines of {"text": ...}; IDS: where lines with ids go
-#include "runtime/text_decoder.hpp"
-#include "runtime/tokenizer.hpp"
+#include "runtime/text/text_decoder.hpp"
+#include "runtime/text/tokenizer.hpp"
 
 #include <nlohmann/json.hpp>
 

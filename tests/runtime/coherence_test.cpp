@@ -1,6 +1,6 @@
 // Context coherence: the same results as plain expert parallelism, with fewer exchanges.
 #include "comm/communicator.hpp"
-#include "runtime/family.hpp"
+#include "runtime/families/family.hpp"
 #include "tests/mpi_main.hpp"
 #include "tests/runtime/test_job.hpp"
 

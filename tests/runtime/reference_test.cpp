@@ -1,6 +1,6 @@
 // Whole models on ranks against the reference outputs of another implementation.
 #include "comm/communicator.hpp"
-#include "runtime/family.hpp"
+#include "runtime/families/family.hpp"
 #include "tests/mpi_main.hpp"
 #include "tests/runtime/test_job.hpp"
 

@@ -1,9 +1,9 @@
 #include "tests/runtime/test_job.hpp"
 
 #include "placement/solvers/solver.hpp"
-#include "runtime/family.hpp"
-#include "runtime/logits_recorder.hpp"
-#include "runtime/trace_recorder.hpp"
+#include "runtime/engine/logits_recorder.hpp"
+#include "runtime/engine/trace_recorder.hpp"
+#include "runtime/families/family.hpp"
 
 #include <algorithm>
 #include <cstring>

@@ -4,8 +4,8 @@
 #include "comm/counting_communicator.hpp"
 #include "placement/plan.hpp"
 #include "placement/trace/trace.hpp"
-#include "runtime/continuation.hpp"
-#include "runtime/engine.hpp"
+#include "runtime/engine/engine.hpp"
+#include "runtime/requests/continuation.hpp"
 
 #include <cstdint>
 #include <filesystem>

@@ -1,4 +1,4 @@
-"""Makes the fixture mixtral-variants: every variant of routing that a config can name (runtime/routing_variants.hpp), in one small model.
+"""Makes the fixture mixtral-variants: every variant of routing that a config can name (runtime/families/routing_variants.hpp), in one small model.
 
 transformers knows none of them: here its Mixtral is taken apart and put together so that it computes them, and writes the reference.
 usage: make_variants.py FOLDER

@@ -1,0 +1,43 @@
+#include "runtime/engine/logits_recorder.hpp"
+
+#include "comm/bytes.hpp"
+#include "placement/files/safetensors.hpp"
+#include "runtime/engine/agreement.hpp"
+
+namespace coterie {
+
+void LogitsRecorder::record(const Request& request, std::int64_t /*position*/, std::span<const float> logits) {
+  auto& rows = logits_[request.custom_id];
+  rows.insert(rows.end(), logits.begin(), logits.end());
+}
+
+LogitsRecorder::Logits LogitsRecorder::gather(Communicator& comm) const {
+  std::vector<std::byte> mine;
+  ByteWriter put{mine};
+  for (const auto& [name, values] : logits_) {
+    put(name);
+    put(values);
+  }
+  Logits all;
+  for (const auto& bytes : gather_on_first(comm, mine, {"prompt logits"})) {
+    std::span<const std::byte> in = bytes;
+    ByteReader take{in};
+    while (!in.empty()) {
+      std::string name;
+      take(name);
+      take(all[name]);
+    }
+  }
+  return all;
+}
+
+void write_logits(const std::filesystem::path& path, const LogitsRecorder::Logits& logits, std::int64_t vocabulary) {
+  SafetensorsWriter writer(path);
+  for (const auto& [name, values] : logits) {
+    const auto rows = static_cast<std::int64_t>(values.size()) / vocabulary;
+    writer.add(name, ElementType::f32, {rows, vocabulary}, std::as_bytes(std::span(values)));
+  }
+  writer.finish();
+}
+
+}  // namespace coterie

@@ -1,0 +1,64 @@
+#include "runtime/engine/worker.hpp"
+
+#include <algorithm>
+
+namespace coterie {
+namespace {
+
+std::unique_ptr<Spill> make_spill(const std::optional<SpillOptions>& options, const Plan& plan,
+                                  const Ownership& ownership, Device& device, const Communicator& comm) {
+  if (!options || options->dispatch.policy == DispatchPolicy::plain || comm.ranks() == 1) return nullptr;
+  return std::make_unique<Spill>(*options, dispatch_layers(plan, ownership, comm.node_of_rank()), comm.rank(), device);
+}
+
+}  // namespace
+
+Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& plan, const Tokenizer* tokenizer,
+               Device& device, Communicator& comm, const WorkerOptions& options)
+    : notes_(comm),
+      domains_(options.coherence, comm.rank(), comm.node_of_rank()),
+      ownership_(plan, comm.rank(), comm.node_of_rank()),
+      weights_(load_weights(spec, checkpoint, ownership_, device, options.weights)),
+      kv_(spec, device, options.kv_blocks),
+      spill_(make_spill(options.spill, plan, ownership_, device, comm)),
+      context_{device, notes_, ownership_, domains_, metrics_, spill_.get()},
+      transformer_(spec, weights_, kv_, context_, options.micro_batches),
+      scheduler_(kv_, tokenizer, spec.end_tokens, domains_, options.scheduler) {
+  metrics_.expert_rows.resize(static_cast<std::size_t>(spec.moe_layers()));
+  metrics_.domain = domains_.of(comm.rank());
+}
+
+void Worker::forward(std::int64_t step) {
+  step_start_ = std::chrono::steady_clock::now();
+  batch_ = &scheduler_.next();
+  const bool prompts =
+      std::any_of(batch_->sequences.begin(), batch_->sequences.end(), [](const auto& s) { return s.prompt; });
+  metrics_.kind = prompts ? StepKind::prefill : StepKind::decode;
+  ++metrics_.now().steps;
+  logits_ = transformer_.forward(*batch_, step, observer_);
+}
+
+std::vector<RowSample> Worker::sample() {
+  std::vector<RowSample> samples;
+  const auto vocabulary = logits_.rows.empty() ? 0 : logits_.values.size() / logits_.rows.size();
+  for (std::size_t i = 0; i < logits_.rows.size(); ++i) {
+    auto sampled = scheduler_.sample(logits_.rows[i], logits_.values.subspan(i * vocabulary, vocabulary));
+    if (sampled) samples.push_back({logits_.rows[i], std::move(*sampled)});
+  }
+  count(*batch_, std::chrono::duration<double>(std::chrono::steady_clock::now() - step_start_).count());
+  return samples;
+}
+
+void Worker::count(const Batch& batch, double seconds) {
+  StepCounts& now = metrics_.now();
+  now.seconds += seconds;
+  for (const BatchSequence& s : batch.sequences) {
+    if (!s.here || (s.replicated && s.home != domains_.self())) continue;
+    (s.prompt ? metrics_.prompt_rows : metrics_.decode_rows) += s.rows;
+    now.tokens += s.rows;
+  }
+  metrics_.kv_bytes = kv_.bytes();
+  metrics_.kv_peak_bytes = kv_.peak_bytes();
+}
+
+}  // namespace coterie

@@ -1,0 +1,128 @@
+// The experts of one MoE layer on the ranks of a job, forward and backward: what a trainer calls behind its router.
+#pragma once
+
+#include "comm/communicator.hpp"
+#include "placement/dispatch/plan_dispatch.hpp"
+#include "runtime/experts/dispatch.hpp"
+#include "runtime/experts/expert_calls.hpp"
+#include "runtime/experts/expert_parcel.hpp"
+#include "runtime/experts/spill_plan.hpp"
+#include "runtime/layers/scratch.hpp"
+
+#include <cstdint>
+#include <map>
+#include <span>
+#include <vector>
+
+namespace coterie {
+
+struct ExpertLayerShape {
+  std::int64_t hidden = 0;
+  std::int64_t intermediate = 0;
+  int top_k = 1;
+  Gating gating = {};
+  int index = -1;  ///< of the layer, for messages about ranks that don't arrive and for what counts traffic
+};
+
+/// What a router chose for the rows of a call. An expert may be chosen twice; -1: the place is empty.
+struct Choices {
+  std::span<const std::int32_t> experts;  ///< (rows, top_k)
+  std::span<const float> gates;           ///< (rows, top_k)
+};
+
+/// What the backward pass needs of a forward pass: rows as they arrived, weights that came with them, who got what.
+struct ExpertPass {
+  struct Sent {
+    std::vector<std::int32_t> rows;     ///< ascending
+    std::vector<std::int32_t> choices;  ///< (rows, top_k): indices among the call's (rows, top_k), then -1
+  };
+  std::vector<Sent> sent;           ///< (ranks): what each computes of this rank's rows
+  Inbox arrived;                    ///< (ranks)
+  std::vector<std::int64_t> first;  ///< (ranks + 1): where each rank's rows begin among all that arrived
+  GroupedRows groups;               ///< those, by expert
+  std::map<std::int32_t, ExpertWeights> guests;
+
+  DispatchPlan::Stayed stayed = DispatchPlan::Stayed::policy;
+  std::int64_t before = 0;  ///< predicted picoseconds of the slowest rank under plain
+  std::int64_t after = 0;   ///< the same as it was done
+
+  /// Pairs of a row and an expert that this rank computed.
+  [[nodiscard]] std::int64_t computed() const noexcept { return groups.first.back(); }
+};
+
+/// y_t = sum over the choices of row t of gate * expert(x_t). Every choice is computed, wherever that is. A choice's
+/// part of y_t and the gradients of its gate and of its row are the same to the last bit for any ranks and policy, and
+/// so are the gradients of an expert's weights if one rank computes all of its rows. Sums over ranks go by rank, the
+/// owner of an expert's weights first.
+///
+/// All members but the accessors and set_weights are collective. Activations and weights are f32, experts without
+/// biases.
+class ExpertLayer {
+ public:
+  /// An expert's owner is the lowest of the ranks that hold it. `device` and `comm` outlive this object.
+  ExpertLayer(const ExpertLayerShape& shape, DispatchLayer placement, const DispatchCosts& costs,
+              const DispatchOptions& options, Device& device, Communicator& comm);
+
+  /// Experts that this rank holds, and those of them that it owns; ascending.
+  [[nodiscard]] const std::vector<int>& held() const noexcept { return held_; }
+  [[nodiscard]] const std::vector<int>& owned() const noexcept { return owned_; }
+
+  /// Between a backward and a forward pass, on all ranks alike.
+  void set_dispatch(const DispatchCosts& costs, const DispatchOptions& options);
+
+  /// For every expert that is held, before the first forward pass and whenever they change: gate_up (2 * intermediate,
+  /// hidden), the rows of gate, then those of up; down (hidden, intermediate).
+  void set_weights(int expert, std::span<const float> gate_up, std::span<const float> down);
+
+  /// x and out: (rows, hidden). Two exchanges, and counts are gathered first unless the policy is plain.
+  [[nodiscard]] ExpertPass forward(const Tensor& x, const Choices& choices, const Tensor& out);
+
+  struct Gradients {
+    Tensor x;                                  ///< (rows, hidden): written
+    std::span<float> gates;                    ///< (rows, top_k): written; 0 for empty places
+    std::span<const ExpertGradients> weights;  ///< (owned): added to
+  };
+  /// `choices` and weights are still those of the forward pass. Two exchanges; the second one also carries gradients of
+  /// weights to their owners.
+  void backward(ExpertPass pass, const Tensor& out_gradient, const Gradients& gradients);
+
+ private:
+  [[nodiscard]] Outbox depart(const Tensor& x, const Choices& choices, ExpertPass& pass);
+  [[nodiscard]] std::vector<int> plan(const Choices& choices, ExpertPass& pass, WeightTransfers& transfers);
+  [[nodiscard]] Message message_for(const Tensor& x, const Choices& choices, const ExpertPass::Sent& sent,
+                                    std::span<const DispatchTransfer> gives) const;
+  void arrive(Inbox& arrived, ExpertPass& pass) const;
+  void take_guests(Inbox& arrived, ExpertPass& pass) const;
+  /// None where they are neither held nor came.
+  [[nodiscard]] const ExpertWeights* weights(std::int32_t expert, const ExpertPass& pass) const;
+  [[nodiscard]] std::vector<ExpertRows> calls(const ExpertPass& pass) const;
+  /// (pairs): the rows that each rank sent, by expert.
+  void gather_pairs(Inbox& from, const ExpertPass& pass, const Tensor& out) const;
+  /// For the rows that a rank sent, the sums of their pairs.
+  void sum_pairs(const Tensor& pairs, std::span<const Contribution> contributions, const ExpertPass& pass, int rank,
+                 const Tensor& out) const;
+  /// For each row of this rank the sum of what came back for it.
+  void sum_ranks(Inbox& sums, const ExpertPass& pass, const Tensor& out) const;
+
+  /// Room in messages for what goes back, with blocks for the gradients of others' weights.
+  [[nodiscard]] Outbox gradient_messages(const ExpertPass& pass, const Gradients& gradients,
+                                         std::vector<ExpertGradients>& of_groups) const;
+  void add_weight_gradients(Inbox& came, const Gradients& gradients) const;
+
+  [[nodiscard]] Place place(const char* collective) const { return {collective, shape_.index}; }
+  [[nodiscard]] std::uint64_t row_bytes(std::int64_t rows) const;
+  [[nodiscard]] Tensor as_rows(std::span<std::byte> section) const;
+  [[nodiscard]] int owner(int expert) const;
+
+  ExpertLayerShape shape_;
+  DispatchLayer placement_;
+  bool plain_;
+  DispatchPlanner planner_;
+  Device& device_;
+  Communicator& comm_;
+  Scratch scratch_;
+  std::vector<int> held_, owned_;
+  std::map<std::int32_t, ExpertWeights> weights_;  ///< of held_
+};
+
+}  // namespace coterie

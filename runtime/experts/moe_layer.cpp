@@ -1,0 +1,423 @@
+#include "runtime/experts/moe_layer.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+namespace coterie {
+namespace {
+
+constexpr std::uint64_t kPartialSumsFollow = 1;  ///< a message's flag: its sender's rows need the second exchange
+constexpr int kTokensShift = 8;                  ///< the flags from here on: tokens that began the step at the sender
+
+SectionSizes sizes_of(std::initializer_list<std::pair<Section, std::uint64_t>> sections) {
+  SectionSizes sizes{};
+  for (const auto& [section, bytes] : sections) sizes[static_cast<std::size_t>(section)] = bytes;
+  return sizes;
+}
+
+/// The rows that are counted as `rank`'s, as far as this rank has them: indices, in an order that all ranks which have
+/// them agree on. A row that is on all ranks of its domain counts at home, before home's other rows.
+std::vector<std::int32_t> counted_at(int rank, int self, const Batch& batch, std::span<const std::int32_t> rows) {
+  std::vector<std::int32_t> counted;
+  for (const bool replicated : {true, false}) {
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+      const BatchSequence& sequence = batch.of(rows[i]);
+      if (sequence.replicated != replicated || (replicated ? sequence.home : self) != rank) continue;
+      counted.push_back(static_cast<std::int32_t>(i));
+    }
+  }
+  return counted;
+}
+
+/// Whether no row goes on anywhere else than where it is.
+bool all_stay(const Batch& batch, const Domains& domains) {
+  return !domains.coherent() || std::all_of(batch.sequences.begin(), batch.sequences.end(),
+                                            [](const BatchSequence& s) { return s.prompt || s.replicated; });
+}
+
+std::vector<std::int32_t> choices_of(std::span<const std::int32_t> rows, const Routing& routing) {
+  std::vector<std::int32_t> choices;
+  for (const std::int32_t i : rows) {
+    const auto first = routing.experts.begin() + std::int64_t{i} * routing.top_k;
+    choices.insert(choices.end(), first, first + routing.top_k);
+  }
+  return choices;
+}
+
+}  // namespace
+
+Outbox MoeLayer::depart(const Batch& batch, InFlight& flight, Scratch& scratch, const RoutingObserver& observe) const {
+  const Resident& at = flight.at;
+  {
+    const Timed timed(context_.metrics.phases.router);
+    const Tensor normed = scratch.take(at.x.rows, at.x.cols);
+    weights_.mlp_norm.apply(context_.device, at.x, normed);
+    Routing routing = context_.device.route(normed, *weights_.moe.router, spec_.router,
+                                            {weights_.moe.router_bias.view, weights_.moe.router_correction.view});
+    if (observe) observe(batch, at.rows, index_, routing);
+    for (float& weight : routing.weights) weight *= residual_scale_;
+    ChoiceRanks ranks = owners_of(batch, at.rows, routing, index_, context_.ownership, context_.domains);
+    if (context_.spill != nullptr) spill(batch, routing, flight, ranks);
+    flight.plan = plan_rows(batch, at.rows, routing, ranks, context_.domains);
+    context_.metrics.now().dense_rows += at.x.rows;
+    context_.metrics.now().moved_rows += at.x.rows - static_cast<std::int64_t>(flight.plan.stay.size());
+  }
+  const Timed timed(context_.metrics.phases.exchange);
+  return pack(batch, flight);
+}
+
+void MoeLayer::meanwhile(const Batch& batch, InFlight& flight, Scratch& scratch) const {
+  {
+    const Timed timed(context_.metrics.phases.experts);
+    if (spec_.shared && all_stay(batch, context_.domains)) share(batch, flight.at, flight, scratch);
+  }
+  const Timed timed(context_.metrics.phases.exchange);
+  (void)flight.exchange.rows();
+}
+
+void MoeLayer::arrive(const Batch& batch, InFlight& flight, Scratch& scratch, Scratch& next) const {
+  {
+    const Timed timed(context_.metrics.phases.exchange);
+    Inbox& arrived = flight.exchange.rows();
+    for (Message& message : arrived) {
+      flight.freight.store(context_.device, batch, message.section(Section::freight));
+    }
+    if (tells_tokens()) {
+      std::uint64_t tokens = 0;
+      for (const Message& message : arrived) tokens += message.flags() >> kTokensShift;
+      context_.spill->set_tokens(flight.micro_batch, static_cast<std::int64_t>(tokens));
+    }
+    flight.landed = gather(flight, scratch, next);
+  }
+  const Timed timed(context_.metrics.phases.experts);
+  if (spec_.shared && !all_stay(batch, context_.domains)) share(batch, flight.landed, flight, scratch);
+  compute(batch, flight, scratch);
+  if (flight.spill.planned) {
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - flight.departed;
+    context_.metrics.spill.measured += taken.count();
+  }
+}
+
+bool MoeLayer::partial_sums_follow(InFlight& flight) {
+  const Inbox& arrived = flight.exchange.all();
+  return std::any_of(arrived.begin(), arrived.end(),
+                     [](const Message& m) { return (m.flags() & kPartialSumsFollow) != 0; });
+}
+
+Resident MoeLayer::land(InFlight& flight, Inbox& sums, Scratch& scratch) const {
+  const Timed timed(context_.metrics.phases.exchange);
+  const Resident& here = flight.landed;
+  std::vector<PartialSums> all;
+  for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
+    if (rank == context_.comm.rank()) {
+      all.push_back(std::move(flight.here));
+    } else if (!sums.empty()) {
+      const LabelledSums came(sums[rank].section(Section::partial_sums), here.x.cols, here.x.type);
+      all.push_back({came.labels(), came.rows});
+    }
+  }
+  all.push_back(std::move(flight.shared));
+  if (flight.spill.spilled) {
+    add_sums(all, here, index_, context_.device, scratch);
+  } else {
+    add_whole_sums(all, here, index_, context_.device);
+  }
+  return here;
+}
+
+bool MoeLayer::tells_tokens() const {
+  return index_ == 0 && context_.spill != nullptr && context_.domains.count() > 1;
+}
+
+void MoeLayer::spill(const Batch& batch, const Routing& routing, InFlight& flight, ChoiceRanks& ranks) const {
+  Spill& spill = *context_.spill;
+  const auto& rows = flight.at.rows;
+  const int self = context_.comm.rank();
+  const int count = context_.comm.ranks();
+  if (context_.domains.count() == 1) spill.set_tokens(flight.micro_batch, flight.tokens);
+  if (!spill.may_pay(index_, spill.tokens(flight.micro_batch) * routing.top_k)) {
+    ++context_.metrics.spill.skipped;
+    return;
+  }
+  std::vector<std::int32_t> counts;
+  const auto counted = [&](int rank) { return choices_of(counted_at(rank, self, batch, rows), routing); };
+  if (batch.replicated_everywhere(context_.domains.count())) {  // every rank has all rows
+    for (int rank = 0; rank < count; ++rank) {
+      const auto of_rank = count_choices(counted(rank), spill.experts());
+      counts.insert(counts.end(), of_rank.begin(), of_rank.end());
+    }
+  } else {
+    const auto mine = count_choices(counted(self), spill.experts());
+    const auto all = context_.comm.all_gather(std::as_bytes(std::span(mine)),
+                                              {"counts", index_, flight.step, context_.metrics.kind_name()});
+    for (const auto& bytes : all) {
+      const std::size_t before = counts.size();
+      counts.resize(before + mine.size());
+      if (bytes.size() != mine.size() * sizeof mine[0]) {
+        throw CommError("layer " + std::to_string(index_) + ": counts of another number of experts arrived");
+      }
+      std::memcpy(&counts[before], bytes.data(), bytes.size());
+    }
+  }
+  const DispatchPlan& plan = spill.plan(index_, counts, flight.spill);
+  context_.metrics.spill.add(plan, spill.layer(index_), counts, self);
+  context_.metrics.spill.cache_hits = spill.hits();
+  flight.departed = std::chrono::steady_clock::now();
+  if (!flight.spill.spilled) return;
+  const auto k = static_cast<std::size_t>(routing.top_k);
+  std::set<int> sources{self};
+  for (const std::int32_t row : rows) {
+    if (batch.of(row).replicated) sources.insert(batch.of(row).home);
+  }
+  for (const int source : sources) {
+    const auto of_source = counted_at(source, self, batch, rows);
+    const auto computes = ranks_of_choices(plan, counts, spill.experts(), source, choices_of(of_source, routing));
+    for (std::size_t i = 0; i < of_source.size(); ++i) {
+      std::copy_n(computes.begin() + static_cast<std::ptrdiff_t>(i * k), k,
+                  ranks.computes.begin() + static_cast<std::ptrdiff_t>(of_source[i] * k));
+    }
+  }
+}
+
+void MoeLayer::take_experts(Inbox& arrived, SpillCall& spill) const {
+  for (const DispatchTransfer& get : spill.transfers.gets) {
+    const auto parcels = parcels_of(arrived[get.from].section(Section::weights));
+    const auto parcel =
+        std::find_if(parcels.begin(), parcels.end(), [&](const ExpertParcel& p) { return p.expert == get.expert; });
+    if (parcel == parcels.end()) {
+      throw CommError("layer " + std::to_string(index_) + ": expert " + std::to_string(get.expert) +
+                      " did not come from rank " + std::to_string(get.from));
+    }
+    context_.spill->take(index_, *parcel, spec_.experts[get.expert].gating, spill);
+  }
+}
+
+Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
+  const auto& at = flight.at;
+  const auto& plan = flight.plan;
+  const DType type = context_.device.activation_type();
+  const int self = context_.comm.rank();
+  auto flags = plan.partial_sums ? kPartialSumsFollow : std::uint64_t{0};
+  if (tells_tokens()) flags |= counted_at(self, self, batch, at.rows).size() << kTokensShift;
+
+  std::vector<std::int32_t> carried;
+  if (context_.domains.coherent()) carried = carried_rows(batch, at.rows);
+  std::vector<std::int32_t> carried_labels;
+  for (const std::int32_t i : carried) carried_labels.push_back(at.rows[i]);
+  const std::uint64_t freight_bytes =
+      LabelledRows::bytes(static_cast<std::int64_t>(carried.size()), flight.freight.width(), type);
+
+  Outbox out(plan.to.size());
+  for (int rank = 0; rank < static_cast<int>(plan.to.size()); ++rank) {
+    const RowsFor& to = plan.to[rank];
+    const bool takes_freight = rank != self && context_.domains.together(rank, self) && !carried.empty();
+    if (rank != self) context_.metrics.now().rows_sent += static_cast<std::int64_t>(to.rows.size());
+    if (takes_freight) context_.metrics.now().freight_sent += static_cast<std::int64_t>(carried.size());
+    std::vector<std::int32_t> experts;
+    std::uint64_t weight_bytes = 0;
+    for (const DispatchTransfer& give : flight.spill.transfers.gives) {
+      if (give.to != rank) continue;
+      experts.push_back(give.expert);
+      weight_bytes += parcel_bytes(*weights_.moe.experts[give.expert]);
+    }
+    context_.metrics.spill.weight_bytes_sent += static_cast<std::int64_t>(weight_bytes);
+    if (to.rows.empty() && !takes_freight && flags == 0 && experts.empty()) continue;
+    const std::uint64_t tag_bytes = to.tags.size() * sizeof(RowTag);
+    out[rank] = Message(sizes_of({{Section::rows, to.rows.size() * at.x.cols * size_of(type)},
+                                  {Section::routes, tag_bytes + to.routes.size() * sizeof(Route)},
+                                  {Section::freight, takes_freight ? freight_bytes : 0},
+                                  {Section::weights, weight_bytes}}),
+                        flags);
+    if (!to.rows.empty()) {
+      context_.device.gather(at.x, to.rows, as_rows(out[rank].section(Section::rows)));
+      const auto records = out[rank].section(Section::routes);
+      std::memcpy(records.data(), to.tags.data(), tag_bytes);
+      std::memcpy(records.data() + tag_bytes, to.routes.data(), records.size() - tag_bytes);
+    }
+    if (takes_freight) {
+      flight.freight.pack(context_.device, carried, carried_labels, out[rank].section(Section::freight));
+    }
+    std::span<std::byte> room = out[rank].section(Section::weights);
+    for (const std::int32_t expert : experts) {
+      const ExpertWeights& weights = *weights_.moe.experts[expert];
+      pack_parcel(weights, expert, room);
+      room = room.subspan(parcel_bytes(weights));
+    }
+  }
+  return out;
+}
+
+void MoeLayer::share(const Batch& batch, const Resident& here, InFlight& flight, Scratch& scratch) const {
+  std::vector<std::int32_t> mine;
+  for (std::size_t i = 0; i < here.rows.size(); ++i) {
+    const BatchSequence& sequence = batch.of(here.rows[i]);
+    if (sequence.replicated && sequence.home != context_.comm.rank()) continue;
+    mine.push_back(static_cast<std::int32_t>(i));
+    flight.shared.labels.push_back({here.rows[i], SumLabel::kShared});
+  }
+  const auto rows = static_cast<std::int64_t>(mine.size());
+  const Tensor normed = scratch.take(rows, here.x.cols);
+  const Tensor outputs = scratch.take(rows, here.x.cols);
+  flight.shared.sums = scratch.take(rows, here.x.cols);
+  context_.device.gather(here.x, mine, normed);
+  weights_.mlp_norm.apply(context_.device, normed, normed);
+  const std::vector<ExpertRows> all{{weights_.moe.shared.get(), 0, rows}};
+  context_.device.experts(normed, compute_meanwhile(flight.exchange, all, normed, outputs, context_.device), outputs);
+
+  std::vector<float> gates(mine.size(), 1);
+  if (weights_.moe.shared_gate) gates = context_.device.gate(normed, *weights_.moe.shared_gate);
+  std::vector<std::int64_t> offsets{0};
+  std::vector<Contribution> contributions;
+  for (std::int32_t i = 0; i < rows; ++i) {
+    contributions.push_back({i, residual_scale_ * gates[i]});
+    offsets.push_back(i + 1);
+  }
+  context_.device.combine(outputs, offsets, contributions, flight.shared.sums);
+}
+
+void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) const {
+  Inbox& arrived = flight.exchange.rows();
+  const auto k = static_cast<std::size_t>(spec_.router.top_k);
+  const std::vector<Route> routes = routes_of(arrived);
+  const GroupedRows groups = group_by_expert(routes, spec_.router.top_k, static_cast<int>(spec_.experts.size()));
+  const auto rows = static_cast<std::int64_t>(groups.offsets.size()) - 1;
+  const auto pairs = static_cast<std::int64_t>(groups.arrived.size());
+  const std::int64_t hidden = flight.at.x.cols;
+  const Tensor normed = scratch.take(rows, hidden);
+  const Tensor inputs = scratch.take(pairs, hidden);
+  const Tensor outputs = scratch.take(pairs, hidden);
+
+  std::vector<WantedSums> wanted(arrived.size());
+  std::size_t first = 0;
+  for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
+    const Tensor x = as_rows(arrived[from].section(Section::rows));
+    weights_.mlp_norm.apply(context_.device, x, normed.row_range(static_cast<std::int64_t>(first), x.rows));
+    for (const RowTag& tag : tags_of(arrived[from])) {
+      const auto begin = static_cast<std::size_t>(groups.offsets[first]);
+      const auto contributions =
+          std::span(groups.contributions).subspan(begin, static_cast<std::size_t>(groups.offsets[first + 1]) - begin);
+      const auto want = [&](int rank) {
+        wanted[rank].add(tag.row, std::span(routes).subspan(first * k, k), contributions);
+      };
+      if (!contributions.empty() && tag.landing == RowTag::kEverywhere) {
+        for (const int rank : context_.domains.ranks(context_.domains.of(from))) want(rank);
+      } else if (!contributions.empty()) {
+        want(tag.landing);
+      }
+      ++first;
+    }
+  }
+  context_.device.gather(normed, groups.arrived, inputs);
+  const auto weights = [&](std::int32_t expert) -> const ExpertWeights* {
+    if (const ExpertWeights* held = weights_.moe.experts[expert].get(); held != nullptr) return held;
+    const auto came = flight.spill.experts.find(expert);
+    return came != flight.spill.experts.end() ? came->second.get() : nullptr;
+  };
+  compute_experts({groups, index_, inputs, outputs, weights, [&](Inbox& all) { take_experts(all, flight.spill); }},
+                  flight.exchange, context_.device);
+  context_.metrics.expert_rows[index_] += pairs;
+  context_.metrics.now().expert_rows += pairs;
+
+  std::vector<std::int32_t> told;     // indices of shared sums that the domain's other ranks lack
+  std::vector<SumLabel> told_labels;  // and their labels
+  for (std::size_t i = 0; i < flight.shared.labels.size(); ++i) {
+    if (!batch.of(flight.shared.labels[i].row).replicated) continue;
+    told.push_back(static_cast<std::int32_t>(i));
+    told_labels.push_back(flight.shared.labels[i]);
+  }
+  flight.sums.resize(wanted.size());
+  for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
+    WantedSums& want = wanted[rank];
+    const auto n = static_cast<std::int64_t>(want.labels.size());
+    if (rank == context_.comm.rank()) {
+      flight.here = {want.labels, scratch.take(n, hidden)};
+      context_.device.combine(outputs, want.offsets, want.contributions, flight.here.sums);
+      continue;
+    }
+    const bool tells = context_.domains.together(rank, context_.comm.rank());
+    const auto shared = static_cast<std::int64_t>(tells ? told.size() : 0);
+    if (n + shared == 0) continue;
+    context_.metrics.now().sums_sent += n + shared;
+    const DType type = context_.device.activation_type();
+    flight.sums[rank] = Message(sizes_of({{Section::partial_sums, LabelledSums::bytes(n + shared, hidden, type)}}));
+    const LabelledSums section(flight.sums[rank].section(Section::partial_sums), hidden, type);
+    if (tells) want.labels.insert(want.labels.end(), told_labels.begin(), told_labels.end());
+    section.set_labels(want.labels);
+    context_.device.combine(outputs, want.offsets, want.contributions, section.rows.row_range(0, n));
+    if (shared > 0) context_.device.gather(flight.shared.sums, told, section.rows.row_range(n, shared));
+  }
+}
+
+Resident MoeLayer::gather(InFlight& flight, Scratch& scratch, Scratch& next) const {
+  const Resident& at = flight.at;
+  const RowPlan& plan = flight.plan;
+  struct Source {
+    std::int32_t row = 0;
+    std::int32_t index = 0;  ///< among `all`
+  };
+  std::vector<Source> sources;
+  std::vector<std::pair<Tensor, std::vector<std::int32_t>>> pieces;
+  const auto take = [&](const Tensor& from, std::int32_t index, std::int32_t row) {
+    if (pieces.empty() || pieces.back().first.data != from.data) pieces.push_back({from, {}});
+    pieces.back().second.push_back(index);
+    sources.push_back({row, static_cast<std::int32_t>(sources.size())});
+  };
+  for (const std::int32_t i : plan.stay) take(at.x, i, at.rows[i]);
+  Inbox& arrived = flight.exchange.rows();
+  for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
+    if (from == context_.comm.rank()) continue;
+    const Tensor x = as_rows(arrived[from].section(Section::rows));
+    const auto tags = tags_of(arrived[from]);
+    for (std::size_t i = 0; i < tags.size(); ++i) {
+      if (tags[i].landing == context_.comm.rank()) take(x, static_cast<std::int32_t>(i), tags[i].row);
+    }
+  }
+  if (sources.size() == plan.stay.size() && plan.stay.size() == at.rows.size()) return at;  // nothing moved
+
+  const Tensor all = scratch.take(static_cast<std::int64_t>(sources.size()), at.x.cols);
+  std::int64_t first = 0;
+  for (const auto& [from, indices] : pieces) {
+    context_.device.gather(from, indices, all.row_range(first, static_cast<std::int64_t>(indices.size())));
+    first += static_cast<std::int64_t>(indices.size());
+  }
+  std::sort(sources.begin(), sources.end(), [](const Source& a, const Source& b) { return a.row < b.row; });
+  Resident here;
+  std::vector<std::int32_t> order;
+  for (const Source& source : sources) {
+    here.rows.push_back(source.row);
+    order.push_back(source.index);
+  }
+  here.x = next.take(all.rows, all.cols);
+  context_.device.gather(all, order, here.x);
+  return here;
+}
+
+std::vector<RowTag> MoeLayer::tags_of(const Message& message) const {
+  const auto records = message.section(Section::routes);
+  const std::size_t record = sizeof(RowTag) + static_cast<std::size_t>(spec_.router.top_k) * sizeof(Route);
+  std::vector<RowTag> tags(records.size() / record);
+  if (!tags.empty()) std::memcpy(tags.data(), records.data(), tags.size() * sizeof(RowTag));
+  return tags;
+}
+
+std::vector<Route> MoeLayer::routes_of(const Inbox& arrived) const {
+  std::vector<Route> routes;
+  for (const Message& message : arrived) {
+    const std::size_t tag_bytes = tags_of(message).size() * sizeof(RowTag);
+    const auto records = message.section(Section::routes).subspan(tag_bytes);
+    const std::size_t before = routes.size();
+    routes.resize(before + records.size() / sizeof(Route));
+    if (!records.empty()) std::memcpy(&routes[before], records.data(), records.size());
+  }
+  return routes;
+}
+
+Tensor MoeLayer::as_rows(std::span<std::byte> section) const {
+  const std::int64_t hidden = weights_.mlp_norm.weight.view.cols;
+  const DType type = context_.device.activation_type();
+  const auto rows = static_cast<std::int64_t>(section.size()) / (hidden * static_cast<std::int64_t>(size_of(type)));
+  return {section.data(), type, rows, hidden, hidden};
+}
+
+}  // namespace coterie

@@ -1,0 +1,132 @@
+#include "runtime/experts/partial_sums.hpp"
+
+#include "comm/communicator.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <tuple>
+
+namespace coterie {
+namespace {
+
+/// Where a row is among the rank's rows.
+std::size_t place_of(std::int32_t row, const Resident& at, int layer) {
+  const auto found = std::lower_bound(at.rows.begin(), at.rows.end(), row);
+  if (found == at.rows.end() || *found != row) {
+    throw CommError("layer " + std::to_string(layer) + ": a partial sum arrived for row " + std::to_string(row) +
+                    ", which is not on this rank");
+  }
+  return static_cast<std::size_t>(found - at.rows.begin());
+}
+
+/// x += sums, those of [first, last) alone.
+void add_range(const PartialSums& partial, std::size_t first, std::size_t last, const Resident& to, int layer,
+               Device& device) {
+  if (first == last) return;
+  std::vector<std::int64_t> offsets(to.rows.size() + 1, 0);
+  std::vector<std::size_t> place;
+  for (std::size_t i = first; i < last; ++i) {
+    place.push_back(place_of(partial.labels[i].row, to, layer));
+    ++offsets[place.back() + 1];
+  }
+  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
+  std::vector<std::int64_t> next(offsets.begin(), offsets.end() - 1);
+  std::vector<Contribution> contributions(place.size());
+  for (std::size_t i = 0; i < place.size(); ++i) {
+    contributions[next[place[i]]++] = {static_cast<std::int32_t>(first + i), 1.0F};
+  }
+  device.combine(partial.sums, offsets, contributions, to.x, true);
+}
+
+}  // namespace
+
+void WantedSums::add(std::int32_t row, std::span<const Route> routes, std::span<const Contribution> of_routes) {
+  const std::size_t count = of_routes.size();
+  const auto open = [&](const SumLabel& label) {
+    labels.push_back(label);
+    offsets.push_back(offsets.back());
+  };
+  const auto sum = [&](const Contribution& contribution) {
+    contributions.push_back(contribution);
+    ++offsets.back();
+  };
+  const auto together = [&](std::size_t i, std::size_t j) {
+    return routes[i].place == Route::kWhole && routes[i].owner == routes[j].owner;
+  };
+  for (std::size_t j = 0; j < count; ++j) {
+    if (routes[j].place != Route::kWhole) {
+      open({row, routes[j].owner, routes[j].place, routes[j].weight});
+      sum({of_routes[j].row, 1.0F});
+      continue;
+    }
+    std::size_t first = 0;
+    while (!together(first, j)) ++first;
+    if (first < j) continue;
+    open({row, routes[j].owner});
+    for (std::size_t i = j; i < count; ++i) {
+      if (together(i, j)) sum(of_routes[i]);
+    }
+  }
+}
+
+void add_sums(std::span<const PartialSums> sums, const Resident& to, int layer, Device& device, Scratch& scratch) {
+  struct Term {
+    std::size_t at = 0;  ///< the row's place on this rank
+    SumLabel label;
+    std::int32_t index = 0;  ///< among all sums
+  };
+  std::vector<Term> terms;
+  for (const PartialSums& partial : sums) {
+    for (const SumLabel& label : partial.labels) {
+      terms.push_back({place_of(label.row, to, layer), label, static_cast<std::int32_t>(terms.size())});
+    }
+  }
+  if (terms.empty()) return;
+  const Tensor all = scratch.take(static_cast<std::int64_t>(terms.size()), to.x.cols);
+  std::vector<std::int32_t> indices;
+  std::int64_t first = 0;
+  for (const PartialSums& partial : sums) {
+    const auto n = static_cast<std::int64_t>(partial.labels.size());
+    indices.resize(partial.labels.size());
+    std::iota(indices.begin(), indices.end(), 0);
+    if (n > 0) device.gather(partial.sums, indices, all.row_range(first, n));
+    first += n;
+  }
+
+  std::sort(terms.begin(), terms.end(), [](const Term& a, const Term& b) {
+    return std::tie(a.at, a.label.owner, a.label.place) < std::tie(b.at, b.label.owner, b.label.place);
+  });
+  std::vector<std::int64_t> of_owner{0};                    // each owner's terms of each row
+  std::vector<std::int64_t> of_row(to.rows.size() + 1, 0);  // each row's owners
+  std::vector<Contribution> weighed, owners;
+  for (std::size_t i = 0; i < terms.size(); ++i) {
+    const Term& term = terms[i];
+    weighed.push_back({term.index, term.label.weight});
+    const bool goes_on =
+        i + 1 < terms.size() && terms[i + 1].at == term.at && terms[i + 1].label.owner == term.label.owner;
+    if (goes_on) continue;
+    owners.push_back({static_cast<std::int32_t>(owners.size()), 1.0F});
+    of_owner.push_back(static_cast<std::int64_t>(i + 1));
+    ++of_row[term.at + 1];
+  }
+  std::partial_sum(of_row.begin(), of_row.end(), of_row.begin());
+  const Tensor by_owner = scratch.take(static_cast<std::int64_t>(owners.size()), to.x.cols);
+  device.combine(all, of_owner, weighed, by_owner);
+  device.combine(by_owner, of_row, owners, to.x, true);
+}
+
+void add_whole_sums(std::span<const PartialSums> sums, const Resident& to, int layer, Device& device) {
+  std::vector<std::size_t> middle;  // where each rank's sums of its shared expert begin
+  for (const PartialSums& partial : sums) {
+    const auto shared = std::find_if(partial.labels.begin(), partial.labels.end(),
+                                     [](const SumLabel& label) { return label.owner == SumLabel::kShared; });
+    middle.push_back(static_cast<std::size_t>(shared - partial.labels.begin()));
+    add_range(partial, 0, middle.back(), to, layer, device);
+  }
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    add_range(sums[i], middle[i], sums[i].labels.size(), to, layer, device);
+  }
+}
+
+}  // namespace coterie

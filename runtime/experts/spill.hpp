@@ -1,0 +1,103 @@
+// Least-loaded dispatch on one rank: when it is worth to gather counts, what the ranks' common plan says, and the
+// experts that this rank keeps of those that came to it.
+#pragma once
+
+#include "kernels/device.hpp"
+#include "placement/dispatch/plan_dispatch.hpp"
+#include "placement/plan.hpp"
+#include "runtime/experts/expert_parcel.hpp"
+#include "runtime/experts/spill_ledger.hpp"
+#include "runtime/experts/spill_plan.hpp"
+#include "runtime/layers/ownership.hpp"
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace coterie {
+
+/// The same on all ranks.
+struct SpillOptions {
+  DispatchOptions dispatch;
+  DispatchCosts costs;
+  std::int64_t counts_gather = 0;  ///< picoseconds in which ranks tell one another their counts, and plan
+  std::int64_t cache_bytes = 0;    ///< of a rank, for experts that came to it
+  std::int64_t expert_bytes = 1;   ///< of one of them
+  /// Plans in place of the policy, where there is one: a pure function of the layer, the counts and what is cached.
+  std::function<DispatchPlan(const DispatchLayer&, std::span<const std::int32_t>, std::span<const std::uint8_t>)>
+      planner = nullptr;
+};
+
+/// One call of a layer, as far as it has to do with rows that aren't computed where the placement says.
+struct SpillCall {
+  bool planned = false;  ///< the counts were gathered
+  bool spilled = false;  ///< some rows are computed elsewhere, on whatever rank
+  bool travels = false;  ///< some rank's weights travel
+  WeightTransfers transfers;
+  /// Experts that this rank computes with and doesn't hold: those that it kept, and from `take` on those that came.
+  std::map<int, std::shared_ptr<const ExpertWeights>> experts;
+};
+
+class Spill {
+ public:
+  /// `layers` are the MoE layers'. The device outlives this object.
+  Spill(const SpillOptions& options, std::vector<DispatchLayer> layers, int rank, Device& device);
+
+  /// Whether the counts of a layer with so many rows, one per (token, expert) on all ranks, are worth gathering: not
+  /// where no spill can pay at all, and seldom where the last ones didn't. Every rank asks before every call.
+  [[nodiscard]] bool may_pay(int layer, std::int64_t rows);
+  /// The plan for these counts (ranks, experts), the same on every rank; valid until the next call. `call` gets what
+  /// concerns this rank. Every rank calls it for the same layers in the same order.
+  const DispatchPlan& plan(int layer, std::span<const std::int32_t> counts, SpillCall& call);
+  /// An expert arrived for this call, and is kept if the ledger says so. Otherwise `call` views the parcel's bytes.
+  void take(int layer, const ExpertParcel& parcel, const Gating& gating, SpillCall& call);
+
+  /// Tokens of a micro-batch on all ranks, as far as all know: those of the last step until they are told.
+  [[nodiscard]] std::int64_t tokens(int micro_batch) const { return tokens_[micro_batch]; }
+  void set_tokens(int micro_batch, std::int64_t tokens) { tokens_[micro_batch] = tokens; }
+
+  [[nodiscard]] int experts() const { return layers_.front().experts; }
+  [[nodiscard]] const DispatchLayer& layer(int layer) const { return layers_[layer]; }
+  /// Of all that all ranks' caches went through.
+  [[nodiscard]] std::uint64_t digest() const noexcept { return ledger_.digest(); }
+  [[nodiscard]] std::int64_t hits() const noexcept { return hits_; }  ///< calls of an expert that was kept here
+  [[nodiscard]] bool keeps_any() const noexcept { return !kept_.empty(); }
+  /// Drops what is kept, and keeps nothing more; all ranks do so between the same steps.
+  void drop();
+
+ private:
+  /// Memory for `weights` is their own.
+  struct Kept {
+    DeviceMemory memory;
+    ExpertWeights weights;
+  };
+
+  /// How a layer's last plans turned out.
+  struct Patience {
+    std::int64_t rows = 0;  ///< of the last plan
+    int in_vain = 0;        ///< plans, one after the other, that didn't save what they cost
+    int wait = 0;           ///< calls until the next plan, unless there are many more rows
+  };
+
+  SpillOptions options_;
+  std::vector<DispatchLayer> layers_;
+  std::vector<Patience> patience_;  ///< (layers)
+  std::vector<bool> replicated_;    ///< (layers): some expert is held more than once
+  int rank_;
+  Device& device_;
+  DispatchPlanner planner_;
+  DispatchPlan own_;  ///< of options_.planner
+  SpillLedger ledger_;
+  std::map<SpillLedger::Key, std::shared_ptr<const Kept>> kept_;
+  std::vector<std::int64_t> tokens_;  ///< (micro-batches)
+  std::int64_t hits_ = 0;
+};
+
+/// The layers of a plan as dispatch planning takes them.
+[[nodiscard]] std::vector<DispatchLayer> dispatch_layers(const Plan& plan, const Ownership& ownership,
+                                                         std::span<const int> node_of_rank);
+
+}  // namespace coterie
