@@ -1,14 +1,10 @@
 #include "runtime/requests/chat_template.hpp"
 
+#include "placement/files/json_view.hpp"
 #include "placement/input_error.hpp"
-
-#include <nlohmann/json.hpp>
+#include "runtime/text/json_field.hpp"
 
 #include <array>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <sstream>
 
 namespace coterie {
 namespace {
@@ -16,19 +12,11 @@ namespace {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-std::string read_text(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) throw InputError(path.string() + ": can't be read: " + std::strerror(errno));
-  return text.str();
-}
-
 /// Empty where there is no such file.
 Json read_object(const fs::path& path) {
   if (!fs::exists(path)) return Json::object();
-  Json object = Json::parse(read_text(path), nullptr, false);
-  if (!object.is_object()) throw bad_field(path.string(), "contents", "something else", "a JSON object");
+  Json object = read_tokenizer_json(path);
+  if (!object.is_object()) throw bad_field(path.string(), "contents", object.type_name(), "an object");
   return object;
 }
 

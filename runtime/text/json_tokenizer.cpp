@@ -10,7 +10,6 @@
 #include "runtime/text/utf8.hpp"
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <stdexcept>
 #include <utility>
@@ -19,13 +18,6 @@ namespace coterie {
 namespace {
 
 using Json = nlohmann::json;
-
-Json read_json(const std::filesystem::path& path) {
-  std::ifstream file(path);
-  Json json = Json::parse(file, nullptr, false);
-  if (json.is_discarded()) throw bad_field(path.string(), "contents", "something else", "JSON");
-  return json;
-}
 
 /// What stands before and behind a text when special tokens are added.
 struct Frame {
@@ -45,7 +37,8 @@ void read_template(const JsonField& fields, Frame& frame) {
     const JsonField token(known[special.text("id").c_str()], known.path(special.text("id").c_str()), fields.file());
     if (!token["ids"].is_array()) token.refuse("ids", "a list of token ids");
     for (const Json& id : token["ids"]) {
-      if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= 1U << 30) token.refuse("ids", "a list of token ids");
+      if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= kMostTokens)
+        token.refuse("ids", "a list of token ids");
       (behind ? frame.behind : frame.before).push_back(id.get<std::int32_t>());
     }
   }
@@ -241,7 +234,7 @@ class JsonTokenizer final : public Tokenizer {
 
 std::unique_ptr<Tokenizer> make_json_tokenizer(const std::filesystem::path& path, const Json& config,
                                                const std::filesystem::path& config_path) {
-  const Json json = read_json(path);
+  const Json json = read_tokenizer_json(path);
   const JsonField file(json, "", path), config_fields(config, "", config_path);
   const JsonField model(file["model"], "model", path);
   // Old files have no type, and are told by what they have.

@@ -28,8 +28,9 @@ TokenList::TokenList(const JsonField& file, const JsonField& model, const JsonFi
   const Json& vocabulary = model["vocab"];
   if (!vocabulary.is_object() || vocabulary.empty()) model.refuse("vocab", "an object with tokens and their ids");
   for (const auto& [token, id] : vocabulary.items()) {
-    if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= 1U << 30) {
-      throw bad_field(model.file().string(), model.path("vocab") + "[\"" + token + "\"]", id.dump(), "a token id");
+    if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= kMostTokens) {
+      throw bad_field(model.file().string(), model.path("vocab") + "[\"" + token + "\"]", id.dump(),
+                      "a token id, below " + std::to_string(kMostTokens));
     }
     ids_.emplace_hint(ids_.end(), token, id.get<std::int32_t>());
   }

@@ -1,13 +1,13 @@
 #include "runtime/text/tokenizer.hpp"
 
 #include "placement/input_error.hpp"
+#include "runtime/text/json_field.hpp"
 #include "runtime/text/json_tokenizer.hpp"
 #include "runtime/text/sentencepiece_tokenizer.hpp"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <fstream>
 #include <string>
 
 namespace coterie {
@@ -32,11 +32,8 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
   if (!std::filesystem::exists(json) && !std::filesystem::exists(pieces)) return nullptr;
   const std::filesystem::path path = model / "tokenizer_config.json";
   nlohmann::json config = nlohmann::json::object();
-  if (std::filesystem::exists(path)) {
-    std::ifstream file(path);
-    config = nlohmann::json::parse(file, nullptr, false);
-    if (!config.is_object()) throw bad_field(path.string(), "contents", "something else", "a JSON object");
-  }
+  if (std::filesystem::exists(path)) config = read_tokenizer_json(path);
+  if (!config.is_object()) throw bad_field(path.string(), "contents", config.type_name(), "an object");
   if (std::filesystem::exists(json)) return make_json_tokenizer(json, config, path);
   return make_sentencepiece_tokenizer(pieces, read_flag(config, path, "add_bos_token", true),
                                       read_flag(config, path, "add_eos_token", false));

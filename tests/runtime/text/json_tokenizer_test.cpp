@@ -219,6 +219,7 @@ TEST(JsonTokenizer, WhatIsWrongOrNotSupportedIsNamed) {
       {"/model/type", "Unigram", "model.type"},
       {"/model/vocab", Json::array(), "model.vocab"},
       {"/model/vocab/<s>", -1, "model.vocab[\"<s>\"]"},
+      {"/model/vocab/<s>", 1 << 22, "model.vocab[\"<s>\"]"},
       {"/model/merges/3", "onlyone", "model.merges[3]"},
       {"/model/merges/3", "no suchtoken", "model.merges"},
       {"/model/dropout", 0.1, "model.dropout"},
@@ -259,9 +260,27 @@ TEST(JsonTokenizer, WhatIsWrongOrNotSupportedIsNamed) {
       EXPECT_NE(message.find(std::string("tokenizer.json: ") + wrong.field + ": found "), std::string::npos) << message;
     }
   }
-  const auto folder = folder_with(good);
-  std::ofstream(folder / "tokenizer.json") << "{";
-  EXPECT_THROW(static_cast<void>(load_tokenizer(folder)), InputError);
+}
+
+TEST(JsonTokenizer, FilesThatAreNoJsonAreNamed) {
+  const auto message_of = [](const char* name, const std::string& text) -> std::string {
+    const auto folder = folder_with(read(kFixtures / "mixtral/tokenizer.json"));
+    std::ofstream(folder / name) << text;
+    try {
+      static_cast<void>(load_tokenizer(folder));
+    } catch (const InputError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json"}) {
+    EXPECT_NE(message_of(name, "{\n\"a\": }").find(std::string(name) + ": not valid JSON: parse error at line 2"),
+              std::string::npos);
+    EXPECT_NE(message_of(name, std::string(100, '[')).find(std::string(name) + ": JSON nested deeper than 64"),
+              std::string::npos);
+    EXPECT_NE(message_of(name, "[]").find(std::string(name) + ": contents: found "), std::string::npos);
+  }
+  EXPECT_EQ(message_of("tokenizer_config.json", R"({"bos_token": 1, "bos_token": null})"), "") << "as Python reads it";
 }
 
 }  // namespace
