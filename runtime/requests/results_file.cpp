@@ -20,8 +20,14 @@ constexpr std::string_view kLineStart = R"({"id":"batch_req_)";
 
 int open_for_append(const std::filesystem::path& path) {
   const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (fd >= 0 || errno == EISDIR || std::filesystem::is_regular_file(path)) return fd;
-  return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);  // a pipe or a device that can't be read
+  if (fd >= 0) return fd;
+  const int error = errno;
+  std::error_code unknown;
+  if (std::filesystem::is_other(path, unknown)) {  // a pipe or a device that can't be read
+    return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  }
+  errno = error;
+  return -1;
 }
 
 }  // namespace

@@ -127,6 +127,10 @@ TEST_F(ResultsFileTest, AFileOfSomethingElseIsLeftAlone) {
 TEST_F(ResultsFileTest, WhatCanNotBeWrittenIsSaidAtOnce) {
   EXPECT_EQ(complaint("/nowhere/out.jsonl"), "/nowhere/out.jsonl: can't be written: No such file or directory");
   EXPECT_EQ(complaint("/"), "/: can't be written: Is a directory");
+  if (!std::filesystem::exists("/sys/kernel")) return;
+  const std::string refused = complaint("/sys/out.jsonl");  // nobody may make a file there
+  EXPECT_NE(refused.find("can't be written"), std::string::npos) << refused;
+  EXPECT_EQ(refused.find("No such file"), std::string::npos) << refused;
 }
 
 TEST_F(ResultsFileTest, TwoJobsDoNotShareAFile) {
