@@ -39,20 +39,23 @@ json counts_json(const StepCounts& c) {
 }
 
 json spill_json(const SpillCounts& s) {
-  return {
-      {"calls",
-       {{"skipped", s.skipped}, {"balanced", s.balanced}, {"not_worth_it", s.not_worth_it}, {"spilled", s.spilled}}},
-      {"rows_before", s.rows_before},
-      {"rows_after", s.rows_after},
-      {"heaviest_rank_rows_before", s.heaviest_before},
-      {"heaviest_rank_rows_after", s.heaviest_after},
-      {"experts_sent", s.experts_sent},
-      {"experts_taken", s.experts_taken},
-      {"weight_bytes_sent", s.weight_bytes_sent},
-      {"cache_hits", s.cache_hits},
-      {"predicted_seconds_before", s.predicted_before},
-      {"predicted_seconds_after", s.predicted_after},
-      {"measured_seconds", s.measured}};
+  return {{"calls",
+           {{"skipped", s.skipped},
+            {"paused", s.paused},
+            {"balanced", s.balanced},
+            {"not_worth_it", s.not_worth_it},
+            {"spilled", s.spilled}}},
+          {"rows_before", s.rows_before},
+          {"rows_after", s.rows_after},
+          {"heaviest_rank_rows_before", s.heaviest_before},
+          {"heaviest_rank_rows_after", s.heaviest_after},
+          {"experts_sent", s.experts_sent},
+          {"experts_taken", s.experts_taken},
+          {"weight_bytes_sent", s.weight_bytes_sent},
+          {"cache_hits", s.cache_hits},
+          {"predicted_seconds_before", s.predicted_before},
+          {"predicted_seconds_after", s.predicted_after},
+          {"measured_seconds", s.measured}};
 }
 
 /// Of all ranks: what they count for themselves summed, what all count alike once, the slowest rank's time.

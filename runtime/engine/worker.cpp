@@ -36,6 +36,7 @@ void Worker::forward(std::int64_t step) {
   metrics_.kind = prompts ? StepKind::prefill : StepKind::decode;
   ++metrics_.now().steps;
   logits_ = transformer_.forward(*batch_, step, observer_);
+  if (spill_) metrics_.spill = spill_->counts();
 }
 
 std::vector<RowSample> Worker::sample() {

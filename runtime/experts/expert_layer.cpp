@@ -10,6 +10,8 @@
 namespace coterie {
 namespace {
 
+constexpr std::int64_t kManyRows = 1 << 20;  // what all ranks have when they don't know it
+
 SectionSizes sizes_of(std::initializer_list<std::pair<Section, std::uint64_t>> sections) {
   SectionSizes sizes{};
   for (const auto& [section, bytes] : sections) sizes[static_cast<std::size_t>(section)] = bytes;
@@ -41,15 +43,9 @@ struct GradientBlock {
 
 }  // namespace
 
-ExpertLayer::ExpertLayer(const ExpertLayerShape& shape, DispatchLayer placement, const DispatchCosts& costs,
-                         const DispatchOptions& options, Device& device, Communicator& comm)
-    : shape_(shape),
-      placement_(std::move(placement)),
-      plain_(options.policy == DispatchPolicy::plain),
-      planner_(costs, options),
-      device_(device),
-      comm_(comm),
-      scratch_(device) {
+ExpertLayer::ExpertLayer(const ExpertLayerShape& shape, DispatchLayer placement, const SpillOptions& spill,
+                         Device& device, Communicator& comm)
+    : shape_(shape), placement_(std::move(placement)), device_(device), comm_(comm), scratch_(device) {
   if (placement_.ranks != comm.ranks()) {
     throw std::invalid_argument("ExpertLayer: a placement for " + std::to_string(placement_.ranks) + " ranks on " +
                                 std::to_string(comm.ranks()));
@@ -59,11 +55,14 @@ ExpertLayer::ExpertLayer(const ExpertLayerShape& shape, DispatchLayer placement,
     if (placement_.held[static_cast<std::size_t>(e) * placement_.ranks + comm.rank()] != 0) held_.push_back(e);
     if (owner(e) == comm.rank()) owned_.push_back(e);
   }
+  set_dispatch(spill);
 }
 
-void ExpertLayer::set_dispatch(const DispatchCosts& costs, const DispatchOptions& options) {
-  plain_ = options.policy == DispatchPolicy::plain;
-  planner_ = DispatchPlanner(costs, options);
+void ExpertLayer::set_dispatch(const SpillOptions& spill) {
+  plain_ = spill.dispatch.policy == DispatchPolicy::plain;
+  SpillOptions options = spill;
+  options.expert_bytes = 3 * shape_.hidden * shape_.intermediate * static_cast<std::int64_t>(sizeof(float));
+  spill_.emplace(options, std::vector{placement_}, comm_.rank(), device_);
 }
 
 void ExpertLayer::set_weights(int expert, std::span<const float> gate_up, std::span<const float> down) {
@@ -82,20 +81,27 @@ void ExpertLayer::set_weights(int expert, std::span<const float> gate_up, std::s
   weights.gate_up = pack(gate_up, 2 * shape_.intermediate, shape_.hidden);
   weights.down = pack(down, shape_.hidden, shape_.intermediate);
   weights.gating = shape_.gating;
+  spill_->weights_changed();
 }
 
 ExpertPass ExpertLayer::forward(const Tensor& x, const Choices& choices, const Tensor& out) {
   ExpertPass pass;
-  Exchange exchange(comm_, depart(x, choices, pass), place("dispatch"));
+  SpillCall call;
+  Exchange exchange(comm_, depart(x, choices, pass, call), place("dispatch"));
   arrive(exchange.rows(), pass);
 
   scratch_.reset();
   const Tensor in = scratch_.take(pass.computed(), shape_.hidden);
   const Tensor results = scratch_.take(pass.computed(), shape_.hidden);
   gather_pairs(exchange.rows(), pass, in);
-  compute_experts({pass.groups, shape_.index, in, results, [&](int e) { return weights(e, pass); },
-                   [&](Inbox& all) { take_guests(all, pass); }},
+  const auto take = [&](Inbox& all) {
+    spill_->take(
+        0, all, [&](int) { return shape_.gating; }, call);
+  };
+  compute_experts({pass.groups, shape_.index, in, results, [&](int e) { return weights(e, call.experts); }, take},
                   exchange, device_);
+  spill_->done(call);
+  pass.guests = std::move(call.experts);
   pass.arrived = std::move(exchange.all());
 
   Outbox sums(comm_.ranks());
@@ -110,14 +116,13 @@ ExpertPass ExpertLayer::forward(const Tensor& x, const Choices& choices, const T
   return pass;
 }
 
-Outbox ExpertLayer::depart(const Tensor& x, const Choices& choices, ExpertPass& pass) {
+Outbox ExpertLayer::depart(const Tensor& x, const Choices& choices, ExpertPass& pass, SpillCall& call) {
   const auto count = static_cast<std::size_t>(x.rows * shape_.top_k);
   if (x.cols != shape_.hidden || choices.experts.size() != count || choices.gates.size() != count) {
     throw std::invalid_argument("ExpertLayer: rows must be as wide as the layer, each with top_k choices");
   }
   if (weights_.size() != held_.size()) throw std::logic_error("ExpertLayer: an expert's weights were never set");
-  WeightTransfers transfers;
-  const std::vector<int> ranks = plan(choices, pass, transfers);
+  const std::vector<int> ranks = plan(choices, pass, call);
   pass.sent.resize(comm_.ranks());
   for (std::size_t i = 0; i < count; ++i) {
     if (ranks[i] < 0) continue;
@@ -130,45 +135,35 @@ Outbox ExpertLayer::depart(const Tensor& x, const Choices& choices, ExpertPass& 
     *std::find(sent.choices.end() - shape_.top_k, sent.choices.end(), -1) = static_cast<std::int32_t>(i);
   }
   Outbox out(comm_.ranks());
-  auto give = transfers.gives.cbegin();
   for (int r = 0; r < comm_.ranks(); ++r) {
-    const auto last = std::find_if(give, transfers.gives.cend(), [=](const auto& t) { return t.to != r; });
-    if (!pass.sent[r].rows.empty() || give != last) out[r] = message_for(x, choices, pass.sent[r], {give, last});
-    give = last;
+    const auto gives = call.transfers.gives_to(r);
+    if (!pass.sent[r].rows.empty() || !gives.empty()) out[r] = message_for(x, choices, pass.sent[r], gives);
   }
   return out;
 }
 
-/// The rank of each choice, -1 for none.
-std::vector<int> ExpertLayer::plan(const Choices& choices, ExpertPass& pass, WeightTransfers& transfers) {
+std::vector<int> ExpertLayer::plan(const Choices& choices, ExpertPass& pass, SpillCall& call) {
   const int self = comm_.rank(), experts = placement_.experts;
   const std::vector<std::int32_t> counts = count_choices(choices.experts, experts);
-  if (plain_) {
+  if (plain_ || !spill_->may_pay(0, choices.rows_of_all.value_or(kManyRows) * shape_.top_k)) {
     const auto to = std::span(placement_.destinations).subspan(static_cast<std::size_t>(self) * experts, experts);
     std::vector<int> ranks;
     for (const std::int32_t expert : choices.experts) ranks.push_back(expert < 0 ? -1 : to[expert]);
     return ranks;
   }
-  std::vector<std::int32_t> all;
-  for (const auto& theirs : comm_.all_gather(std::as_bytes(std::span(counts)), place("counts"))) {
-    if (theirs.size() != counts.size() * sizeof(std::int32_t)) {
-      throw CommError("ExpertLayer: another rank has another number of experts");
-    }
-    all.resize(all.size() + counts.size());
-    std::memcpy(&*(all.end() - static_cast<std::ptrdiff_t>(counts.size())), theirs.data(), theirs.size());
-  }
-  const DispatchPlan& plan = planner_.plan(placement_, all);
+  const std::vector<std::int32_t> all = spill_->gather(comm_, counts, place("counts"));
+  const DispatchPlan& plan = spill_->plan(0, all, call);
   pass.stayed = plan.stayed;
   pass.before = plan.before;
   pass.after = plan.after;
-  transfers = transfers_of(plan, self);
   return ranks_of_choices(plan, all, experts, self, choices.experts);
 }
 
 Message ExpertLayer::message_for(const Tensor& x, const Choices& choices, const ExpertPass::Sent& sent,
-                                 std::span<const DispatchTransfer> gives) const {
+                                 std::span<const DispatchTransfer> gives) {
   std::uint64_t guests = 0;
   for (const DispatchTransfer& give : gives) guests += parcel_bytes(weights_.at(give.expert));
+  spill_->sent(guests);
   Message message(sizes_of({{Section::rows, row_bytes(static_cast<std::int64_t>(sent.rows.size()))},
                             {Section::routes, sent.choices.size() * sizeof(Route)},
                             {Section::weights, guests}}));
@@ -178,11 +173,8 @@ Message ExpertLayer::message_for(const Tensor& x, const Choices& choices, const 
     const std::int32_t choice = sent.choices[i];
     routes[i] = choice < 0 ? Route{} : Route{choices.experts[choice], choices.gates[choice]};
   }
-  auto weights = message.section(Section::weights);
-  for (const DispatchTransfer& give : gives) {
-    pack_parcel(weights_.at(give.expert), give.expert, weights);
-    weights = weights.subspan(parcel_bytes(weights_.at(give.expert)));
-  }
+  auto room = message.section(Section::weights);
+  for (const DispatchTransfer& give : gives) room = pack_parcel(weights_.at(give.expert), give.expert, room);
   return message;
 }
 
@@ -200,25 +192,17 @@ void ExpertLayer::arrive(Inbox& arrived, ExpertPass& pass) const {
   pass.groups = group_by_expert(routes, shape_.top_k, placement_.experts);
 }
 
-void ExpertLayer::take_guests(Inbox& arrived, ExpertPass& pass) const {
-  for (Message& message : arrived) {
-    for (const ExpertParcel& parcel : parcels_of(message.section(Section::weights))) {
-      pass.guests[parcel.expert] = open_parcel(parcel, shape_.gating, device_);
-    }
-  }
-}
-
-const ExpertWeights* ExpertLayer::weights(std::int32_t expert, const ExpertPass& pass) const {
+const ExpertWeights* ExpertLayer::weights(int expert, const decltype(ExpertPass::guests)& guests) const {
   if (const auto held = weights_.find(expert); held != weights_.end()) return &held->second;
-  const auto guest = pass.guests.find(expert);
-  return guest != pass.guests.end() ? &guest->second : nullptr;
+  const auto guest = guests.find(expert);
+  return guest != guests.end() ? guest->second.get() : nullptr;
 }
 
 std::vector<ExpertRows> ExpertLayer::calls(const ExpertPass& pass) const {
   std::vector<ExpertRows> out;
   for (std::size_t g = 0; g < pass.groups.experts.size(); ++g) {
     const std::int64_t first = pass.groups.first[g];
-    out.push_back({weights(pass.groups.experts[g], pass), first, pass.groups.first[g + 1] - first});
+    out.push_back({weights(pass.groups.experts[g], pass.guests), first, pass.groups.first[g + 1] - first});
   }
   return out;
 }

@@ -2,15 +2,15 @@
 #pragma once
 
 #include "comm/communicator.hpp"
-#include "placement/dispatch/plan_dispatch.hpp"
 #include "runtime/experts/dispatch.hpp"
 #include "runtime/experts/expert_calls.hpp"
-#include "runtime/experts/expert_parcel.hpp"
-#include "runtime/experts/spill_plan.hpp"
+#include "runtime/experts/spill.hpp"
 #include "runtime/layers/scratch.hpp"
 
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -28,6 +28,9 @@ struct ExpertLayerShape {
 struct Choices {
   std::span<const std::int32_t> experts;  ///< (rows, top_k)
   std::span<const float> gates;           ///< (rows, top_k)
+  /// Of the call on all ranks together, where each of them knows it: then where so few rows can't gain from a spill
+  /// counts aren't gathered. Unknown: they are.
+  std::optional<std::int64_t> rows_of_all = {};
 };
 
 /// What the backward pass needs of a forward pass: rows as they arrived, weights that came with them, who got what.
@@ -40,7 +43,7 @@ struct ExpertPass {
   Inbox arrived;                    ///< (ranks)
   std::vector<std::int64_t> first;  ///< (ranks + 1): where each rank's rows begin among all that arrived
   GroupedRows groups;               ///< those, by expert
-  std::map<std::int32_t, ExpertWeights> guests;
+  std::map<int, std::shared_ptr<const ExpertWeights>> guests;  ///< experts of other ranks: that came, or were kept
 
   DispatchPlan::Stayed stayed = DispatchPlan::Stayed::policy;
   std::int64_t before = 0;  ///< predicted picoseconds of the slowest rank under plain
@@ -60,21 +63,26 @@ struct ExpertPass {
 class ExpertLayer {
  public:
   /// An expert's owner is the lowest of the ranks that hold it. `device` and `comm` outlive this object.
-  ExpertLayer(const ExpertLayerShape& shape, DispatchLayer placement, const DispatchCosts& costs,
-              const DispatchOptions& options, Device& device, Communicator& comm);
+  /// `spill.expert_bytes` are this layer's own, whatever it says. With `spill.cache_bytes` ranks keep experts that came
+  /// to them until an expert's weights change: for inference.
+  ExpertLayer(const ExpertLayerShape& shape, DispatchLayer placement, const SpillOptions& spill, Device& device,
+              Communicator& comm);
 
   /// Experts that this rank holds, and those of them that it owns; ascending.
   [[nodiscard]] const std::vector<int>& held() const noexcept { return held_; }
   [[nodiscard]] const std::vector<int>& owned() const noexcept { return owned_; }
 
-  /// Between a backward and a forward pass, on all ranks alike.
-  void set_dispatch(const DispatchCosts& costs, const DispatchOptions& options);
+  /// Between a backward and a forward pass, on all ranks alike. What is kept is dropped, and counting begins anew.
+  void set_dispatch(const SpillOptions& spill);
+  /// Of all forward passes since.
+  [[nodiscard]] const SpillCounts& counts() const noexcept { return spill_->counts(); }
 
   /// For every expert that is held, before the first forward pass and whenever they change: gate_up (2 * intermediate,
   /// hidden), the rows of gate, then those of up; down (hidden, intermediate).
   void set_weights(int expert, std::span<const float> gate_up, std::span<const float> down);
 
-  /// x and out: (rows, hidden). Two exchanges, and counts are gathered first unless the policy is plain.
+  /// x and out: (rows, hidden). Two exchanges, and counts are gathered first unless the policy is plain or no spill can
+  /// pay.
   [[nodiscard]] ExpertPass forward(const Tensor& x, const Choices& choices, const Tensor& out);
 
   struct Gradients {
@@ -87,14 +95,14 @@ class ExpertLayer {
   void backward(ExpertPass pass, const Tensor& out_gradient, const Gradients& gradients);
 
  private:
-  [[nodiscard]] Outbox depart(const Tensor& x, const Choices& choices, ExpertPass& pass);
-  [[nodiscard]] std::vector<int> plan(const Choices& choices, ExpertPass& pass, WeightTransfers& transfers);
+  [[nodiscard]] Outbox depart(const Tensor& x, const Choices& choices, ExpertPass& pass, SpillCall& call);
+  /// The rank of each choice, -1 for none.
+  [[nodiscard]] std::vector<int> plan(const Choices& choices, ExpertPass& pass, SpillCall& call);
   [[nodiscard]] Message message_for(const Tensor& x, const Choices& choices, const ExpertPass::Sent& sent,
-                                    std::span<const DispatchTransfer> gives) const;
+                                    std::span<const DispatchTransfer> gives);
   void arrive(Inbox& arrived, ExpertPass& pass) const;
-  void take_guests(Inbox& arrived, ExpertPass& pass) const;
-  /// None where they are neither held nor came.
-  [[nodiscard]] const ExpertWeights* weights(std::int32_t expert, const ExpertPass& pass) const;
+  /// None where they are neither held nor among the guests.
+  [[nodiscard]] const ExpertWeights* weights(int expert, const decltype(ExpertPass::guests)& guests) const;
   [[nodiscard]] std::vector<ExpertRows> calls(const ExpertPass& pass) const;
   /// (pairs): the rows that each rank sent, by expert.
   void gather_pairs(Inbox& from, const ExpertPass& pass, const Tensor& out) const;
@@ -116,11 +124,11 @@ class ExpertLayer {
 
   ExpertLayerShape shape_;
   DispatchLayer placement_;
-  bool plain_;
-  DispatchPlanner planner_;
   Device& device_;
   Communicator& comm_;
   Scratch scratch_;
+  bool plain_ = true;
+  std::optional<Spill> spill_;  ///< always
   std::vector<int> held_, owned_;
   std::map<std::int32_t, ExpertWeights> weights_;  ///< of held_
 };

@@ -61,7 +61,7 @@ std::uint64_t parcel_bytes(const ExpertWeights& weights) {
   return header_of(weights, 0).total();
 }
 
-void pack_parcel(const ExpertWeights& weights, std::int32_t expert, std::span<std::byte> out) {
+std::span<std::byte> pack_parcel(const ExpertWeights& weights, std::int32_t expert, std::span<std::byte> out) {
   const Header header = header_of(weights, expert);
   std::memcpy(out.data(), &header, sizeof header);
   std::uint64_t at = padded(sizeof header);
@@ -69,6 +69,7 @@ void pack_parcel(const ExpertWeights& weights, std::int32_t expert, std::span<st
     if (!array.empty()) std::memcpy(out.subspan(at, array.size()).data(), array.data(), array.size());
     at += padded(array.size());
   }
+  return out.subspan(at);
 }
 
 std::vector<ExpertParcel> parcels_of(std::span<std::byte> section) {

@@ -93,10 +93,7 @@ void MoeLayer::arrive(const Batch& batch, InFlight& flight, Scratch& scratch, Sc
   const Timed timed(context_.metrics.phases.experts);
   if (spec_.shared && !all_stay(batch, context_.domains)) share(batch, flight.landed, flight, scratch);
   compute(batch, flight, scratch);
-  if (flight.spill.planned) {
-    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - flight.departed;
-    context_.metrics.spill.measured += taken.count();
-  }
+  if (context_.spill != nullptr) context_.spill->done(flight.spill);
 }
 
 bool MoeLayer::partial_sums_follow(InFlight& flight) {
@@ -136,10 +133,7 @@ void MoeLayer::spill(const Batch& batch, const Routing& routing, InFlight& fligh
   const int self = context_.comm.rank();
   const int count = context_.comm.ranks();
   if (context_.domains.count() == 1) spill.set_tokens(flight.micro_batch, flight.tokens);
-  if (!spill.may_pay(index_, spill.tokens(flight.micro_batch) * routing.top_k)) {
-    ++context_.metrics.spill.skipped;
-    return;
-  }
+  if (!spill.may_pay(index_, spill.tokens(flight.micro_batch) * routing.top_k)) return;
   std::vector<std::int32_t> counts;
   const auto counted = [&](int rank) { return choices_of(counted_at(rank, self, batch, rows), routing); };
   if (batch.replicated_everywhere(context_.domains.count())) {  // every rank has all rows
@@ -148,22 +142,10 @@ void MoeLayer::spill(const Batch& batch, const Routing& routing, InFlight& fligh
       counts.insert(counts.end(), of_rank.begin(), of_rank.end());
     }
   } else {
-    const auto mine = count_choices(counted(self), spill.experts());
-    const auto all = context_.comm.all_gather(std::as_bytes(std::span(mine)),
-                                              {"counts", index_, flight.step, context_.metrics.kind_name()});
-    for (const auto& bytes : all) {
-      const std::size_t before = counts.size();
-      counts.resize(before + mine.size());
-      if (bytes.size() != mine.size() * sizeof mine[0]) {
-        throw CommError("layer " + std::to_string(index_) + ": counts of another number of experts arrived");
-      }
-      std::memcpy(&counts[before], bytes.data(), bytes.size());
-    }
+    counts = spill.gather(context_.comm, count_choices(counted(self), spill.experts()),
+                          {"counts", index_, flight.step, context_.metrics.kind_name()});
   }
   const DispatchPlan& plan = spill.plan(index_, counts, flight.spill);
-  context_.metrics.spill.add(plan, spill.layer(index_), counts, self);
-  context_.metrics.spill.cache_hits = spill.hits();
-  flight.departed = std::chrono::steady_clock::now();
   if (!flight.spill.spilled) return;
   const auto k = static_cast<std::size_t>(routing.top_k);
   std::set<int> sources{self};
@@ -177,19 +159,6 @@ void MoeLayer::spill(const Batch& batch, const Routing& routing, InFlight& fligh
       std::copy_n(computes.begin() + static_cast<std::ptrdiff_t>(i * k), k,
                   ranks.computes.begin() + static_cast<std::ptrdiff_t>(of_source[i] * k));
     }
-  }
-}
-
-void MoeLayer::take_experts(Inbox& arrived, SpillCall& spill) const {
-  for (const DispatchTransfer& get : spill.transfers.gets) {
-    const auto parcels = parcels_of(arrived[get.from].section(Section::weights));
-    const auto parcel =
-        std::find_if(parcels.begin(), parcels.end(), [&](const ExpertParcel& p) { return p.expert == get.expert; });
-    if (parcel == parcels.end()) {
-      throw CommError("layer " + std::to_string(index_) + ": expert " + std::to_string(get.expert) +
-                      " did not come from rank " + std::to_string(get.from));
-    }
-    context_.spill->take(index_, *parcel, spec_.experts[get.expert].gating, spill);
   }
 }
 
@@ -214,15 +183,11 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
     const bool takes_freight = rank != self && context_.domains.together(rank, self) && !carried.empty();
     if (rank != self) context_.metrics.now().rows_sent += static_cast<std::int64_t>(to.rows.size());
     if (takes_freight) context_.metrics.now().freight_sent += static_cast<std::int64_t>(carried.size());
-    std::vector<std::int32_t> experts;
+    const auto gives = flight.spill.transfers.gives_to(rank);
     std::uint64_t weight_bytes = 0;
-    for (const DispatchTransfer& give : flight.spill.transfers.gives) {
-      if (give.to != rank) continue;
-      experts.push_back(give.expert);
-      weight_bytes += parcel_bytes(*weights_.moe.experts[give.expert]);
-    }
-    context_.metrics.spill.weight_bytes_sent += static_cast<std::int64_t>(weight_bytes);
-    if (to.rows.empty() && !takes_freight && flags == 0 && experts.empty()) continue;
+    for (const DispatchTransfer& give : gives) weight_bytes += parcel_bytes(*weights_.moe.experts[give.expert]);
+    if (weight_bytes > 0) context_.spill->sent(weight_bytes);
+    if (to.rows.empty() && !takes_freight && flags == 0 && gives.empty()) continue;
     const std::uint64_t tag_bytes = to.tags.size() * sizeof(RowTag);
     out[rank] = Message(sizes_of({{Section::rows, to.rows.size() * at.x.cols * size_of(type)},
                                   {Section::routes, tag_bytes + to.routes.size() * sizeof(Route)},
@@ -239,10 +204,8 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
       flight.freight.pack(context_.device, carried, carried_labels, out[rank].section(Section::freight));
     }
     std::span<std::byte> room = out[rank].section(Section::weights);
-    for (const std::int32_t expert : experts) {
-      const ExpertWeights& weights = *weights_.moe.experts[expert];
-      pack_parcel(weights, expert, room);
-      room = room.subspan(parcel_bytes(weights));
+    for (const DispatchTransfer& give : gives) {
+      room = pack_parcel(*weights_.moe.experts[give.expert], give.expert, room);
     }
   }
   return out;
@@ -314,8 +277,12 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     const auto came = flight.spill.experts.find(expert);
     return came != flight.spill.experts.end() ? came->second.get() : nullptr;
   };
-  compute_experts({groups, index_, inputs, outputs, weights, [&](Inbox& all) { take_experts(all, flight.spill); }},
-                  flight.exchange, context_.device);
+  const auto take = [&](Inbox& all) {
+    if (!flight.spill.spilled) return;
+    context_.spill->take(
+        index_, all, [&](int expert) { return spec_.experts[expert].gating; }, flight.spill);
+  };
+  compute_experts({groups, index_, inputs, outputs, weights, take}, flight.exchange, context_.device);
   context_.metrics.expert_rows[index_] += pairs;
   context_.metrics.now().expert_rows += pairs;
 

@@ -11,7 +11,6 @@
 #include "runtime/layers/scratch.hpp"
 #include "runtime/layers/weights.hpp"
 
-#include <chrono>
 #include <functional>
 
 namespace coterie {
@@ -39,11 +38,10 @@ struct InFlight {
   std::int64_t tokens = 0;  ///< of the micro-batch, in this rank's domain
   RowPlan plan;
   SpillCall spill;
-  std::chrono::steady_clock::time_point departed;  ///< where planned
-  Exchange exchange;                               ///< that dispatches the rows
-  Resident landed;                                 ///< the rows that go on here, the experts' output not yet added
-  Outbox sums;                                     ///< partial sums for the other ranks
-  PartialSums here;                                ///< those for the rows that go on here
+  Exchange exchange;   ///< that dispatches the rows
+  Resident landed;     ///< the rows that go on here, the experts' output not yet added
+  Outbox sums;         ///< partial sums for the other ranks
+  PartialSums here;    ///< those for the rows that go on here
   PartialSums shared;  ///< what the shared expert adds to rows that go on here, computed on this rank
 };
 
@@ -85,8 +83,6 @@ class MoeLayer {
   [[nodiscard]] Resident gather(InFlight& flight, Scratch& scratch, Scratch& next) const;
   /// Gathers the counts and plans who computes what, where that may pay.
   void spill(const Batch& batch, const Routing& routing, InFlight& flight, ChoiceRanks& ranks) const;
-  /// Takes in the experts that came with the rows.
-  void take_experts(Inbox& arrived, SpillCall& spill) const;
 
   [[nodiscard]] std::vector<RowTag> tags_of(const Message& message) const;
   [[nodiscard]] std::vector<Route> routes_of(const Inbox& arrived) const;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <string>
+#include <utility>
 
 namespace coterie {
 namespace {
@@ -27,24 +29,59 @@ Spill::Spill(const SpillOptions& options, std::vector<DispatchLayer> layers, int
 }
 
 bool Spill::may_pay(int layer, std::int64_t rows) {
-  if (layers_.front().ranks == 1 || rows < 1) return false;
-  switch (options_.dispatch.policy) {
-    case DispatchPolicy::plain:
-      return false;
-    case DispatchPolicy::llep:
-      return true;  // it doesn't ask what a spill costs
-    case DispatchPolicy::least_loaded:
-      break;
-  }
-  const bool spare = replicated_[layer] || !ledger_.kept(layer).empty();
-  if (!spill_may_pay(options_.costs, rows, spare, options_.counts_gather)) return false;
+  const bool can_pay = can_ever_pay(layer, rows);
   Patience& patience = patience_[layer];
-  if (patience.wait > 0 && rows <= kManyMore * patience.rows) {
+  if (!can_pay) {
+    ++counts_.skipped;
+  } else if (patience.wait > 0 && rows <= kManyMore * patience.rows) {
     --patience.wait;
-    return false;
+    ++counts_.paused;
+  } else {
+    patience.rows = rows;
+    return true;
   }
-  patience.rows = rows;
-  return true;
+  return false;
+}
+
+bool Spill::can_ever_pay(int layer, std::int64_t rows) const {
+  if (layers_.front().ranks == 1 || rows < 1) return false;
+  if (options_.dispatch.policy == DispatchPolicy::llep) return true;  // it doesn't ask what a spill costs
+  const bool spare = replicated_[layer] || !ledger_.kept(layer).empty();
+  return spill_may_pay(options_.costs, rows, spare, options_.counts_gather);
+}
+
+std::vector<std::int32_t> Spill::gather(Communicator& comm, std::span<const std::int32_t> mine, const Place& place) {
+  struct Head {
+    std::uint64_t digest = 0;
+    std::uint64_t weights_changed = 0;
+  };
+  const Head head{ledger_.digest(), std::exchange(weights_changed_, false) ? 1U : 0U};
+  std::vector<std::byte> bytes(sizeof head + mine.size_bytes());
+  std::memcpy(bytes.data(), &head, sizeof head);
+  if (!mine.empty()) std::memcpy(bytes.data() + sizeof head, mine.data(), mine.size_bytes());
+  std::vector<std::int32_t> all;
+  bool changed = false;
+  for (const auto& theirs : comm.all_gather(bytes, place)) {
+    const std::string rank = "rank " + std::to_string(all.size() / std::max<std::size_t>(1, mine.size()));
+    if (theirs.size() != bytes.size()) {
+      throw CommError(to_string(place) + ": " + rank + " has another number of experts");
+    }
+    Head other;
+    std::memcpy(&other, theirs.data(), sizeof other);
+    if (other.digest != head.digest) {
+      throw CommError(to_string(place) + ": " + rank + " knows the spill caches otherwise than rank " +
+                      std::to_string(rank_));
+    }
+    changed = changed || other.weights_changed != 0;
+    all.resize(all.size() + mine.size());
+    std::memcpy(&*(all.end() - static_cast<std::ptrdiff_t>(mine.size())), theirs.data() + sizeof head,
+                mine.size_bytes());
+  }
+  if (changed) {
+    ledger_.clear();
+    kept_.clear();
+  }
+  return all;
 }
 
 const DispatchPlan& Spill::plan(int layer, std::span<const std::int32_t> counts, SpillCall& call) {
@@ -55,7 +92,9 @@ const DispatchPlan& Spill::plan(int layer, std::span<const std::int32_t> counts,
   patience.in_vain =
       plan.before - plan.after > options_.counts_gather ? 0 : std::min(patience.in_vain + 1, kLongestVain);
   patience.wait = (1 << patience.in_vain) - 1;
+  counts_.add(plan, layers_[layer], counts, rank_);
   call.planned = true;
+  call.departed = std::chrono::steady_clock::now();
   call.spilled = plan.stayed == DispatchPlan::Stayed::spilled;
   call.travels = !plan.transfers.empty();
   if (!call.spilled) return plan;
@@ -71,29 +110,45 @@ const DispatchPlan& Spill::plan(int layer, std::span<const std::int32_t> counts,
     if (rank != rank_ || !ledger_.keeps({layer, expert}, rank)) continue;
     const auto& kept = kept_.at({layer, expert});
     call.experts[expert] = {kept, &kept->weights};
-    ++hits_;
+    ++counts_.cache_hits;
   }
   for (const auto& [expert, rank] : uses) ledger_.use({layer, expert}, rank);
   std::erase_if(kept_, [&](const auto& entry) { return !ledger_.keeps(entry.first, rank_); });
   return plan;
 }
 
-void Spill::take(int layer, const ExpertParcel& parcel, const Gating& gating, SpillCall& call) {
-  const SpillLedger::Key key{layer, parcel.expert};
-  if (!ledger_.keeps(key, rank_)) {
-    call.experts[parcel.expert] = std::make_shared<const ExpertWeights>(open_parcel(parcel, gating, device_));
-    return;
+void Spill::take(int layer, Inbox& arrived, const std::function<Gating(int expert)>& gating, SpillCall& call) {
+  for (const DispatchTransfer& get : call.transfers.gets) {
+    const auto parcels = parcels_of(arrived[get.from].section(Section::weights));
+    const auto parcel =
+        std::find_if(parcels.begin(), parcels.end(), [&](const ExpertParcel& p) { return p.expert == get.expert; });
+    if (parcel == parcels.end()) {
+      throw CommError("layer " + std::to_string(layer) + ": expert " + std::to_string(get.expert) +
+                      " did not come from rank " + std::to_string(get.from));
+    }
+    const SpillLedger::Key key{layer, get.expert};
+    std::shared_ptr<const ExpertWeights>& weights = call.experts[get.expert];
+    if (!ledger_.keeps(key, rank_)) {
+      weights = std::make_shared<const ExpertWeights>(open_parcel(*parcel, gating(get.expert), device_));
+      continue;
+    }
+    DeviceMemory memory = device_.allocate(parcel->bytes.size());
+    std::memcpy(memory.get(), parcel->bytes.data(), parcel->bytes.size());
+    ExpertWeights copy = open_parcel({get.expert, {memory.get(), parcel->bytes.size()}}, gating(get.expert), device_);
+    const auto kept = std::make_shared<const Kept>(std::move(memory), std::move(copy));
+    kept_[key] = kept;
+    weights = {kept, &kept->weights};
   }
-  DeviceMemory memory = device_.allocate(parcel.bytes.size());
-  std::memcpy(memory.get(), parcel.bytes.data(), parcel.bytes.size());
-  ExpertWeights weights = open_parcel({parcel.expert, {memory.get(), parcel.bytes.size()}}, gating, device_);
-  const auto kept = std::make_shared<const Kept>(std::move(memory), std::move(weights));
-  kept_[key] = kept;
-  call.experts[parcel.expert] = {kept, &kept->weights};
+}
+
+void Spill::done(const SpillCall& call) {
+  if (!call.planned) return;
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - call.departed;
+  counts_.measured += taken.count();
 }
 
 void Spill::drop() {
-  ledger_.clear();
+  ledger_.close();
   kept_.clear();
 }
 

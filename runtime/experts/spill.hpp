@@ -2,14 +2,17 @@
 // experts that this rank keeps of those that came to it.
 #pragma once
 
+#include "comm/communicator.hpp"
 #include "kernels/device.hpp"
 #include "placement/dispatch/plan_dispatch.hpp"
 #include "placement/plan.hpp"
 #include "runtime/experts/expert_parcel.hpp"
+#include "runtime/experts/spill_counts.hpp"
 #include "runtime/experts/spill_ledger.hpp"
 #include "runtime/experts/spill_plan.hpp"
 #include "runtime/layers/ownership.hpp"
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -21,8 +24,8 @@ namespace coterie {
 
 /// The same on all ranks.
 struct SpillOptions {
-  DispatchOptions dispatch;
-  DispatchCosts costs;
+  DispatchOptions dispatch = {};
+  DispatchCosts costs = {};
   std::int64_t counts_gather = 0;  ///< picoseconds in which ranks tell one another their counts, and plan
   std::int64_t cache_bytes = 0;    ///< of a rank, for experts that came to it
   std::int64_t expert_bytes = 1;   ///< of one of them
@@ -37,6 +40,7 @@ struct SpillCall {
   bool spilled = false;  ///< some rows are computed elsewhere, on whatever rank
   bool travels = false;  ///< some rank's weights travel
   WeightTransfers transfers;
+  std::chrono::steady_clock::time_point departed;  ///< where planned
   /// Experts that this rank computes with and doesn't hold: those that it kept, and from `take` on those that came.
   std::map<int, std::shared_ptr<const ExpertWeights>> experts;
 };
@@ -49,11 +53,18 @@ class Spill {
   /// Whether the counts of a layer with so many rows, one per (token, expert) on all ranks, are worth gathering: not
   /// where no spill can pay at all, and seldom where the last ones didn't. Every rank asks before every call.
   [[nodiscard]] bool may_pay(int layer, std::int64_t rows);
+  /// Every rank's `mine`, one after the other. Collective, before a plan. Throws CommError when ranks don't know the
+  /// caches alike. Where any rank's weights changed, all drop what they keep.
+  [[nodiscard]] std::vector<std::int32_t> gather(Communicator& comm, std::span<const std::int32_t> mine,
+                                                 const Place& place);
   /// The plan for these counts (ranks, experts), the same on every rank; valid until the next call. `call` gets what
   /// concerns this rank. Every rank calls it for the same layers in the same order.
   const DispatchPlan& plan(int layer, std::span<const std::int32_t> counts, SpillCall& call);
-  /// An expert arrived for this call, and is kept if the ledger says so. Otherwise `call` views the parcel's bytes.
-  void take(int layer, const ExpertParcel& parcel, const Gating& gating, SpillCall& call);
+  /// The experts that come to this rank for this call arrived, and are kept if the ledger says so. Otherwise `call`
+  /// views their bytes.
+  void take(int layer, Inbox& arrived, const std::function<Gating(int expert)>& gating, SpillCall& call);
+  /// The experts of a planned call are done.
+  void done(const SpillCall& call);
 
   /// Tokens of a micro-batch on all ranks, as far as all know: those of the last step until they are told.
   [[nodiscard]] std::int64_t tokens(int micro_batch) const { return tokens_[micro_batch]; }
@@ -63,10 +74,14 @@ class Spill {
   [[nodiscard]] const DispatchLayer& layer(int layer) const { return layers_[layer]; }
   /// Of all that all ranks' caches went through.
   [[nodiscard]] std::uint64_t digest() const noexcept { return ledger_.digest(); }
-  [[nodiscard]] std::int64_t hits() const noexcept { return hits_; }  ///< calls of an expert that was kept here
+  [[nodiscard]] const SpillCounts& counts() const noexcept { return counts_; }
+  /// Ranks sent experts' weights.
+  void sent(std::uint64_t bytes) noexcept { counts_.weight_bytes_sent += static_cast<std::int64_t>(bytes); }
   [[nodiscard]] bool keeps_any() const noexcept { return !kept_.empty(); }
   /// Drops what is kept, and keeps nothing more; all ranks do so between the same steps.
   void drop();
+  /// The weights of an expert that this rank holds are others than before. No other rank need know.
+  void weights_changed() noexcept { weights_changed_ = true; }
 
  private:
   /// Memory for `weights` is their own.
@@ -74,6 +89,8 @@ class Spill {
     DeviceMemory memory;
     ExpertWeights weights;
   };
+
+  [[nodiscard]] bool can_ever_pay(int layer, std::int64_t rows) const;
 
   /// How a layer's last plans turned out.
   struct Patience {
@@ -93,7 +110,8 @@ class Spill {
   SpillLedger ledger_;
   std::map<SpillLedger::Key, std::shared_ptr<const Kept>> kept_;
   std::vector<std::int64_t> tokens_;  ///< (micro-batches)
-  std::int64_t hits_ = 0;
+  bool weights_changed_ = false;      ///< since the last gather
+  SpillCounts counts_;
 };
 
 /// The layers of a plan as dispatch planning takes them.

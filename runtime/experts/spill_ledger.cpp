@@ -47,8 +47,12 @@ void SpillLedger::clear() {
     for (const Key& key : caches_[rank].order) mark(key, rank, false);
     caches_[rank] = {};
   }
-  most_ = 0;
   digest_ = SplitMix(~digest_).next();
+}
+
+void SpillLedger::close() {
+  clear();
+  most_ = 0;
 }
 
 void SpillLedger::mark(Key key, int rank, bool kept) {

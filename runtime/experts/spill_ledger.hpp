@@ -28,8 +28,10 @@ class SpillLedger {
   /// `rank` computes with an expert that it doesn't hold: it is kept from now on, where one fits at all. Returns
   /// whether it was kept before.
   bool use(Key key, int rank);
-  /// All ranks drop all, and keep nothing more.
+  /// All ranks drop all.
   void clear();
+  /// The same, and they keep nothing more.
+  void close();
 
   /// The keys that `rank` keeps, the one used last first.
   [[nodiscard]] const std::list<Key>& keys(int rank) const { return caches_[rank].order; }

@@ -55,6 +55,12 @@ WeightTransfers transfers_of(const DispatchPlan& plan, int rank) {
   return mine;
 }
 
+std::span<const DispatchTransfer> WeightTransfers::gives_to(int rank) const {
+  const auto first = std::find_if(gives.begin(), gives.end(), [=](const auto& give) { return give.to == rank; });
+  const auto last = std::find_if(first, gives.end(), [=](const auto& give) { return give.to != rank; });
+  return {first, last};
+}
+
 std::vector<std::int64_t> rows_after(const DispatchPlan& plan, int ranks) {
   std::vector<std::int64_t> rows(static_cast<std::size_t>(ranks), 0);
   for (const DispatchPart& part : plan.parts) rows[part.rank] += part.to - part.from;

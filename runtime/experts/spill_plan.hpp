@@ -32,6 +32,8 @@ namespace coterie {
 struct WeightTransfers {
   std::vector<DispatchTransfer> gives;  ///< from this rank, by `to`
   std::vector<DispatchTransfer> gets;   ///< to this rank, by `from`
+
+  [[nodiscard]] std::span<const DispatchTransfer> gives_to(int rank) const;
 };
 [[nodiscard]] WeightTransfers transfers_of(const DispatchPlan& plan, int rank);
 

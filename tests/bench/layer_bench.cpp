@@ -147,8 +147,8 @@ class Bench {
         machine_(options.peak.empty() ? calibrate(comm, *device_, model.hidden) : nominal_machine()),
         costs_(dispatch_costs(machine_, model.hidden, model.intermediate, 12 * model.hidden * model.intermediate,
                               8 * model.hidden)),
-        layer_({model.hidden, model.intermediate, model.top_k}, contiguous(model.experts, comm.node_of_rank()), costs_,
-               {}, *device_, comm) {
+        layer_({model.hidden, model.intermediate, model.top_k}, contiguous(model.experts, comm.node_of_rank()),
+               {.costs = costs_}, *device_, comm) {
     const std::int64_t numbers = model.hidden * model.intermediate;
     const float size = 1 / std::sqrt(static_cast<float>(model.hidden));
     for (const int e : layer_.held()) {
@@ -213,7 +213,7 @@ class Bench {
     DispatchOptions dispatch;
     dispatch.policy = policy;
     dispatch.llep_min_rows = std::max<std::int64_t>(1, dispatch.llep_min_rows / options_.scale);
-    layer_.set_dispatch(costs_, dispatch);
+    layer_.set_dispatch({.dispatch = dispatch, .costs = costs_});
     (void)largest(comm_, 0);  // all begin together
     const auto begin = Clock::now();
     ExpertPass pass = layer_.forward(tensor(x_, model_.hidden), {chosen_, gates_}, tensor(y_, model_.hidden));

@@ -43,6 +43,7 @@ struct Way {
   DispatchOptions options;
   DispatchCosts costs = {.row = 1000, .expert = 0, .row_inside = 1, .row_between = 2};  ///< weights travel for nothing
   bool replicas = false;
+  std::int64_t cache_bytes = 0;
 };
 
 Way way(const std::string& name, DispatchPolicy policy, bool replicas = false) {
@@ -123,8 +124,8 @@ struct Layer {
   ExpertLayer layer;
 
   Layer(const Problem& problem, const Way& way, Communicator& comm)
-      : layer(problem.shape, placement(problem.experts, comm.ranks(), way.replicas), way.costs, way.options, *device,
-              comm) {
+      : layer(problem.shape, placement(problem.experts, comm.ranks(), way.replicas),
+              {.dispatch = way.options, .costs = way.costs, .cache_bytes = way.cache_bytes}, *device, comm) {
     for (const int e : layer.held()) layer.set_weights(e, problem.gate_up[e], problem.down[e]);
   }
 };
@@ -165,9 +166,9 @@ Ran run(const Problem& problem, const Way& way, const Shares& shares, Communicat
 }
 
 /// Every rank's numbers, one after the other.
-Numbers gather(Communicator& comm, Numbers& mine) {
+Numbers gather(Communicator& comm, const Numbers& mine) {
   Numbers all;
-  for (const auto& theirs : comm.all_gather(bytes_of(mine), {"test"})) {
+  for (const auto& theirs : comm.all_gather(std::as_bytes(std::span(mine)), {"test"})) {
     all.resize(all.size() + theirs.size() / sizeof(float));
     if (!theirs.empty()) std::memcpy(&*(all.end() - theirs.size() / sizeof(float)), theirs.data(), theirs.size());
   }
@@ -434,8 +435,69 @@ TEST_F(ExpertLayerTest, TalksTwiceForwardAndTwiceBackward) {
     const std::int64_t exchanges = comm.calls("exchange"), gathers = comm.calls("all_gather");
     (void)run(p, w, even_shares(p.rows(), comm.ranks()), comm);
     EXPECT_EQ(comm.calls("exchange") - exchanges, 4) << w.name;
-    EXPECT_EQ(comm.calls("all_gather") - gathers, w.options.policy == DispatchPolicy::plain ? 0 : 1) << w.name;
+    const bool plans = w.options.policy != DispatchPolicy::plain && comm.ranks() > 1;
+    EXPECT_EQ(comm.calls("all_gather") - gathers, plans ? 1 : 0) << w.name;
   }
+}
+
+/// One pass of this rank's rows through a layer that has seen others before.
+Numbers forward(Layer& l, const Problem& p, Communicator& comm, std::optional<std::int64_t> rows_of_all = {}) {
+  const Shares shares = even_shares(p.rows(), comm.ranks());
+  const std::int64_t h = p.shape.hidden, k = p.shape.top_k, first = shares[comm.rank()], last = shares[comm.rank() + 1];
+  Numbers x = part(p.x, first * h, last * h), y(x.size(), NAN);
+  const Numbers gates = part(p.gates, first * k, last * k);
+  const std::vector<std::int32_t> experts(p.chosen.begin() + first * k, p.chosen.begin() + last * k);
+  (void)l.layer.forward(tensor(x, h), {experts, gates, rows_of_all}, tensor(y, h));
+  return y;
+}
+
+TEST_F(ExpertLayerTest, KeepsExpertsThatCameUntilTheirWeightsChange) {
+  if (comm.ranks() == 1) return;
+  Problem p = random_problem({16, 16, 1}, 8, 160, 29, [](auto...) { return 5; });
+  const int owner = 5 * comm.ranks() / 8;
+  for (const std::int64_t cache : {0, 3 * 16 * 16 * 4, 1 << 20}) {  // nothing, one expert, all
+    Way w = way("cached", DispatchPolicy::least_loaded);
+    w.cache_bytes = cache;
+    Layer l(p, w, comm);
+    const auto expect_right = [&] { expect_same(gather(comm, forward(l, p, comm)), alone(p).y, "y"); };
+    expect_right();
+    const SpillCounts first = l.layer.counts();
+    EXPECT_EQ(first.spilled, 1);
+    EXPECT_EQ(first.experts_taken, comm.rank() == owner ? 0 : 1);
+    EXPECT_EQ(first.experts_sent, comm.rank() == owner ? comm.ranks() - 1 : 0);
+    EXPECT_EQ(first.weight_bytes_sent > 0, comm.rank() == owner);
+    EXPECT_EQ(first.rows_before, comm.rank() == owner ? p.rows() : 0);
+    EXPECT_EQ(first.heaviest_before, p.rows());
+    EXPECT_LT(first.heaviest_after, p.rows());
+    EXPECT_LT(first.predicted_after, first.predicted_before);
+    EXPECT_GT(first.measured, 0);
+
+    expect_right();
+    EXPECT_EQ(l.layer.counts().cache_hits, comm.rank() == owner || cache == 0 ? 0 : 1);
+    EXPECT_EQ(l.layer.counts().experts_taken, cache == 0 ? 2 * first.experts_taken : first.experts_taken);
+
+    for (float& number : p.gate_up[5]) number = -number;
+    if (comm.rank() == owner) l.layer.set_weights(5, p.gate_up[5], p.down[5]);
+    expect_right();
+    EXPECT_EQ(l.layer.counts().cache_hits, comm.rank() == owner || cache == 0 ? 0 : 1);
+    EXPECT_EQ(l.layer.counts().spilled, 3);
+  }
+}
+
+TEST_F(ExpertLayerTest, GathersNoCountsWhereSoFewRowsCannotGain) {
+  if (comm.ranks() == 1) return;
+  const Problem p = skewed_problem(2, 30, 31);
+  Way w = way("far away", DispatchPolicy::least_loaded);
+  w.costs.weights_inside = w.costs.weights_between = 1'000'000;  // a thousand rows'
+  Layer l(p, w, comm);
+  const std::int64_t gathers = comm.calls("all_gather");
+  const Numbers y = forward(l, p, comm, p.rows());
+  EXPECT_EQ(comm.calls("all_gather"), gathers);
+  EXPECT_EQ(l.layer.counts().skipped, 1);
+  (void)forward(l, p, comm);  // it doesn't know how few they are
+  EXPECT_EQ(comm.calls("all_gather"), gathers + 1);
+  EXPECT_EQ(l.layer.counts().not_worth_it, 1);
+  expect_close(gather(comm, y), alone(p).y, "y");
 }
 
 TEST_F(ExpertLayerTest, RefusesWhatDoesNotFit) {
@@ -453,8 +515,8 @@ TEST_F(ExpertLayerTest, RefusesWhatDoesNotFit) {
   EXPECT_THROW(l.layer.backward(l.layer.forward(tensor(x, 32), {p.chosen, p.gates}, tensor(y, 32)), tensor(y, 32), {}),
                std::invalid_argument);
   const auto device = make_cpu_device({DType::f32, 1});
-  EXPECT_THROW(ExpertLayer(p.shape, placement(12, 2, false), {}, {}, *device, one), std::invalid_argument);
-  ExpertLayer unset(p.shape, placement(12, 1, false), {}, {}, *device, one);
+  EXPECT_THROW(ExpertLayer(p.shape, placement(12, 2, false), {}, *device, one), std::invalid_argument);
+  ExpertLayer unset(p.shape, placement(12, 1, false), {}, *device, one);
   EXPECT_THROW((void)unset.forward(tensor(x, 32), {p.chosen, p.gates}, tensor(y, 32)), std::logic_error);
 }
 

@@ -27,10 +27,19 @@ TEST(SpillLedger, KeepsNothingWhereNoExpertFits) {
   EXPECT_TRUE(ledger.kept(0).empty());
 }
 
-TEST(SpillLedger, NothingIsKeptOnceItIsCleared) {
+TEST(SpillLedger, WhatIsClearedIsKeptAgainWhenItIsUsedAgain) {
   SpillLedger ledger(1, 1, 4, 100, 10);
   ledger.use({0, 1}, 0);
   ledger.clear();
+  EXPECT_FALSE(ledger.keeps({0, 1}, 0));
+  EXPECT_FALSE(ledger.use({0, 1}, 0));
+  EXPECT_TRUE(ledger.keeps({0, 1}, 0));
+}
+
+TEST(SpillLedger, NothingIsKeptOnceItIsClosed) {
+  SpillLedger ledger(1, 1, 4, 100, 10);
+  ledger.use({0, 1}, 0);
+  ledger.close();
   EXPECT_FALSE(ledger.keeps({0, 1}, 0));
   EXPECT_TRUE(ledger.kept(0).empty());
   EXPECT_FALSE(ledger.use({0, 1}, 0));

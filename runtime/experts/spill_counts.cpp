@@ -1,4 +1,4 @@
-#include "runtime/experts/work_metrics.hpp"
+#include "runtime/experts/spill_counts.hpp"
 
 #include "runtime/experts/spill_plan.hpp"
 
