@@ -125,7 +125,8 @@ InputError too_large(const GenerateOptions& options, Coherence coherence, const 
           ", or more --kv-memory, or --coherence rank");
 }
 
-/// Whether another choice could change the last bits of a result: which replica computes depends on where a row is.
+/// Whether another choice could change the last bits of a result: which replica a sum counts as depends on where the
+/// sequence is at home.
 bool form_shows_in_results(const Plan& plan) {
   if (plan.top_k <= 1) return false;
   for (int layer = 0; layer < plan.layers(); ++layer) {
@@ -216,7 +217,8 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
   if (decides && topology.ranks() > 1 && !plain) {
     if (form_shows_in_results(facts.plan) && !machine) {
       form.notes =
-          "coterie: auto: the plan has replicas, and which of them computes shows in the last bits; a choice by "
+          "coterie: auto: the plan has replicas, and which rank a sequence starts on shows in the last bits; a choice "
+          "by "
           "measured times would not be the same every time: the simplest form (--machine lets it choose)\n";
     } else {
       const bool measured = !machine;
@@ -236,17 +238,9 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
     }
   }
   if (options.dispatch.policy != DispatchPolicy::plain && topology.ranks() > 1) {
-    // Where a row goes on depends on what is spilled, and which replica computes on where the row is.
-    const bool shows = form.coherence != Coherence::rank && !form.replicate && form_shows_in_results(facts.plan);
-    if (shows && !machine && options.dispatch.policy == DispatchPolicy::least_loaded) {
-      form.notes +=
-          "coterie: --dispatch plain: the plan has replicas, and which of them computes shows in the last bits; by "
-          "measured times that would not be the same every time (--machine lets overloaded ranks spill)\n";
-    } else {
-      if (!machine) machine = calibrate(comm, device, facts.spec.hidden);
-      form.machine = machine;
-      form.spill = spill_options(options, facts, *machine, type);
-    }
+    if (!machine) machine = calibrate(comm, device, facts.spec.hidden);
+    form.machine = machine;
+    form.spill = spill_options(options, facts, *machine, type);
   }
   const KvRoom& room = rooms[static_cast<std::size_t>(form.coherence)];
   form.kv_blocks = room.blocks;

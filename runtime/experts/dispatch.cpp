@@ -39,15 +39,17 @@ ChoiceRanks owners_of(const Batch& batch, std::span<const std::int32_t> rows, co
   const std::size_t k = static_cast<std::size_t>(routing.top_k);
   ChoiceRanks ranks;
   ranks.owner.assign(rows.size() * k, -1);
+  ranks.computes = ranks.owner;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const BatchSequence& sequence = batch.of(rows[i]);
+    const auto of_home = ownership.destinations(layer, sequence.home);
     // Ranks that hold copies of a row must agree on who computes what: they all take home's view of the replicas.
-    const auto destinations = ownership.destinations(layer, sequence.replicated ? sequence.home : domains.self());
+    const auto from_here = sequence.replicated ? of_home : ownership.destinations(layer, domains.self());
     for (std::size_t c = i * k; c < (i + 1) * k && routing.experts[c] != Route::kNone; ++c) {
-      ranks.owner[c] = destinations[routing.experts[c]];
+      ranks.computes[c] = from_here[routing.experts[c]];
+      ranks.owner[c] = k == 1 ? ranks.computes[c] : of_home[routing.experts[c]];
     }
   }
-  ranks.computes = ranks.owner;
   return ranks;
 }
 

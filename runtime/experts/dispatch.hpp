@@ -62,8 +62,8 @@ struct SumLabel {
 
 /// The ranks of all choices, (rows, top_k) each, -1 where a row has none.
 struct ChoiceRanks {
-  std::vector<int> owner;     ///< that the placement says
-  std::vector<int> computes;  ///< the same unless it is spilled
+  std::vector<int> owner;     ///< to whose sum it belongs: of replicas the one that home sends to, wherever the row is
+  std::vector<int> computes;  ///< that the placement says to the rank where the row is, unless it is spilled
 };
 /// With nothing spilled.
 [[nodiscard]] ChoiceRanks owners_of(const Batch& batch, std::span<const std::int32_t> rows, const Routing& routing,

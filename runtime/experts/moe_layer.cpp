@@ -115,11 +115,7 @@ Resident MoeLayer::land(InFlight& flight, Inbox& sums, Scratch& scratch) const {
     }
   }
   all.push_back(std::move(flight.shared));
-  if (flight.spill.spilled) {
-    add_sums(all, here, index_, context_.device, scratch);
-  } else {
-    add_whole_sums(all, here, index_, context_.device);
-  }
+  add_sums(all, here, index_, context_.device, scratch);
   return here;
 }
 

@@ -39,6 +39,36 @@ void add_range(const PartialSums& partial, std::size_t first, std::size_t last, 
   device.combine(partial.sums, offsets, contributions, to.x, true);
 }
 
+/// Whether each partial's sums but the shared expert's are whole and of one owner, and these ascend: nothing was
+/// spilled.
+bool are_by_owner(std::span<const PartialSums> sums) {
+  int last = -1;
+  for (const PartialSums& partial : sums) {
+    int owner = -1;
+    for (const SumLabel& label : partial.labels) {
+      if (label.owner == SumLabel::kShared) continue;
+      if (label.place != Route::kWhole || (owner >= 0 && label.owner != owner) || label.owner <= last) return false;
+      owner = label.owner;
+    }
+    last = std::max(last, owner);
+  }
+  return true;
+}
+
+/// add_sums where they are by owner, without a copy.
+void add_by_owner(std::span<const PartialSums> sums, const Resident& to, int layer, Device& device) {
+  std::vector<std::size_t> middle;  // where each rank's sums of its shared expert begin
+  for (const PartialSums& partial : sums) {
+    const auto shared = std::find_if(partial.labels.begin(), partial.labels.end(),
+                                     [](const SumLabel& label) { return label.owner == SumLabel::kShared; });
+    middle.push_back(static_cast<std::size_t>(shared - partial.labels.begin()));
+    add_range(partial, 0, middle.back(), to, layer, device);
+  }
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    add_range(sums[i], middle[i], sums[i].labels.size(), to, layer, device);
+  }
+}
+
 }  // namespace
 
 void WantedSums::add(std::int32_t row, std::span<const Route> routes, std::span<const Contribution> of_routes) {
@@ -71,6 +101,7 @@ void WantedSums::add(std::int32_t row, std::span<const Route> routes, std::span<
 }
 
 void add_sums(std::span<const PartialSums> sums, const Resident& to, int layer, Device& device, Scratch& scratch) {
+  if (are_by_owner(sums)) return add_by_owner(sums, to, layer, device);
   struct Term {
     std::size_t at = 0;  ///< the row's place on this rank
     SumLabel label;
@@ -114,19 +145,6 @@ void add_sums(std::span<const PartialSums> sums, const Resident& to, int layer, 
   const Tensor by_owner = scratch.take(static_cast<std::int64_t>(owners.size()), to.x.cols);
   device.combine(all, of_owner, weighed, by_owner);
   device.combine(by_owner, of_row, owners, to.x, true);
-}
-
-void add_whole_sums(std::span<const PartialSums> sums, const Resident& to, int layer, Device& device) {
-  std::vector<std::size_t> middle;  // where each rank's sums of its shared expert begin
-  for (const PartialSums& partial : sums) {
-    const auto shared = std::find_if(partial.labels.begin(), partial.labels.end(),
-                                     [](const SumLabel& label) { return label.owner == SumLabel::kShared; });
-    middle.push_back(static_cast<std::size_t>(shared - partial.labels.begin()));
-    add_range(partial, 0, middle.back(), to, layer, device);
-  }
-  for (std::size_t i = 0; i < sums.size(); ++i) {
-    add_range(sums[i], middle[i], sums[i].labels.size(), to, layer, device);
-  }
 }
 
 }  // namespace coterie

@@ -37,8 +37,5 @@ struct WantedSums {
 /// Adds sums to rows: for each row those of each owner together in the order of their places, then these in the order
 /// of the owners. Throws CommError when one is of a row that isn't there. `layer` is for its text.
 void add_sums(std::span<const PartialSums> sums, const Resident& to, int layer, Device& device, Scratch& scratch);
-/// The same without a copy where nothing was spilled: the sums of each rank are those of one owner, and the ranks'
-/// stand in order.
-void add_whole_sums(std::span<const PartialSums> sums, const Resident& to, int layer, Device& device);
 
 }  // namespace coterie

@@ -172,7 +172,7 @@ TEST_P(CoherentBatchesTest, LittleKvMemory) {  // blocks go from one sequence to
 }
 
 TEST_P(CoherentBatchesTest, TheReferencesTextWithReplicas) {
-  // Which replica computes depends on where the row is, and with it the order of the sums: equal but for rounding.
+  // Which replica a sum counts as depends on where the sequence is at home: equal but for rounding.
   JobOptions planned = options();
   planned.plan = random_plan(read_model_spec(model()), comm_.ranks(), 22);
   expect_reference(run_job(model(), requests(), planned, comm_));
