@@ -85,6 +85,9 @@ struct SafetensorsFile::Mapping {
   void read_header() {
     const auto bytes = file.bytes();
     if (bytes.size() < 8) throw bad_field(where(), "size", std::to_string(bytes.size()) + " bytes", "at least 8");
+    const std::string_view start(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (start.starts_with("version https://git-lfs"))
+      throw bad_field(where(), "contents", "a pointer of Git LFS", "the file that it stands for (git lfs pull)");
     const std::uint64_t length = little_endian(bytes.first<8>());
     if (length > kLongestHeader || length > bytes.size() - 8)
       throw bad_field(where(), "header length", std::to_string(length) + " bytes",

@@ -163,5 +163,16 @@ TEST(Safetensors, AHeaderOfAbsurdLengthIsRefused) {
   }
 }
 
+TEST(Safetensors, APointerOfGitLfsIsNamed) {  // what a clone has without git-lfs
+  const ScratchFolder folder;
+  write_bytes(folder / "f.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n");
+  try {
+    const SafetensorsFile file(folder / "f.safetensors");
+    ADD_FAILURE();
+  } catch (const InputError& e) {
+    EXPECT_NE(std::string(e.what()).find("git lfs pull"), std::string::npos) << e.what();
+  }
+}
+
 }  // namespace
 }  // namespace coterie
