@@ -12,21 +12,21 @@
 namespace coterie {
 namespace {
 
-/// Cuts every expert's rows into pieces for random ranks, also for those that it takes from and gives to at once.
-DispatchPlan scattered(const DispatchLayer& layer, std::span<const std::int32_t> counts,
-                       std::span<const std::uint8_t> cached) {
+using Planner = decltype(SpillOptions::planner);
+
+/// Cuts every expert's rows into pieces: `cut` says how many of so many that are left go to which rank.
+template <class Cut>
+DispatchPlan in_pieces(const DispatchLayer& layer, std::span<const std::int32_t> counts,
+                       std::span<const std::uint8_t> cached, Cut cut) {
   DispatchPlan plan;
   plan.stayed = DispatchPlan::Stayed::spilled;
-  std::mt19937 random(7);
-  for (const std::int32_t n : counts) random.seed(random() ^ static_cast<unsigned>(n));
   for (int e = 0; e < layer.experts; ++e) {
     std::int64_t left = 0;
     for (int r = 0; r < layer.ranks; ++r) left += counts[static_cast<std::size_t>(r) * layer.experts + e];
     const auto* held = &layer.held[static_cast<std::size_t>(e) * layer.ranks];
     const int owner = static_cast<int>(std::find(held, held + layer.ranks, 1) - held);
     for (std::int64_t from = 0; left > 0;) {
-      const auto rows = static_cast<std::int64_t>(1 + random() % static_cast<unsigned>(left));
-      const int rank = static_cast<int>(random() % static_cast<unsigned>(layer.ranks));
+      const auto [rows, rank] = cut(left);
       plan.parts.push_back({e, rank, from, from + rows});
       const bool has = held[rank] != 0 || (!cached.empty() && cached[static_cast<std::size_t>(e) * layer.ranks + rank]);
       const DispatchTransfer transfer{e, owner, rank};
@@ -37,6 +37,32 @@ DispatchPlan scattered(const DispatchLayer& layer, std::span<const std::int32_t>
     }
   }
   return plan;
+}
+
+using Piece = std::pair<std::int64_t, int>;
+
+/// Random pieces for random ranks, also for those that it takes from and gives to at once.
+DispatchPlan scattered(const DispatchLayer& layer, std::span<const std::int32_t> counts,
+                       std::span<const std::uint8_t> cached) {
+  std::mt19937 random(7);
+  for (const std::int32_t n : counts) random.seed(random() ^ static_cast<unsigned>(n));
+  return in_pieces(layer, counts, cached, [&](std::int64_t left) -> Piece {
+    const auto rows = static_cast<std::int64_t>(1 + random() % static_cast<unsigned>(left));
+    return {rows, static_cast<int>(random() % static_cast<unsigned>(layer.ranks))};
+  });
+}
+
+/// Every expert on every rank, as far as it has rows.
+DispatchPlan everywhere(const DispatchLayer& layer, std::span<const std::int32_t> counts,
+                        std::span<const std::uint8_t> cached) {
+  int rank = 0;
+  return in_pieces(layer, counts, cached, [&](std::int64_t) -> Piece { return {1, rank++ % layer.ranks}; });
+}
+
+/// All rows on the last rank; the others compute nothing.
+DispatchPlan piled(const DispatchLayer& layer, std::span<const std::int32_t> counts,
+                   std::span<const std::uint8_t> cached) {
+  return in_pieces(layer, counts, cached, [&](std::int64_t left) -> Piece { return {left, layer.ranks - 1}; });
 }
 
 /// Weights and rows travel almost for nothing: whatever is uneven is spilled.
@@ -50,10 +76,13 @@ SpillOptions spilling(DispatchPolicy policy, std::int64_t cached_experts) {
   return options;
 }
 
-SpillOptions scattering(std::int64_t cached_experts) {
+SpillOptions planning(const Planner& planner, std::int64_t cached_experts) {
   SpillOptions options = spilling(DispatchPolicy::least_loaded, cached_experts);
-  options.planner = scattered;
+  options.planner = planner;
   return options;
+}
+SpillOptions scattering(std::int64_t cached_experts) {
+  return planning(scattered, cached_experts);
 }
 
 constexpr std::int64_t kAmple = 1 << 20;
@@ -126,8 +155,13 @@ TEST_P(SpillTest, TheSameBitsInEveryForm) {
   plain.plan = random_plan(read_model_spec(model()), comm_.ranks(), 5, 0);
   const JobResult expected = run(plain);
   expect_reference(expected);
-  const SpillOptions ways[] = {scattering(0), scattering(3), scattering(kAmple),
-                               spilling(DispatchPolicy::least_loaded, 2), spilling(DispatchPolicy::llep, kAmple)};
+  const SpillOptions ways[] = {scattering(0),
+                               planning(everywhere, 1),
+                               scattering(kAmple),
+                               spilling(DispatchPolicy::least_loaded, 2),
+                               planning(piled, 2),
+                               scattering(3),
+                               spilling(DispatchPolicy::llep, kAmple)};
   std::size_t way = 0;
   for (const Form& form : kForms) {
     for (int i = 0; i < 2; ++i, way = (way + 1) % std::size(ways)) {
@@ -190,6 +224,14 @@ TEST_P(SpillTest, OneRequestLeavesRanksWithoutRows) {
   }
 }
 
+TEST_P(SpillTest, NothingToDoAtAll) {
+  for (const SpillOptions& spill : {scattering(1), spilling(DispatchPolicy::llep, 0)}) {
+    for (const Form& form : {kForms[0], kForms[2], kForms[8]}) {
+      EXPECT_TRUE(run_job(model(), {}, in_form(form, spill), comm_).tokens.empty());
+    }
+  }
+}
+
 TEST_P(SpillTest, WhereNoSpillCanPayNothingIsGathered) {
   JobOptions options;
   options.spill = spilling(DispatchPolicy::least_loaded, kAmple);
@@ -218,8 +260,22 @@ TEST_P(SpillTest, WherePlansGainNothingFewerAndFewerAreMade) {
   EXPECT_GT(calls["paused"], calls["not_worth_it"]);
 }
 
+const char* const kFew[] = {"mixtral", "qwen2-moe", "gpt-oss", "deepseek-v3"};
+const char* const kAll[] = {
+    "mixtral",          "mixtral-variants", "olmoe",       "olmoe-top1",   "qwen2-moe",   "qwen3-moe", "granitemoe",
+    "granitemoeshared", "gpt-oss-mxfp4",    "deepseek-v2", "deepseek-v3",  "dense-ends",  "dots1",     "ernie4-5-moe",
+    "glm4-moe",         "minimax-m2",       "phimoe",      "trained/top1", "trained/top2"};
+
 /// All of the models: which of the forms it is differs from one to the next.
-class SpillOfEveryModelTest : public SpillTest {};
+class SpillOfEveryModelTest : public SpillTest {
+ protected:
+  std::vector<Form> forms() const {
+    const auto model = std::find(std::begin(kAll), std::end(kAll), std::string(GetParam())) - std::begin(kAll);
+    std::vector<Form> out;
+    for (const std::ptrdiff_t i : {1, 4, 6}) out.push_back(kForms[(model + comm_.ranks() + i) % std::ssize(kForms)]);
+    return out;
+  }
+};
 
 TEST_P(SpillOfEveryModelTest, TheSameBitsWithReplicas) {
   JobOptions plain;
@@ -232,23 +288,62 @@ TEST_P(SpillOfEveryModelTest, TheSameBitsWithReplicas) {
     expect_same(options, expected);
   }
   // Rows that follow their experts use other replicas than at home: the sums are still added up as home would.
-  for (const Form& form : {kForms[5], kForms[6], kForms[comm_.ranks() % 2 == 0 ? 2 : 7]}) {
+  for (const Form& form : forms()) {
     SCOPED_TRACE(form.name);
-    JobOptions options = in_form(form, scattering(3));
-    options.plan = plain.plan;
-    JobOptions unspilled = options;
+    JobOptions unspilled = in_form(form, {});
     unspilled.spill.reset();
+    unspilled.plan = plain.plan;
     const JobResult expected_here = run(unspilled);
     expect_reference(expected_here);
+    JobOptions options = in_form(form, scattering(3));
+    options.plan = plain.plan;
     expect_same(options, expected_here);
   }
 }
 
-const char* const kFew[] = {"mixtral", "qwen2-moe", "gpt-oss", "deepseek-v3"};
-const char* const kAll[] = {
-    "mixtral",          "mixtral-variants", "olmoe",       "olmoe-top1",   "qwen2-moe",   "qwen3-moe", "granitemoe",
-    "granitemoeshared", "gpt-oss-mxfp4",    "deepseek-v2", "deepseek-v3",  "dense-ends",  "dots1",     "ernie4-5-moe",
-    "glm4-moe",         "minimax-m2",       "phimoe",      "trained/top1", "trained/top2"};
+TEST_P(SpillOfEveryModelTest, TheSameBitsWithoutReplicas) {
+  const ModelSpec spec = read_model_spec(model());
+  JobOptions plain;
+  plain.plan = random_plan(spec, comm_.ranks(), 8, 0);
+  const JobResult expected = run(plain);
+  expect_reference(expected);
+  const SpillOptions ways[] = {planning(everywhere, kAmple), spilling(DispatchPolicy::least_loaded, 1),
+                               spilling(DispatchPolicy::llep, 2)};
+  std::size_t way = 0;
+  for (const Form& form : forms()) {
+    SCOPED_TRACE(form.name);
+    JobOptions options = in_form(form, ways[way++]);
+    options.plan = plain.plan;
+    expect_same(options, expected);
+  }
+}
+
+TEST(Spill, RanksThatKnowTheCachesOtherwiseStopThere) {
+  const auto comm = make_mpi_communicator(test_session(), {});
+  const auto device = make_cpu_device({DType::f32, 1});
+  const int ranks = comm->ranks();
+  const auto size = static_cast<std::size_t>(ranks);
+  std::vector<std::uint8_t> held(2 * size, 0);  // of two experts: both on rank 0
+  held[0] = held[size] = 1;
+  const DispatchLayer layer(std::vector<int>(size, 0), std::vector<int>(2 * size, 0), held);
+  Spill spill(planning(piled, 4), {layer}, comm->rank(), *device);
+  const std::vector<std::int32_t> mine{5, 1};
+  const std::vector<std::int32_t> all = spill.gather(*comm, mine, {"counts", 3, 1});
+  ASSERT_EQ(all.size(), 2 * size);
+  for (std::size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i], mine[i % 2]);
+  if (comm->rank() == 1) {
+    SpillCall call;
+    (void)spill.plan(0, all, call);
+  }
+  try {
+    (void)spill.gather(*comm, mine, {"counts", 3, 2});
+    FAIL() << "no CommError";
+  } catch (const CommError& e) {
+    const std::string text = e.what();
+    EXPECT_EQ(text.find("counts at layer 3, step 2: rank "), 0U) << text;
+    EXPECT_NE(text.find(" knows the spill caches otherwise than rank "), std::string::npos) << text;
+  }
+}
 
 std::string name_of_test(const testing::TestParamInfo<const char*>& test) {
   std::string name = test.param;
