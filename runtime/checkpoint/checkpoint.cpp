@@ -52,8 +52,9 @@ void Checkpoint::add_indexed(const std::filesystem::path& directory, const std::
   std::set<std::string> names;
   for (const std::string& tensor : map->fields()) {
     const std::string file = map->text(tensor);
-    if (std::filesystem::path(file).filename() != file) map->fail(tensor, "the name of a file in the same folder");
-    names.insert(file);
+    if (!names.insert(file).second) continue;
+    const bool here = std::filesystem::path(file).filename() == file && std::filesystem::exists(directory / file);
+    if (!here) map->fail(tensor, "the name of a file in the same folder");
   }
   files_.reserve(names.size());  // entries point into it
   for (const std::string& file : names) files_.emplace_back(directory / file);
