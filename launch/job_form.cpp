@@ -173,6 +173,7 @@ SpillOptions spill_options(const GenerateOptions& options, const JobFacts& facts
   const double latency = machine.between_nodes ? machine.between_nodes->latency : machine.inside_node.latency;
   const double cells = static_cast<double>(spec.experts()) * facts.topology.ranks();
   spill.counts_gather = std::llround(kPicoseconds * (latency + cells * kPlanningSeconds));
+  spill.measures_gather = true;
   return spill;
 }
 

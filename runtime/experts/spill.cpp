@@ -9,9 +9,18 @@ namespace coterie {
 namespace {
 
 constexpr std::size_t kMicroBatches = 2;
-constexpr std::int64_t kManyMore = 2;       // times the rows
-constexpr int kLongestVain = 6;             // then every 64th call is planned
-constexpr std::int64_t kUnknown = 1 << 16;  // tokens of the first step: enough that counts are gathered
+constexpr std::int64_t kManyMore = 2;        // times the rows
+constexpr int kLongestVain = 6;              // then every 64th call is planned
+constexpr int kSurely = 2;                   // times what a plan costs it must gain: predictions are rough
+constexpr std::int64_t kGrowthShare = 16;    // of the overhead, with each gather, until a shorter one is seen
+constexpr std::int64_t kGrowth = 1'000'000;  // picoseconds, the same
+constexpr std::int64_t kUnknown = 1 << 16;   // tokens of the first step: enough that counts are gathered
+
+using Clock = std::chrono::steady_clock;
+
+std::int64_t picoseconds_since(Clock::time_point begin) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begin).count() * 1000;
+}
 
 }  // namespace
 
@@ -24,7 +33,8 @@ Spill::Spill(const SpillOptions& options, std::vector<DispatchLayer> layers, int
       planner_(options.costs, options.dispatch),
       ledger_(layers_.front().ranks, static_cast<int>(layers_.size()), layers_.front().experts, options.cache_bytes,
               options.expert_bytes),
-      tokens_(kMicroBatches, kUnknown) {
+      tokens_(kMicroBatches, kUnknown),
+      overhead_(options.counts_gather) {
   for (const DispatchLayer& layer : layers_) replicated_.push_back(layer.holders > layer.experts);
 }
 
@@ -47,21 +57,26 @@ bool Spill::can_ever_pay(int layer, std::int64_t rows) const {
   if (layers_.front().ranks == 1 || rows < 1) return false;
   if (options_.dispatch.policy == DispatchPolicy::llep) return true;  // it doesn't ask what a spill costs
   const bool spare = replicated_[layer] || !ledger_.kept(layer).empty();
-  return spill_may_pay(options_.costs, rows, spare, options_.counts_gather);
+  return spill_may_pay(options_.costs, rows, spare, overhead_);
 }
 
 std::vector<std::int32_t> Spill::gather(Communicator& comm, std::span<const std::int32_t> mine, const Place& place) {
   struct Head {
     std::uint64_t digest = 0;
     std::uint64_t weights_changed = 0;
+    std::int64_t last_gather = 0, last_plan = 0;
   };
-  const Head head{ledger_.digest(), std::exchange(weights_changed_, false) ? 1U : 0U};
+  const Head head{ledger_.digest(), std::exchange(weights_changed_, false) ? 1U : 0U, last_gather_, last_plan_};
   std::vector<std::byte> bytes(sizeof head + mine.size_bytes());
   std::memcpy(bytes.data(), &head, sizeof head);
   if (!mine.empty()) std::memcpy(bytes.data() + sizeof head, mine.data(), mine.size_bytes());
   std::vector<std::int32_t> all;
   bool changed = false;
-  for (const auto& theirs : comm.all_gather(bytes, place)) {
+  std::int64_t last_gather = head.last_gather, last_plan = 0;
+  const auto begin = Clock::now();
+  const auto gathered = comm.all_gather(bytes, place);
+  last_gather_ = picoseconds_since(begin);
+  for (const auto& theirs : gathered) {
     const std::string rank = "rank " + std::to_string(all.size() / std::max<std::size_t>(1, mine.size()));
     if (theirs.size() != bytes.size()) {
       throw CommError(to_string(place) + ": " + rank + " has another number of experts");
@@ -73,9 +88,14 @@ std::vector<std::int32_t> Spill::gather(Communicator& comm, std::span<const std:
                       std::to_string(rank_));
     }
     changed = changed || other.weights_changed != 0;
+    last_gather = std::min(last_gather, other.last_gather);  // who came last waited for nobody
+    last_plan = std::max(last_plan, other.last_plan);
     all.resize(all.size() + mine.size());
     std::memcpy(&*(all.end() - static_cast<std::ptrdiff_t>(mine.size())), theirs.data() + sizeof head,
                 mine.size_bytes());
+  }
+  if (options_.measures_gather && last_plan > 0) {
+    overhead_ = std::min(last_gather + last_plan, overhead_ + overhead_ / kGrowthShare + kGrowth);
   }
   if (changed) {
     ledger_.clear();
@@ -85,19 +105,23 @@ std::vector<std::int32_t> Spill::gather(Communicator& comm, std::span<const std:
 }
 
 const DispatchPlan& Spill::plan(int layer, std::span<const std::int32_t> counts, SpillCall& call) {
+  const auto begin = Clock::now();
   const std::span<const std::uint8_t> cached = ledger_.kept(layer);
   if (options_.planner) own_ = options_.planner(layers_[layer], counts, cached);
   const DispatchPlan& plan = options_.planner ? own_ : planner_.plan(layers_[layer], counts, cached);
   Patience& patience = patience_[layer];
-  patience.in_vain =
-      plan.before - plan.after > options_.counts_gather ? 0 : std::min(patience.in_vain + 1, kLongestVain);
+  const bool pays = plan.before - plan.after > kSurely * overhead_;
+  patience.in_vain = pays ? 0 : std::min(patience.in_vain + 1, kLongestVain);
   patience.wait = (1 << patience.in_vain) - 1;
   counts_.add(plan, layers_[layer], counts, rank_);
   call.planned = true;
-  call.departed = std::chrono::steady_clock::now();
+  call.departed = Clock::now();
   call.spilled = plan.stayed == DispatchPlan::Stayed::spilled;
   call.travels = !plan.transfers.empty();
-  if (!call.spilled) return plan;
+  if (!call.spilled) {
+    last_plan_ = picoseconds_since(begin);
+    return plan;
+  }
   call.transfers = transfers_of(plan, rank_);
   std::vector<std::pair<int, int>> uses;  // expert, rank
   for (const DispatchPart& part : plan.parts) {
@@ -114,6 +138,7 @@ const DispatchPlan& Spill::plan(int layer, std::span<const std::int32_t> counts,
   }
   for (const auto& [expert, rank] : uses) ledger_.use({layer, expert}, rank);
   std::erase_if(kept_, [&](const auto& entry) { return !ledger_.keeps(entry.first, rank_); });
+  last_plan_ = picoseconds_since(begin);
   return plan;
 }
 
@@ -143,7 +168,7 @@ void Spill::take(int layer, Inbox& arrived, const std::function<Gating(int exper
 
 void Spill::done(const SpillCall& call) {
   if (!call.planned) return;
-  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - call.departed;
+  const std::chrono::duration<double> taken = Clock::now() - call.departed;
   counts_.measured += taken.count();
 }
 

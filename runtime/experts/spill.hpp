@@ -27,8 +27,11 @@ struct SpillOptions {
   DispatchOptions dispatch = {};
   DispatchCosts costs = {};
   std::int64_t counts_gather = 0;  ///< picoseconds in which ranks tell one another their counts, and plan
-  std::int64_t cache_bytes = 0;    ///< of a rank, for experts that came to it
-  std::int64_t expert_bytes = 1;   ///< of one of them
+  /// That is measured, too, as calls go on. When ranks plan then differs from run to run: only for layers whose results
+  /// don't depend on it.
+  bool measures_gather = false;
+  std::int64_t cache_bytes = 0;   ///< of a rank, for experts that came to it
+  std::int64_t expert_bytes = 1;  ///< of one of them
   /// Plans in place of the policy, where there is one: a pure function of the layer, the counts and what is cached.
   std::function<DispatchPlan(const DispatchLayer&, std::span<const std::int32_t>, std::span<const std::uint8_t>)>
       planner = nullptr;
@@ -111,6 +114,9 @@ class Spill {
   std::map<SpillLedger::Key, std::shared_ptr<const Kept>> kept_;
   std::vector<std::int64_t> tokens_;  ///< (micro-batches)
   bool weights_changed_ = false;      ///< since the last gather
+  std::int64_t overhead_;             ///< counts_gather as far as known by now, the same on all ranks
+  /// What the last gather and the last plan took here, in picoseconds.
+  std::int64_t last_gather_ = 0, last_plan_ = 0;
   SpillCounts counts_;
 };
 

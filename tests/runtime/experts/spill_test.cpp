@@ -20,6 +20,7 @@ DispatchPlan in_pieces(const DispatchLayer& layer, std::span<const std::int32_t>
                        std::span<const std::uint8_t> cached, Cut cut) {
   DispatchPlan plan;
   plan.stayed = DispatchPlan::Stayed::spilled;
+  plan.before = std::int64_t{1} << 50;  // it pays each time
   for (int e = 0; e < layer.experts; ++e) {
     std::int64_t left = 0;
     for (int r = 0; r < layer.ranks; ++r) left += counts[static_cast<std::size_t>(r) * layer.experts + e];
@@ -222,6 +223,15 @@ TEST_P(SpillTest, OneRequestLeavesRanksWithoutRows) {
     EXPECT_EQ(got.tokens, expected.tokens);
     EXPECT_TRUE(got.logits == expected.logits);
   }
+}
+
+TEST_P(SpillTest, TheSameBitsWhereTimeDecidesWhenToPlan) {
+  JobOptions options;
+  const JobResult expected = run(options);
+  options.spill = spilling(DispatchPolicy::least_loaded, 2);
+  options.spill->costs.row = 1'000'000;  // so that some plans pay and others don't
+  options.spill->measures_gather = true;
+  expect_same(options, expected);
 }
 
 TEST_P(SpillTest, NothingToDoAtAll) {
