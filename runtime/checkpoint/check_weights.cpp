@@ -7,6 +7,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <set>
 #include <string_view>
 #include <vector>
@@ -18,6 +19,9 @@ namespace {
 /// activations and caches are rounded on other devices.
 constexpr std::array<std::string_view, 7> kHarmless{".rotary_emb.inv_freq", ".masked_bias",      ".k_scale", ".v_scale",
                                                     ".input_scale",         ".activation_scale", ".q_scale"};
+
+constexpr const char* kHead = "lm_head.weight";
+constexpr std::int64_t kPanelElements = 1 << 20;  // that are read at a time
 
 /// The layer that a tensor belongs to; -1: none.
 int layer_of(std::string_view name) {
@@ -32,7 +36,7 @@ int layer_of(std::string_view name) {
 bool belongs(const ModelSpec& spec, std::string_view name) {
   const auto harmless = [&](std::string_view end) { return name.ends_with(end); };
   if (std::any_of(kHarmless.begin(), kHarmless.end(), harmless)) return false;
-  if (name == "lm_head.weight") return false;  // the head is the embedding again
+  if (name == kHead) return false;  // check_tied_head has looked at it
   const int layer = layer_of(name);
   if (layer < 0)
     return name.starts_with("model.embed_tokens.") || name.starts_with("model.norm.") || name.starts_with("lm_head.");
@@ -54,6 +58,29 @@ const StoredArray& stored(const Checkpoint& checkpoint, const std::string& name)
   return found == checkpoint.tensors().end() ? checkpoint.tensors().at(name + "_blocks") : found->second;
 }
 
+/// Where the config says that the head is the embedding, files may hold it again. Another head, though, would be used
+/// by some programs and passed over by others.
+void check_tied_head(const ModelSpec& spec, const Checkpoint& checkpoint) {
+  const auto head = checkpoint.tensors().find(kHead);
+  if (spec.head.tensor != spec.embedding.tensor || head == checkpoint.tensors().end()) return;
+  WeightRef copy = spec.embedding;
+  copy.tensor = kHead;
+  checkpoint.check(copy);
+  const WeightSource sources[] = {checkpoint.source(spec.embedding), checkpoint.source(copy)};
+  const std::int64_t most = std::max<std::int64_t>(1, kPanelElements / copy.cols);
+  std::vector<float> panels[2];
+  for (std::int64_t first = 0; first < copy.rows; first += most) {
+    const std::int64_t rows = std::min(most, copy.rows - first);
+    for (int i = 0; i < 2; ++i) {
+      panels[i].resize(static_cast<std::size_t>(rows * copy.cols));
+      sources[i].read(first, rows, panels[i].data());
+    }
+    if (std::memcmp(panels[0].data(), panels[1].data(), panels[0].size() * sizeof(float)) == 0) continue;
+    throw bad_field(head->second.file->path().string(), kHead, "other numbers than in " + spec.embedding.tensor,
+                    "the same, as tie_word_embeddings in config.json says");
+  }
+}
+
 }  // namespace
 
 void check_weights(const ModelSpec& spec, const Checkpoint& checkpoint) {
@@ -63,6 +90,7 @@ void check_weights(const ModelSpec& spec, const Checkpoint& checkpoint) {
     if (!used.insert(ref.tensor).second) return;  // another part of it
     for (const char* part : {"_scale_inv", "_blocks", "_scales"}) used.insert(ref.tensor + part);
   });
+  check_tied_head(spec, checkpoint);
   for (const auto& [name, array] : checkpoint.tensors()) {
     if (used.contains(name) || !belongs(spec, name)) continue;
     throw bad_field(array.file->path().string(), name,
@@ -72,7 +100,6 @@ void check_weights(const ModelSpec& spec, const Checkpoint& checkpoint) {
 }
 
 void expect_finite(const ModelSpec& spec, const Checkpoint& checkpoint) {
-  constexpr std::int64_t kPanelElements = 1 << 20;
   std::vector<float> panel;
   spec.for_each_weight([&](const WeightRef& ref) {
     const WeightSource source = checkpoint.source(ref);

@@ -219,11 +219,29 @@ TEST_F(ModelFolder, PartsBesideTheModelArePassedOver) {
                "model.layers.0.self_attn.rotary_emb.inv_freq", "model.layers.0.self_attn.k_proj.k_scale"});
   EXPECT_NO_THROW(check());
   copy("mixtral");
-  change_config("tie_word_embeddings", true);  // the head is there all the same
-  EXPECT_NO_THROW(check());
-  copy("mixtral");
   change_config("expert_layers", {0, 0, 2, 2});
   EXPECT_NO_THROW(check());
+}
+
+TEST_F(ModelFolder, AHeadThatIsTheEmbeddingMayBeThereAgainButNoOther) {
+  for (const bool same : {true, false}) {
+    copy("mixtral");
+    change_config("tie_word_embeddings", true);
+    const SafetensorsFile from(kModels / "mixtral" / "model.safetensors");
+    SafetensorsWriter writer(folder_ / "model.safetensors");
+    for (const auto& [name, view] : from.tensors()) {
+      const bool head = same && name == "lm_head.weight";
+      writer.add(name, view.type, view.shape, head ? from.at("model.embed_tokens.weight").bytes : view.bytes);
+    }
+    writer.finish();
+    if (same) {
+      EXPECT_NO_THROW(check());
+    } else {
+      EXPECT_THAT([&] { check(); },
+                  ThrowsMessage<InputError>(HasSubstr("model.safetensors: lm_head.weight: found other numbers than in "
+                                                      "model.embed_tokens.weight, expected the same")));
+    }
+  }
 }
 
 TEST_F(ModelFolder, MissingFilesAreNamed) {
