@@ -4,8 +4,10 @@
 #include <bit>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <new>
+#include <utility>
 #include <vector>
 
 namespace coterie {
@@ -22,10 +24,70 @@ std::uint64_t block_of(std::uint64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
+std::byte* from_library(std::size_t bytes) {
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlign, bytes));
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+using Source = std::shared_ptr<const MessageMemorySource>;
+
+Source library() {
+  static const Source& source = *new Source(std::make_shared<MessageMemorySource>(
+      MessageMemorySource{from_library, [](std::byte* memory) { std::free(memory); }, [] {}, kSmall}));
+  return source;
+}
+
+/// In the first kAlign bytes of a block: where it came from, as messages may live on when others come from elsewhere.
+Source& source_of(std::byte* block) {
+  static_assert(sizeof(Source) <= kAlign);
+  return *std::launder(reinterpret_cast<Source*>(block));
+}
+
+void free_block(std::byte* block) noexcept {
+  const Source source = std::exchange(source_of(block), nullptr);
+  std::destroy_at(&source_of(block));
+  source->free(block);
+}
+
 struct Idle {
   std::mutex mutex;
-  std::map<std::uint64_t, std::vector<std::byte*>> blocks;  // by size
+  Source source = library();
+  std::map<std::uint64_t, std::vector<std::byte*>> blocks;  // by size, all of this source
   std::uint64_t bytes = 0;
+
+  void change(Source to) {
+    const std::lock_guard lock(mutex);
+    for (const auto& [size, some] : blocks) {
+      for (std::byte* block : some) free_block(block);
+    }
+    blocks.clear();
+    bytes = 0;
+    source = std::move(to);
+  }
+
+  /// Nothing if there is none.
+  std::byte* take(std::uint64_t size) {
+    if (size < source->least_kept) return nullptr;
+    auto& some = blocks[size];
+    if (some.empty()) return nullptr;
+    std::byte* block = some.back();
+    some.pop_back();
+    bytes -= size;
+    return block;
+  }
+
+  /// Whether it is kept.
+  bool keep(std::byte* block, std::uint64_t size) noexcept {
+    if (source_of(block) != source || size < source->least_kept || bytes + size > kMostIdle) return false;
+    try {
+      blocks[size].push_back(block);
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    bytes += size;
+    return true;
+  }
 };
 
 /// Never destroyed, so that messages may outlive it.
@@ -36,37 +98,39 @@ Idle& idle() {
 
 }  // namespace
 
+MessageMemoryFrom::MessageMemoryFrom(MessageMemorySource source) {
+  idle().change(std::make_shared<MessageMemorySource>(std::move(source)));
+}
+
+MessageMemoryFrom::~MessageMemoryFrom() {
+  idle().change(library());
+}
+
 std::byte* take_message_memory(std::uint64_t bytes) {
-  const std::uint64_t block = block_of(bytes);
-  if (block >= kSmall) {
+  const std::uint64_t size = block_of(bytes + kAlign);
+  Source source;
+  std::byte* block = nullptr;
+  {
     const std::lock_guard lock(idle().mutex);
-    if (auto& blocks = idle().blocks[block]; !blocks.empty()) {
-      std::byte* memory = blocks.back();
-      blocks.pop_back();
-      idle().bytes -= block;
-      return memory;
-    }
+    source = idle().source;
+    block = idle().take(size);
   }
-  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlign, block));
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+  if (block != nullptr) {
+    source->before_reuse();
+  } else {
+    block = source->allocate(size);
+    std::construct_at(reinterpret_cast<Source*>(block), std::move(source));
+  }
+  return block + kAlign;
 }
 
 void give_message_memory(std::byte* memory, std::uint64_t bytes) noexcept {
-  const std::uint64_t block = block_of(bytes);
-  if (block >= kSmall) {
+  std::byte* block = memory - kAlign;
+  const bool kept = [&] {
     const std::lock_guard lock(idle().mutex);
-    if (idle().bytes + block <= kMostIdle) {
-      try {
-        idle().blocks[block].push_back(memory);
-        idle().bytes += block;
-        return;
-      } catch (const std::bad_alloc&) {
-        // Then it is freed.
-      }
-    }
-  }
-  std::free(memory);
+    return idle().keep(block, block_of(bytes + kAlign));
+  }();
+  if (!kept) free_block(block);
 }
 
 }  // namespace coterie

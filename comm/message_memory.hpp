@@ -3,8 +3,27 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 namespace coterie {
+
+/// Where the memory comes from, for messages that a GPU reads and writes too.
+struct MessageMemorySource {
+  std::function<std::byte*(std::size_t bytes)> allocate;  ///< aligned to 64 bytes; throws std::bad_alloc
+  std::function<void(std::byte* memory)> free;
+  std::function<void()> before_reuse;  ///< waits for who may still read what a message held
+  std::uint64_t least_kept = 0;        ///< bytes; smaller pieces are freed at once
+};
+
+/// While it lives, new messages are in memory of this source, before and afterwards in the C library's. What the source
+/// refers to outlives the messages; `before_reuse` is not called once this is gone.
+class MessageMemoryFrom {
+ public:
+  explicit MessageMemoryFrom(MessageMemorySource source);
+  ~MessageMemoryFrom();
+  MessageMemoryFrom(const MessageMemoryFrom&) = delete;
+  MessageMemoryFrom& operator=(const MessageMemoryFrom&) = delete;
+};
 
 /// `bytes` of memory aligned to 64 bytes, contents undefined. Safe to call from any thread. Throws std::bad_alloc.
 [[nodiscard]] std::byte* take_message_memory(std::uint64_t bytes);

@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -16,6 +18,47 @@ TEST(MessageMemory, IsUsedAgainForMessagesOfAboutTheSameSize) {
   std::byte* second = take_message_memory(1'000'100);
   EXPECT_EQ(first, second);
   give_message_memory(second, 1'000'100);
+}
+
+/// Hands out heap memory and knows what it has not got back.
+struct Ledger {
+  std::set<std::byte*> out;
+  int waits = 0;
+
+  MessageMemorySource source() {
+    return {[this](std::size_t bytes) {
+              auto* memory = static_cast<std::byte*>(std::aligned_alloc(64, bytes));
+              out.insert(memory);
+              return memory;
+            },
+            [this](std::byte* memory) {
+              EXPECT_EQ(out.erase(memory), 1U) << "came from elsewhere";
+              std::free(memory);
+            },
+            [this] { ++waits; }};
+  }
+};
+
+TEST(MessageMemory, GoesBackWhereItCameFromWhateverTheSourceIsByThen) {
+  std::byte* before = take_message_memory(5'000);
+  Ledger ledger;
+  std::byte *kept = nullptr, *late = nullptr;
+  {
+    const MessageMemoryFrom from(ledger.source());
+    std::byte* first = take_message_memory(100);
+    late = take_message_memory(5'000);
+    give_message_memory(before, 5'000);
+    give_message_memory(first, 100);
+    EXPECT_EQ(ledger.out.size(), 2U) << "kept for the next message";
+    EXPECT_EQ(ledger.waits, 0);
+    kept = take_message_memory(100);
+    EXPECT_EQ(kept, first);
+    EXPECT_EQ(ledger.waits, 1) << "somebody may still read what it held";
+    give_message_memory(kept, 100);
+  }
+  EXPECT_EQ(ledger.out.size(), 1U) << "only what a message still uses";
+  give_message_memory(late, 5'000);
+  EXPECT_TRUE(ledger.out.empty());
 }
 
 TEST(MessageMemory, BlocksInUseDoNotOverlapWhateverTheirSizesAndThreads) {
