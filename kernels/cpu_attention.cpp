@@ -396,20 +396,9 @@ Attend* const attend_whole_blocks = for_processor<Attend>(attend_avx512, attend_
 
 }  // namespace
 
-void check_sequences(std::span<const SequenceRows> sequences, const KvCache& cache, std::int64_t rows) {
-  require(cache.block_tokens >= 1, "a cache block holds at least one position");
-  for (const SequenceRows& sequence : sequences) {
-    require(sequence.first_row >= 0 && sequence.rows >= 0 && sequence.first_row + sequence.rows <= rows,
-            "a sequence's rows are outside the call's");
-    const auto held = static_cast<std::int64_t>(sequence.blocks.size()) * cache.block_tokens;
-    require(sequence.first_position >= 0 && sequence.first_position + sequence.rows <= held,
-            "a sequence has fewer cache blocks than its positions need");
-  }
-}
-
 void CpuDevice::write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences,
                          const KvCache& cache) {
-  check_sequences(sequences, cache, k.rows);
+  require_sequences(sequences, cache, k.rows);
   require_shape(k, k.rows, k.cols, "write_kv: K");
   if (v.cols == 0) return write_latent(k, sequences, cache);
   require_shape(v, k.rows, k.cols, "write_kv: V");
@@ -434,11 +423,8 @@ void CpuDevice::write_kv(const Tensor& k, const Tensor& v, std::span<const Seque
 
 void CpuDevice::attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
                           const AttentionShape& shape, const Tensor& out, const Tensor& sinks) {
-  require(shape.heads >= 1 && shape.kv_heads >= 1 && shape.heads % shape.kv_heads == 0 && shape.head_dim >= 1 &&
-              shape.window >= 0,
-          "attention: the shape makes no sense");
-  require(cache.head_dim == 0 || cache.head_dim == shape.head_dim, "attention: the cache is of other heads");
-  check_sequences(sequences, cache, q.rows);
+  require_attention(shape, cache);
+  require_sequences(sequences, cache, q.rows);
   require_shape(q, q.rows, std::int64_t{shape.heads} * shape.head_dim, "attention: the queries");
   require_shape(out, q.rows, q.cols, "attention: the output");
   if (sinks.data != nullptr) require_shape(sinks, 1, shape.heads, "attention: the sinks");

@@ -16,20 +16,6 @@ constexpr bool one_thread_only = false;
 
 }  // namespace
 
-void require(bool holds, const char* what) {
-  if (!holds) throw std::invalid_argument(what);
-}
-
-void require_shape(const Tensor& tensor, std::int64_t rows, std::int64_t cols, const char* what) {
-  if (tensor.type == DType::f32 && tensor.rows == rows && tensor.cols == cols && (tensor.stride >= cols || rows < 2)) {
-    return;
-  }
-  throw std::invalid_argument(std::string(what) + " is " + (tensor.type == DType::f32 ? "f32 (" : "bf16 (") +
-                              std::to_string(tensor.rows) + ", " + std::to_string(tensor.cols) + ") with a stride of " +
-                              std::to_string(tensor.stride) + ", f32 (" + std::to_string(rows) + ", " +
-                              std::to_string(cols) + ") was expected");
-}
-
 CpuDevice::CpuDevice(const DeviceOptions& options)
     : options_(options), expert_scratch_(static_cast<std::size_t>(std::max(options.threads, 1))) {
   require(options.threads >= 1, "a device needs a thread at least");

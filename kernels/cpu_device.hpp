@@ -3,6 +3,7 @@
 
 #include "kernels/cpu_matrix.hpp"
 #include "kernels/device.hpp"
+#include "kernels/require.hpp"
 
 #include <cstdint>
 #include <span>
@@ -121,18 +122,13 @@ class CpuDevice final : public Device {
 void multiply_rows(const Tensor& in, const CpuMatrix& weight, const Tensor& out, bool accumulate,
                    std::uint16_t* scratch, int threads);
 
-/// Throws std::invalid_argument where a group of a call's rows (in.rows of in.cols numbers) or its expert doesn't fit.
-void check_expert(const ExpertRows& group, const Tensor& in);
-
 /// write_kv for rows that are key and value in one; they lie in a block one after the other.
 void write_latent(const Tensor& rows, std::span<const SequenceRows> sequences, const KvCache& cache);
 
-/// Throws std::invalid_argument for a sequence that is outside the rows of the call or beyond its blocks.
-void check_sequences(std::span<const SequenceRows> sequences, const KvCache& cache, std::int64_t rows);
-/// Throws std::invalid_argument naming `what` if it doesn't hold.
-void require(bool holds, const char* what);
 /// f32, of these rows and columns.
-void require_shape(const Tensor& tensor, std::int64_t rows, std::int64_t cols, const char* what);
+inline void require_shape(const Tensor& tensor, std::int64_t rows, std::int64_t cols, const char* what) {
+  require_shape(tensor, DType::f32, rows, cols, what);
+}
 
 /// The numbers of row r.
 [[nodiscard]] inline float* f32_row(const Tensor& tensor, std::int64_t r) noexcept {

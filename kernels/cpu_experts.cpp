@@ -49,21 +49,6 @@ bool is_swiglu(const Gating& gating) {
 
 }  // namespace
 
-void check_expert(const ExpertRows& group, const Tensor& in) {
-  if (group.expert == nullptr) throw std::invalid_argument("experts: a group without an expert");
-  require(group.rows >= 0 && group.first_row >= 0 && group.first_row + group.rows <= in.rows,
-          "experts: a group is outside the input");
-  const PackedMatrix& gate_up = *group.expert->gate_up;
-  const PackedMatrix& down = *group.expert->down;
-  require(gate_up.in_features() == in.cols && down.out_features() == in.cols &&
-              gate_up.out_features() == 2 * down.in_features(),
-          "experts: an expert's weights don't fit the rows");
-  const DeviceArray& first = group.expert->gate_up_bias;
-  const DeviceArray& second = group.expert->down_bias;
-  if (first.memory) require_shape(first.view, 1, gate_up.out_features(), "experts: a bias of gate and up");
-  if (second.memory) require_shape(second.view, 1, in.cols, "experts: a bias of down");
-}
-
 void CpuDevice::expert(const ExpertRows& group, const Tensor& in, const Tensor& out, ExpertScratch& scratch,
                        int threads) {
   const CpuMatrix& gate_up = as_cpu_matrix(*group.expert->gate_up);
@@ -101,7 +86,7 @@ void CpuDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, co
   tasks.clear();
   std::int64_t largest = 0;
   for (const ExpertRows& group : groups) {
-    check_expert(group, in);
+    require_expert(group, in);
     for (std::int64_t first = 0; first < group.rows; first += rows_a_task) {
       tasks.push_back({group.expert, group.first_row + first, std::min(rows_a_task, group.rows - first)});
       largest = std::max(largest, tasks.back().rows * group.expert->down->in_features() * in.cols);

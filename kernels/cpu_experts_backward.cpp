@@ -186,7 +186,7 @@ void CpuDevice::experts_backward(const ExpertsBackward& rows, std::span<const Ex
   require(groups.size() == gradients.size(), "experts_backward: each group has gradients");
   for (std::size_t g = 0; g < groups.size(); ++g) {
     const ExpertRows& group = groups[g];
-    check_expert(group, in);
+    require_expert(group, in);
     const std::int64_t width = group.expert->down->in_features();
     require(as_cpu_matrix(*group.expert->gate_up).type() == DType::f32 &&
                 as_cpu_matrix(*group.expert->down).type() == DType::f32,

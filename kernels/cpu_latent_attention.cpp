@@ -294,7 +294,7 @@ void write_latent(const Tensor& rows, std::span<const SequenceRows> sequences, c
 void CpuDevice::latent_attention(const Tensor& q_latent, const Tensor& q_rope, const KvCache& cache,
                                  std::span<const SequenceRows> sequences, const LatentShape& shape, const Tensor& out) {
   require(shape.heads >= 1 && shape.latent >= 1 && shape.rope >= 0, "latent_attention: the shape makes no sense");
-  check_sequences(sequences, cache, q_latent.rows);
+  require_sequences(sequences, cache, q_latent.rows);
   require_shape(q_latent, q_latent.rows, std::int64_t{shape.heads} * shape.latent,
                 "latent_attention: the latent queries");
   require_shape(q_rope, q_latent.rows, std::int64_t{shape.heads} * shape.rope, "latent_attention: the rotated queries");

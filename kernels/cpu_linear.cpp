@@ -63,24 +63,17 @@ std::vector<float> CpuDevice::gate(const Tensor& in, const PackedMatrix& weight)
 
 void CpuDevice::linear_by_head(const Tensor& in, std::span<const std::unique_ptr<PackedMatrix>> weights,
                                const Tensor& out) {
+  const HeadSizes sizes = require_heads(in, DType::f32, weights, out);
   const auto heads = static_cast<std::int64_t>(weights.size());
-  require(heads >= 1, "linear_by_head: no heads");
-  const std::int64_t inputs = weights.front()->in_features();
-  const std::int64_t outputs = weights.front()->out_features();
-  require_shape(in, in.rows, heads * inputs, "linear_by_head: the input");
-  require_shape(out, in.rows, heads * outputs, "linear_by_head: the output");
-  for (const auto& weight : weights) {
-    require(weight->in_features() == inputs && weight->out_features() == outputs, "linear_by_head: the heads differ");
-  }
   const std::int64_t row_blocks = (in.rows + rows_a_task - 1) / rows_a_task;
-  parallel_for(threads_for(in.rows * in.cols * outputs), heads * row_blocks, [&](std::int64_t i) {
+  parallel_for(threads_for(in.rows * in.cols * sizes.outputs), heads * row_blocks, [&](std::int64_t i) {
     const std::int64_t head = i % heads;
     const std::int64_t first = i / heads * rows_a_task;
     const std::int64_t rows = std::min(rows_a_task, in.rows - first);
     const CpuMatrix& weight = as_cpu_matrix(*weights[static_cast<std::size_t>(head)]);
     Scratch& converted = expert_scratch_[static_cast<std::size_t>(omp_get_thread_num())].converted;
-    multiply_rows(in.row_range(first, rows).col_range(head * inputs, inputs), weight,
-                  out.row_range(first, rows).col_range(head * outputs, outputs), false,
+    multiply_rows(in.row_range(first, rows).col_range(head * sizes.inputs, sizes.inputs), weight,
+                  out.row_range(first, rows).col_range(head * sizes.outputs, sizes.outputs), false,
                   weight.type() == DType::bf16 ? converted.get<std::uint16_t>(rows * weight.depth()) : nullptr, 1);
   });
 }

@@ -151,26 +151,12 @@ void route_row(float* row, float* choice, std::int64_t count, const RouterOption
   finish(options, count - options.null_experts, chosen);
 }
 
-void check(const RouterOptions& options, const RouterBiases& biases, std::int64_t outputs) {
-  require(options.groups >= 1 && outputs % options.groups == 0, "route: the groups don't divide the experts");
-  require(options.top_groups >= 1 && options.top_groups <= options.groups,
-          "route: top_groups is not in 1 to the number of groups");
-  require(options.groups == 1 || options.group_score == GroupScore::largest || outputs / options.groups >= 2,
-          "route: a group has fewer than two experts");
-  require(options.top_k >= 1 && options.top_k <= outputs / options.groups * options.top_groups,
-          "route: top_k is not in 1 to the number of experts in reach");
-  require(options.null_experts >= 0 && options.null_experts < outputs, "route: there are only null experts");
-  for (const Tensor& bias : {biases.logits, biases.choice}) {
-    if (bias.data != nullptr) require_shape(bias, 1, outputs, "route: a bias");
-  }
-}
-
 }  // namespace
 
 Routing CpuDevice::route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
                          const RouterBiases& biases) {
   const std::int64_t outputs = weight.out_features();
-  check(options, biases, outputs);
+  require_router(options, biases, outputs);
   const bool chooses_apart =
       biases.choice.data != nullptr || options.top_groups < options.groups || options.scoring == Scoring::sparse_mixer;
   float* numbers = logits_.get<float>(in.rows * outputs * 2);

@@ -99,11 +99,7 @@ void CpuDevice::combine(const Tensor& in, std::span<const std::int64_t> offsets,
                         std::span<const Contribution> contributions, const Tensor& out, bool accumulate) {
   require_shape(in, in.rows, out.cols, "combine: the input");
   require_shape(out, static_cast<std::int64_t>(offsets.size()) - 1, out.cols, "combine: the output");
-  require(std::ranges::is_sorted(offsets) && offsets.front() >= 0 &&
-              offsets.back() <= static_cast<std::int64_t>(contributions.size()),
-          "combine: the offsets don't fit the contributions");
-  require(std::ranges::all_of(contributions, [&](const Contribution& c) { return c.row >= 0 && c.row < in.rows; }),
-          "combine: a contribution is outside the input");
+  require_contributions(offsets, contributions, in.rows);
   parallel_for(threads_for(static_cast<std::int64_t>(contributions.size()) * out.cols), out.rows, [&](std::int64_t t) {
     const auto first = static_cast<std::size_t>(offsets[static_cast<std::size_t>(t)]);
     const auto last = static_cast<std::size_t>(offsets[static_cast<std::size_t>(t) + 1]);

@@ -1,10 +1,16 @@
 #include "kernels/device.hpp"
 
+#include <algorithm>
+
 namespace coterie {
 
 Tensor Device::allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memory) {
   memory = allocate(static_cast<std::size_t>(rows * cols) * size_of(activation_type()));
   return {memory.get(), activation_type(), rows, cols, cols};
+}
+
+void Device::read(std::span<const std::byte> from, std::span<std::byte> to) {
+  std::ranges::copy(from, to.begin());
 }
 
 }  // namespace coterie

@@ -171,7 +171,8 @@ struct SequenceRows {
 
 struct DeviceOptions {
   DType weights = DType::f32;  ///< how weights are kept; sums are f32 either way
-  int threads = 1;
+  int threads = 1;             ///< of a CPU
+  DType activations = DType::f32;
 };
 
 /// All activations are Tensors of activation_type() in memory that allocate() gave or that the transport reads and
@@ -187,13 +188,22 @@ class Device {
 
   [[nodiscard]] virtual std::string name() const = 0;
   [[nodiscard]] virtual DType activation_type() const noexcept = 0;
+  /// Whether its memory is the host's, and a call that returns is done.
+  [[nodiscard]] virtual bool is_the_host() const noexcept { return true; }
   [[nodiscard]] virtual DeviceMemory allocate(std::size_t bytes) = 0;
+  /// Memory that the host touches too; between the two comes a wait().
+  [[nodiscard]] virtual DeviceMemory allocate_shared(std::size_t bytes) { return allocate(bytes); }
+  /// Returns when all that was asked for is done.
+  virtual void wait() {}
   /// Uninitialised, dense, in memory that `memory` receives.
   [[nodiscard]] Tensor allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memory);
 
   /// f32 on the host -> device and back; dense on the host, (rows, cols).
   virtual void upload(std::span<const float> host, const Tensor& out) = 0;
   virtual void download(const Tensor& in, std::span<float> host) = 0;
+
+  /// Bytes of the device's memory to the host's, or to shared memory; `to` is as large as `from`.
+  virtual void read(std::span<const std::byte> from, std::span<std::byte> to);
 
   /// Packs a weight as it is read: beside the packed form at most a few MiB are needed at a time.
   [[nodiscard]] virtual std::unique_ptr<PackedMatrix> pack(const WeightSource& source) = 0;

@@ -74,6 +74,7 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
         for (int r = 0; r < context_.comm.ranks(); ++r) {
           if (!here.takes_part(r)) out[r] = {};  // flags, which don't concern it
         }
+        context_.device.wait();
         flight.exchange = Exchange(context_.comm, std::move(out), here);
       } else {
         flight.exchange = Exchange(std::move(out));
@@ -102,6 +103,7 @@ void Transformer::settle(Waiting& waiting, bool always) {
   Inbox sums;
   if (always || MoeLayer::partial_sums_follow(waiting.flight)) {
     const Timed timed(context_.metrics.phases.exchange);
+    context_.device.wait();
     sums = context_.comm.exchange(std::move(waiting.flight.sums), place("combine", *waiting.layer, waiting.flight));
   }
   land(waiting, sums);
@@ -132,8 +134,10 @@ void Transformer::finish(const Batch& batch, std::int64_t step) {
     const Freight freight = dense_layers(first, layers, batch, rows);
     if (!context_.domains.coherent() || batch.replicated_everywhere(context_.domains.count())) continue;
     const Timed timed(context_.metrics.phases.exchange);
-    Inbox came = context_.comm.exchange(freight.for_peers(context_.device, context_.domains, batch, rows.at.rows),
-                                        {"freight", moe_.back().index(), step, context_.metrics.kind_name()});
+    Outbox out = freight.for_peers(context_.device, context_.domains, batch, rows.at.rows);
+    context_.device.wait();
+    Inbox came =
+        context_.comm.exchange(std::move(out), {"freight", moe_.back().index(), step, context_.metrics.kind_name()});
     for (Message& message : came) freight.store(context_.device, batch, message.section(Section::freight));
   }
 }

@@ -174,7 +174,9 @@ Message ExpertLayer::message_for(const Tensor& x, const Choices& choices, const 
     routes[i] = choice < 0 ? Route{} : Route{choices.experts[choice], choices.gates[choice]};
   }
   auto room = message.section(Section::weights);
-  for (const DispatchTransfer& give : gives) room = pack_parcel(weights_.at(give.expert), give.expert, room);
+  for (const DispatchTransfer& give : gives) {
+    room = pack_parcel(weights_.at(give.expert), give.expert, device_, room);
+  }
   return message;
 }
 

@@ -61,12 +61,13 @@ std::uint64_t parcel_bytes(const ExpertWeights& weights) {
   return header_of(weights, 0).total();
 }
 
-std::span<std::byte> pack_parcel(const ExpertWeights& weights, std::int32_t expert, std::span<std::byte> out) {
+std::span<std::byte> pack_parcel(const ExpertWeights& weights, std::int32_t expert, Device& device,
+                                 std::span<std::byte> out) {
   const Header header = header_of(weights, expert);
   std::memcpy(out.data(), &header, sizeof header);
   std::uint64_t at = padded(sizeof header);
   for (const auto& array : arrays_of(weights)) {
-    if (!array.empty()) std::memcpy(out.subspan(at, array.size()).data(), array.data(), array.size());
+    device.read(array, out.subspan(at, array.size()));
     at += padded(array.size());
   }
   return out.subspan(at);

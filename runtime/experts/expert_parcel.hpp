@@ -14,7 +14,8 @@ namespace coterie {
 /// Bytes of one expert in a section of weights; a multiple of 64.
 [[nodiscard]] std::uint64_t parcel_bytes(const ExpertWeights& weights);
 /// Writes parcel_bytes(weights) bytes and returns the room behind them.
-std::span<std::byte> pack_parcel(const ExpertWeights& weights, std::int32_t expert, std::span<std::byte> out);
+std::span<std::byte> pack_parcel(const ExpertWeights& weights, std::int32_t expert, Device& device,
+                                 std::span<std::byte> out);
 
 struct ExpertParcel {
   std::int32_t expert = 0;

@@ -201,7 +201,7 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
     }
     std::span<std::byte> room = out[rank].section(Section::weights);
     for (const DispatchTransfer& give : gives) {
-      room = pack_parcel(*weights_.moe.experts[give.expert], give.expert, room);
+      room = pack_parcel(*weights_.moe.experts[give.expert], give.expert, context_.device, room);
     }
   }
   return out;

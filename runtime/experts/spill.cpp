@@ -157,7 +157,7 @@ void Spill::take(int layer, Inbox& arrived, const std::function<Gating(int exper
       weights = std::make_shared<const ExpertWeights>(open_parcel(*parcel, gating(get.expert), device_));
       continue;
     }
-    DeviceMemory memory = device_.allocate(parcel->bytes.size());
+    DeviceMemory memory = device_.allocate_shared(parcel->bytes.size());
     std::memcpy(memory.get(), parcel->bytes.data(), parcel->bytes.size());
     ExpertWeights copy = open_parcel({get.expert, {memory.get(), parcel->bytes.size()}}, gating(get.expert), device_);
     const auto kept = std::make_shared<const Kept>(std::move(memory), std::move(copy));

@@ -37,9 +37,10 @@ struct Loader {
     return device.pack(checkpoint.source(refs));
   }
   /// A vector (1, width), stored as a row or as columns one below the other; empty for no references.
-  [[nodiscard]] DeviceArray vector(const StackedRef& refs) const {
+  [[nodiscard]] DeviceArray vector(const StackedRef& refs) const { return vector(refs, device.activation_type()); }
+  [[nodiscard]] DeviceArray vector(const StackedRef& refs, DType type) const {
     if (refs.empty()) return {};
-    DeviceArray out = load_array(checkpoint.source(refs), device, device.activation_type());
+    DeviceArray out = load_array(checkpoint.source(refs), device, type);
     out.view.cols = out.view.stride = out.view.rows * out.view.cols;
     out.view.rows = 1;
     return out;
@@ -84,8 +85,8 @@ struct Loader {
   [[nodiscard]] MoeWeights moe(const MoeSpec& spec, int layer, const std::vector<int>& held) {
     MoeWeights out;
     out.router = matrix({spec.router_weight});
-    out.router_bias = vector(spec.router_bias);
-    out.router_correction = vector(spec.router_correction);
+    out.router_bias = vector(spec.router_bias, DType::f32);
+    out.router_correction = vector(spec.router_correction, DType::f32);
     out.experts.resize(spec.experts.size());
     for (const int e : held) {
       if (e >= static_cast<int>(spec.experts.size())) continue;  // a plan numbers the experts of the largest layer

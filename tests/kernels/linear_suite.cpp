@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <stdexcept>
 
@@ -79,8 +78,8 @@ TEST_P(DeviceTest, AMatrixThatTravelledGivesTheSameBits) {
                           }};
       source.fits_bf16 = fits;
       const auto here = device->pack(source);
-      const DeviceMemory memory = device->allocate(here->bytes().size());
-      std::memcpy(memory.get(), here->bytes().data(), here->bytes().size());
+      const DeviceMemory memory = device->allocate_shared(here->bytes().size());
+      device->read(here->bytes(), {memory.get(), here->bytes().size()});
       const auto there = device->adopt(here->form(), {memory.get(), here->bytes().size()});
       EXPECT_EQ(there->bytes().size(), here->bytes().size());
       const Array x = on_device(normal(5 * inputs), 5, inputs);

@@ -18,6 +18,10 @@ constexpr float kGateTolerance = 2e-3F;  // gates are recorded in half precision
 
 class ReferenceTest : public testing::TestWithParam<const char*> {
  protected:
+  void SetUp() override {
+    if (!on_all_ranks(test_device_is_here())) GTEST_SKIP() << "no GPU";
+  }
+
   std::filesystem::path model() const { return std::filesystem::path(COTERIE_FIXTURES) / "models" / GetParam(); }
 
   std::vector<Request> requests() const {

@@ -1,12 +1,14 @@
 #include "tests/runtime/test_job.hpp"
 
 #include "placement/solvers/solver.hpp"
+#include "runtime/engine/device_messages.hpp"
 #include "runtime/engine/logits_recorder.hpp"
 #include "runtime/engine/trace_recorder.hpp"
 #include "runtime/families/family.hpp"
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <random>
 
 namespace coterie {
@@ -24,9 +26,12 @@ std::vector<T> values(const SafetensorsFile& file, const std::string& name) {
   return out;
 }
 
-/// Ones in all bits are NaN in every type.
-void poison(const KvPool& kv) {
-  std::memset(kv.layer(0).k, 0xff, static_cast<std::size_t>(kv.bytes()));
+/// Fills it with NaN.
+void poison(const KvPool& kv, Device& device) {
+  const DType type = device.activation_type();
+  const auto count = kv.bytes() / static_cast<std::int64_t>(size_of(type));
+  const std::vector<float> nan(static_cast<std::size_t>(count), std::numeric_limits<float>::quiet_NaN());
+  device.upload(nan, {kv.layer(0).k, type, 1, count, count});
 }
 
 }  // namespace
@@ -62,11 +67,12 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   const Topology topology{{comm.ranks()}};
   const Plan plan =
       options.plan.value_or(contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
-  const auto device = make_cpu_device({DType::f32, options.threads});
+  const auto device = make_test_device(options);
+  const DeviceMessages messages(*device);
   Worker worker(
       spec, checkpoint, plan, nullptr, *device, comm,
-      {options.scheduler, options.kv_blocks, DType::f32, options.coherence, options.micro_batches, options.spill});
-  poison(worker.kv());
+      {options.scheduler, options.kv_blocks, options.dtype, options.coherence, options.micro_batches, options.spill});
+  poison(worker.kv(), *device);
   TraceRecorder trace(comm.rank(), spec.top_k());
   LogitsRecorder logits;
   worker.observe_routing([&](const Batch& batch, std::span<const std::int32_t> rows, int layer,

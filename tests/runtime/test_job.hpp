@@ -38,6 +38,7 @@ struct JobOptions {
   SchedulerOptions scheduler;
   std::int64_t kv_blocks = 256;
   int threads = 1;
+  DType dtype = DType::f32;           ///< of weights, and of a GPU's activations
   std::optional<Plan> plan;           ///< contiguous without
   std::optional<SpillOptions> spill;  ///< none: plain dispatch
   std::function<bool()> short_of_memory;
@@ -54,6 +55,10 @@ struct JobResult {
   std::map<CountingCommunicator::Key, Traffic> traffic;  ///< of this rank up to the last step, on every rank
   nlohmann::json metrics;
 };
+
+/// What the jobs of a test program compute on: linked in, cpu_test_device.cpp or cuda_test_device.cpp.
+[[nodiscard]] std::unique_ptr<Device> make_test_device(const JobOptions& options);
+[[nodiscard]] bool test_device_is_here();
 
 /// Collective over the ranks of the test. The KV cache is full of NaN at first: a row that is read but was never
 /// computed here and never arrived shows in everything that comes after it.

@@ -58,8 +58,8 @@ TEST(ExpertParcel, WhatArrivesComputesTheSameBits) {
     EXPECT_EQ(bytes % 64, 0U);
     const DeviceMemory memory = device->allocate(bytes);
     const std::span<std::byte> section(memory.get(), bytes);
-    pack_parcel(first, 5, section);
-    pack_parcel(second, 9, section.subspan(parcel_bytes(first)));
+    pack_parcel(first, 5, *device, section);
+    pack_parcel(second, 9, *device, section.subspan(parcel_bytes(first)));
     const auto parcels = parcels_of(section);
     ASSERT_EQ(parcels.size(), 2U);
     EXPECT_EQ(parcels[0].expert, 5);

@@ -1,0 +1,186 @@
+#include "kernels/cpu_simd.hpp"
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda_devices.hpp"
+#include "kernels/require.hpp"
+
+#include <algorithm>
+
+namespace coterie {
+namespace {
+
+/// Rows of a weight that are read at a time.
+constexpr std::int64_t panel_numbers = std::int64_t{1} << 20;
+
+}  // namespace
+
+CudaDevice::CudaDevice(const DeviceOptions& options, int index) : options_(options), index_(index) {
+  require(options.weights == DType::bf16 || options.activations == DType::f32,
+          "activations in bf16 need weights in bf16");
+  check(cudaSetDevice(index), "choosing the device");
+  check(cudaStreamCreate(&stream_), "a stream");
+}
+
+CudaDevice::~CudaDevice() {
+  (void)cudaStreamSynchronize(stream_);
+  (void)cudaStreamDestroy(stream_);
+}
+
+std::string CudaDevice::name() const {
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index_), "the device's properties");
+  return std::string("CUDA ") + std::to_string(index_) + " (" + properties.name + ")";
+}
+
+DeviceMemory CudaDevice::allocate(std::size_t bytes) {
+  void* memory = nullptr;
+  check(cudaMalloc(&memory, std::max<std::size_t>(bytes, 1)), "memory");
+  return {static_cast<std::byte*>(memory), [](std::byte* m) { (void)cudaFree(m); }};
+}
+
+DeviceMemory CudaDevice::allocate_shared(std::size_t bytes) {
+  void* memory = nullptr;
+  check(cudaMallocHost(&memory, std::max<std::size_t>(bytes, 1)), "pinned memory");
+  return {static_cast<std::byte*>(memory), [](std::byte* m) { (void)cudaFreeHost(m); }};
+}
+
+void CudaDevice::wait() {
+  check(cudaStreamSynchronize(stream_), "waiting");
+}
+
+void CudaDevice::read(std::span<const std::byte> from, std::span<std::byte> to) {
+  require(from.size() == to.size(), "read: the sizes differ");
+  if (!from.empty()) fetch(from.data(), from.size(), to.data());
+}
+
+std::byte* CudaDevice::Buffer::reserve(std::size_t bytes) {
+  if (bytes > size_ || !memory_) {
+    memory_.reset();
+    memory_ = device_.allocate(bytes + bytes / 4);
+    size_ = bytes + bytes / 4;
+  }
+  return memory_.get();
+}
+
+void CudaDevice::fetch(const void* from, std::size_t bytes, void* to) {
+  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "a copy to the host");
+  wait();
+}
+
+void CudaDevice::upload(std::span<const float> host, const Tensor& out) {
+  require(static_cast<std::int64_t>(host.size()) == out.rows * out.cols, "upload: the sizes differ");
+  if (host.empty()) return;
+  const void* from = host.data();
+  std::vector<std::uint16_t> narrowed;
+  if (out.type == DType::bf16) {
+    narrowed.resize(host.size());
+    std::ranges::transform(host, narrowed.begin(), to_bf16);
+    from = narrowed.data();
+  }
+  const std::size_t width = static_cast<std::size_t>(out.cols) * size_of(out.type);
+  check(cudaMemcpy2DAsync(out.data, static_cast<std::size_t>(out.stride) * size_of(out.type), from, width, width,
+                          static_cast<std::size_t>(out.rows), cudaMemcpyHostToDevice, stream_),
+        "a copy to the device");
+  wait();
+}
+
+void CudaDevice::download(const Tensor& in, std::span<float> host) {
+  require(static_cast<std::int64_t>(host.size()) == in.rows * in.cols, "download: the sizes differ");
+  if (host.empty()) return;
+  std::vector<std::uint16_t> narrow(in.type == DType::bf16 ? host.size() : 0);
+  void* to = in.type == DType::bf16 ? static_cast<void*>(narrow.data()) : host.data();
+  const std::size_t width = static_cast<std::size_t>(in.cols) * size_of(in.type);
+  check(cudaMemcpy2DAsync(to, width, in.data, static_cast<std::size_t>(in.stride) * size_of(in.type), width,
+                          static_cast<std::size_t>(in.rows), cudaMemcpyDeviceToHost, stream_),
+        "a copy to the host");
+  wait();
+  std::ranges::transform(narrow, host.begin(), from_bf16);
+}
+
+std::unique_ptr<PackedMatrix> CudaDevice::pack(const WeightSource& source) {
+  require(source.rows >= 1 && source.cols >= 1, "a weight without rows or columns can't be packed");
+  const DType type = options_.weights;
+  const std::int64_t stride = CudaMatrix::stride_of(source.cols);
+  const std::size_t pitch = static_cast<std::size_t>(stride) * size_of(type);
+  DeviceMemory memory = allocate(static_cast<std::size_t>(source.rows) * pitch);
+  const std::int64_t rows_a_panel = std::max<std::int64_t>(1, panel_numbers / source.cols);
+  std::vector<float> numbers;
+  std::vector<std::uint16_t> halves;
+  for (std::int64_t first = 0; first < source.rows; first += rows_a_panel) {
+    const std::int64_t rows = std::min(rows_a_panel, source.rows - first);
+    const auto count = static_cast<std::size_t>(rows * source.cols);
+    const bool read_halves = type == DType::bf16 && source.fits_bf16 && source.read_bf16;
+    if (type == DType::bf16) halves.resize(count);
+    if (read_halves) {
+      source.read_bf16(first, rows, halves.data());
+    } else {
+      numbers.resize(count);
+      source.read(first, rows, numbers.data());
+      if (type == DType::bf16) std::ranges::transform(numbers, halves.begin(), to_bf16);
+    }
+    // Rows end in zeros.
+    std::vector<std::byte> padded(static_cast<std::size_t>(rows) * pitch);
+    const auto* from = type == DType::bf16 ? reinterpret_cast<const std::byte*>(halves.data())
+                                           : reinterpret_cast<const std::byte*>(numbers.data());
+    const std::size_t width = static_cast<std::size_t>(source.cols) * size_of(type);
+    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
+      std::copy_n(from + r * width, width, padded.data() + r * pitch);
+    }
+    check(cudaMemcpyAsync(memory.get() + static_cast<std::size_t>(first) * pitch, padded.data(), padded.size(),
+                          cudaMemcpyHostToDevice, stream_),
+          "a copy of weights");
+    wait();
+  }
+  return std::make_unique<CudaMatrix>(source.rows, source.cols, type, std::move(memory));
+}
+
+CudaMatrix::CudaMatrix(const PackedForm& form, std::span<const std::byte> bytes)
+    : out_features_(form.out_features),
+      in_features_(form.in_features),
+      type_(static_cast<DType>(form.layout)),
+      data_(bytes.data()) {
+  require(form.layout == 0 || form.layout == 1, "a packed weight of another kind of device");
+  require(CudaMatrix::bytes().size() == bytes.size(), "a packed weight's bytes don't fit its form");
+}
+
+std::unique_ptr<PackedMatrix> CudaDevice::adopt(const PackedForm& form, std::span<const std::byte> bytes) {
+  require(form.layout == static_cast<std::int64_t>(options_.weights), "a packed weight is of another type");
+  return std::make_unique<CudaMatrix>(form, bytes);
+}
+
+const CudaMatrix& as_cuda_matrix(const PackedMatrix& matrix) {
+  const auto* cuda = dynamic_cast<const CudaMatrix*>(&matrix);
+  if (cuda == nullptr) throw std::invalid_argument("a weight was packed by another kind of device");
+  return *cuda;
+}
+
+void CudaDevice::experts_backward(const ExpertsBackward&, std::span<const ExpertRows>,
+                                  std::span<const ExpertGradients>) {
+  throw std::invalid_argument("gradients are computed on the CPU only");
+}
+
+std::vector<std::string> cuda_devices() {
+  std::vector<std::string> uuids;
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    (void)cudaGetLastError();  // or the next call would answer with it
+    return uuids;
+  }
+  for (int index = 0; index < count; ++index) {
+    cudaDeviceProp properties{};
+    check(cudaGetDeviceProperties(&properties, index), "the device's properties");
+    std::string uuid;
+    for (const char byte : properties.uuid.bytes) {
+      constexpr const char* digits = "0123456789abcdef";
+      const auto value = static_cast<unsigned char>(byte);
+      uuid += {digits[value / 16], digits[value % 16]};
+    }
+    uuids.push_back(uuid);
+  }
+  return uuids;
+}
+
+std::unique_ptr<Device> make_cuda_device(const DeviceOptions& options, int index) {
+  return std::make_unique<CudaDevice>(options, index);
+}
+
+}  // namespace coterie

@@ -1,0 +1,155 @@
+// A GPU as a device, through CUDA. One file for each phase implements these members. Kernels of one device run one
+// after the other on its stream; a call returns before they end unless it returns numbers to the host.
+#pragma once
+
+#include "kernels/cuda/gpu.hpp"
+#include "kernels/device.hpp"
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// Row-major (out_features, in_features), each row filled up with zeros to a multiple of 8 numbers.
+class CudaMatrix final : public PackedMatrix {
+ public:
+  CudaMatrix(std::int64_t out_features, std::int64_t in_features, DType type, DeviceMemory memory)
+      : out_features_(out_features),
+        in_features_(in_features),
+        type_(type),
+        memory_(std::move(memory)),
+        data_(memory_.get()) {}
+  /// A view of what another one packed. Throws std::invalid_argument when the bytes don't fit the form.
+  CudaMatrix(const PackedForm& form, std::span<const std::byte> bytes);
+
+  [[nodiscard]] std::int64_t out_features() const noexcept override { return out_features_; }
+  [[nodiscard]] std::int64_t in_features() const noexcept override { return in_features_; }
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept override {
+    return {data_, static_cast<std::size_t>(out_features_ * stride()) * size_of(type_)};
+  }
+  [[nodiscard]] PackedForm form() const noexcept override {
+    return {out_features_, in_features_, static_cast<std::int64_t>(type_)};
+  }
+
+  [[nodiscard]] DType type() const noexcept { return type_; }
+  [[nodiscard]] static std::int64_t stride_of(std::int64_t in_features) { return (in_features + 7) / 8 * 8; }
+  [[nodiscard]] std::int64_t stride() const noexcept { return stride_of(in_features_); }
+
+ private:
+  std::int64_t out_features_;
+  std::int64_t in_features_;
+  DType type_;
+  DeviceMemory memory_;  ///< none of a view
+  const std::byte* data_;
+};
+
+/// Throws std::invalid_argument if `matrix` was packed by another kind of device.
+[[nodiscard]] const CudaMatrix& as_cuda_matrix(const PackedMatrix& matrix);
+
+/// One product out = in * weight^T of a grouped call; several may read the same rows.
+struct Product {
+  Tensor in;
+  const CudaMatrix* weight;
+  Tensor out;
+};
+
+/// Not for several host threads at a time.
+class CudaDevice final : public Device {
+ public:
+  /// On GPU `index`. Activations are f32 when weights are, unless `activations` says otherwise.
+  CudaDevice(const DeviceOptions& options, int index);
+  ~CudaDevice() override;
+  CudaDevice(const CudaDevice&) = delete;
+  CudaDevice& operator=(const CudaDevice&) = delete;
+
+  [[nodiscard]] std::string name() const override;
+  [[nodiscard]] DType activation_type() const noexcept override { return options_.activations; }
+  [[nodiscard]] bool is_the_host() const noexcept override { return false; }
+  using Device::allocate;
+  [[nodiscard]] DeviceMemory allocate(std::size_t bytes) override;
+  [[nodiscard]] DeviceMemory allocate_shared(std::size_t bytes) override;
+  void wait() override;
+  void read(std::span<const std::byte> from, std::span<std::byte> to) override;
+  void upload(std::span<const float> host, const Tensor& out) override;
+  void download(const Tensor& in, std::span<float> host) override;
+
+  [[nodiscard]] std::unique_ptr<PackedMatrix> pack(const WeightSource& source) override;
+  [[nodiscard]] std::unique_ptr<PackedMatrix> adopt(const PackedForm& form, std::span<const std::byte> bytes) override;
+  void linear(const Tensor& in, const PackedMatrix& weight, const Tensor& out, bool accumulate) override;
+
+  void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) override;
+  void combine(const Tensor& in, std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
+               const Tensor& out, bool accumulate) override;
+  void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) override;
+  void layer_norm(const Tensor& in, const Tensor& weight, const Tensor& bias, float epsilon,
+                  const Tensor& out) override;
+  void add_bias(const Tensor& x, const Tensor& bias) override;
+  void add(const Tensor& in, float factor, const Tensor& out) override;
+  void scale(const Tensor& x, float factor) override;
+  void clamp(const Tensor& x, float limit) override;
+  void rotary(const Tensor& x, int head_dim, const Rotary& rotary, std::span<const std::int64_t> positions) override;
+
+  void write_kv(const Tensor& k, const Tensor& v, std::span<const SequenceRows> sequences,
+                const KvCache& cache) override;
+  void attention(const Tensor& q, const KvCache& cache, std::span<const SequenceRows> sequences,
+                 const AttentionShape& shape, const Tensor& out, const Tensor& sinks) override;
+  void latent_attention(const Tensor& q_latent, const Tensor& q_rope, const KvCache& cache,
+                        std::span<const SequenceRows> sequences, const LatentShape& shape, const Tensor& out) override;
+  void linear_by_head(const Tensor& in, std::span<const std::unique_ptr<PackedMatrix>> weights,
+                      const Tensor& out) override;
+
+  using Device::route;
+  [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
+                              const RouterBiases& biases) override;
+  [[nodiscard]] std::vector<float> gate(const Tensor& in, const PackedMatrix& weight) override;
+  void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
+  void experts_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
+                        std::span<const ExpertGradients> gradients) override;
+
+ private:
+  /// Device memory that a call needs for itself: grows to the largest call and stays. The stream orders who uses it.
+  class Buffer {
+   public:
+    explicit Buffer(CudaDevice& device) : device_(device) {}
+    template <class T>
+    [[nodiscard]] T* get(std::int64_t count) {
+      return reinterpret_cast<T*>(reserve(static_cast<std::size_t>(count) * sizeof(T)));
+    }
+    /// The host's numbers on the device.
+    template <class T>
+    [[nodiscard]] T* put(std::span<const T> host) {
+      T* to = get<T>(static_cast<std::int64_t>(host.size()));
+      if (!host.empty()) {
+        check(cudaMemcpyAsync(to, host.data(), host.size_bytes(), cudaMemcpyHostToDevice, device_.stream_), "a copy");
+      }
+      return to;
+    }
+
+   private:
+    std::byte* reserve(std::size_t bytes);
+    CudaDevice& device_;
+    DeviceMemory memory_;
+    std::size_t size_ = 0;
+  };
+
+  /// All of them in one launch.
+  void multiply(std::span<const Product> products, bool accumulate);
+  /// Copies to the host and waits.
+  void fetch(const void* from, std::size_t bytes, void* to);
+  struct Attention;
+  void attend(const Attention& call, std::span<const SequenceRows> sequences, const KvCache& cache);
+
+  DeviceOptions options_;
+  int index_;
+  cudaStream_t stream_ = nullptr;
+  Buffer rows_{*this};  ///< of what is done row by row
+  Buffer more_rows_{*this};
+  Buffer products_{*this};
+  Buffer hidden_{*this};   ///< what lies between two products
+  Buffer tables_{*this};   ///< of attention: blocks of all sequences
+  Buffer partial_{*this};  ///< of attention: sums of each part of the positions
+};
+
+}  // namespace coterie

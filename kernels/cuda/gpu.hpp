@@ -1,0 +1,95 @@
+// What device code and the host's code around it share: errors, launches, numbers of either type.
+#pragma once
+
+#include "kernels/tensor.hpp"
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+
+namespace coterie {
+
+using Bf16 = __nv_bfloat16;
+
+/// Throws std::runtime_error with what was tried and what CUDA says.
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
+}
+
+/// Starts a kernel; does nothing for an empty grid.
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
+            Arguments... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+#ifdef COTERIE_HOSTCUDA
+  (void)stream;
+  hostcuda::run(grid, block, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
+#else
+  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+#endif
+  check(cudaGetLastError(), "a kernel's launch");
+}
+
+/// The memory that a launch asked for.
+__device__ inline float* dynamic_shared_floats() {
+#ifdef COTERIE_HOSTCUDA
+  return reinterpret_cast<float*>(hostcuda::dynamic_shared());
+#else
+  extern __shared__ float memory[];
+  return memory;
+#endif
+}
+
+__device__ inline float to_float(float value) {
+  return value;
+}
+__device__ inline float to_float(Bf16 value) {
+  return __bfloat162float(value);
+}
+template <class T>
+__device__ inline T from_float(float value) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    return __float2bfloat16(value);
+  } else {
+    return value;
+  }
+}
+
+/// A matrix as kernels see it.
+template <class T>
+struct Matrix {
+  T* data;
+  std::int64_t stride;
+  [[nodiscard]] __device__ T* row(std::int64_t r) const { return data + r * stride; }
+};
+template <class T>
+[[nodiscard]] Matrix<T> as_matrix(const Tensor& tensor) {
+  return {reinterpret_cast<T*>(tensor.data), tensor.stride};
+}
+
+/// call(T{}) with T float or Bf16.
+template <class Call>
+void with_type(DType type, const Call& call) {
+  if (type == DType::f32) {
+    call(float{});
+  } else {
+    call(Bf16{});
+  }
+}
+
+/// The sum, or the largest, of a warp's numbers, in an order that doesn't change; every lane gets it.
+__device__ inline float warp_sum(float value) {
+  for (unsigned half = 16; half > 0; half /= 2) value += __shfl_xor_sync(0xffffffffU, value, half);
+  return value;
+}
+__device__ inline float warp_max(float value) {
+  for (unsigned half = 16; half > 0; half /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffU, value, half));
+  return value;
+}
+
+}  // namespace coterie

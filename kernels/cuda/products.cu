@@ -1,0 +1,320 @@
+// A GPU's products with weights: one launch for any number of products, each cut into tiles. A number of the output is
+// summed over the inputs in their order, 16 at a time in bf16, whatever the tile's height: a row's result doesn't
+// depend on the rows beside it.
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/require.hpp"
+
+#include <mma.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+constexpr int tile_columns = 64;
+constexpr int step = 32;  ///< inputs that lie in shared memory at a time
+constexpr unsigned product_threads = 128;
+constexpr int few_rows = 16;
+constexpr int many_rows = 64;
+
+/// A product as the kernel sees it.
+template <class T, class Weight, class Out>
+struct Task {
+  Matrix<const T> in;
+  const Weight* weight;
+  std::int64_t weight_stride;
+  Matrix<Out> out;
+  std::int64_t rows;
+  std::int64_t columns;  ///< of the output
+  std::int64_t depth;
+  std::int64_t first_tile;  ///< tiles of the tasks before it
+};
+
+/// `count` rows from `first` on, `step` numbers each from `column` on, to shared memory; beyond the end zeros.
+template <int Rows, class From, class To>
+__device__ void load_tile(const From* from, std::int64_t stride, std::int64_t first, std::int64_t rows,
+                          std::int64_t column, std::int64_t depth, To* tile, int tile_stride) {
+  for (int i = static_cast<int>(threadIdx.x); i < Rows * step; i += product_threads) {
+    const std::int64_t r = first + i / step;
+    const std::int64_t c = column + i % step;
+    To value = from_float<To>(0);
+    if (r < rows && c < depth) value = from_float<To>(to_float(from[r * stride + c]));
+    tile[i / step * tile_stride + i % step] = value;
+  }
+}
+
+/// Sums of a tile in bf16: each warp has 16 rows (of many) or 16 columns (of few).
+template <int Rows, class TaskType>
+__device__ void sum_bf16(const TaskType& task, std::int64_t row, std::int64_t column, float* sums) {
+  using namespace nvcuda;
+  constexpr int stride = step + 8;  // keeps the banks apart
+  alignas(32) __shared__ Bf16 in[Rows * stride];
+  alignas(32) __shared__ Bf16 weight[tile_columns * stride];
+  constexpr int across = Rows == many_rows ? tile_columns / 16 : 1;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int my_row = Rows == many_rows ? warp * 16 : 0;
+  const int my_column = Rows == many_rows ? 0 : warp * 16;
+  wmma::fragment<wmma::accumulator, 16, 16, 16, float> total[across];
+  for (int a = 0; a < across; ++a) wmma::fill_fragment(total[a], 0.0F);
+  for (std::int64_t k = 0; k < task.depth; k += step) {
+    load_tile<Rows>(task.in.data, task.in.stride, row, task.rows, k, task.depth, in, stride);
+    load_tile<tile_columns>(task.weight, task.weight_stride, column, task.columns, k, task.depth, weight, stride);
+    __syncthreads();
+    for (int part = 0; part < step; part += 16) {
+      wmma::fragment<wmma::matrix_a, 16, 16, 16, Bf16, wmma::row_major> a;
+      wmma::load_matrix_sync(a, in + my_row * stride + part, stride);
+      for (int i = 0; i < across; ++i) {
+        wmma::fragment<wmma::matrix_b, 16, 16, 16, Bf16, wmma::col_major> b;
+        wmma::load_matrix_sync(b, weight + (my_column + i * 16) * stride + part, stride);
+        wmma::mma_sync(total[i], a, b, total[i]);
+      }
+    }
+    __syncthreads();
+  }
+  for (int i = 0; i < across; ++i) {
+    wmma::store_matrix_sync(sums + my_row * tile_columns + my_column + i * 16, total[i], tile_columns,
+                            wmma::mem_row_major);
+  }
+  __syncthreads();
+}
+
+/// Sums of a tile in f32: each thread has one column, and half of the rows.
+template <int Rows, class TaskType>
+__device__ void sum_f32(const TaskType& task, std::int64_t row, std::int64_t column, float* sums) {
+  constexpr int stride = step + 1;  // keeps the banks apart
+  __shared__ float in[Rows * stride];
+  __shared__ float weight[tile_columns * stride];
+  constexpr int halves = product_threads / tile_columns;
+  constexpr int mine = Rows / halves;
+  const int my_column = static_cast<int>(threadIdx.x) % tile_columns;
+  const int my_row = static_cast<int>(threadIdx.x) / tile_columns * mine;
+  float total[mine] = {};
+  for (std::int64_t k = 0; k < task.depth; k += step) {
+    load_tile<Rows>(task.in.data, task.in.stride, row, task.rows, k, task.depth, in, stride);
+    load_tile<tile_columns>(task.weight, task.weight_stride, column, task.columns, k, task.depth, weight, stride);
+    __syncthreads();
+    for (int i = 0; i < step; ++i) {
+      const float w = weight[my_column * stride + i];
+      for (int r = 0; r < mine; ++r) total[r] = fmaf(in[(my_row + r) * stride + i], w, total[r]);
+    }
+    __syncthreads();
+  }
+  for (int r = 0; r < mine; ++r) sums[(my_row + r) * tile_columns + my_column] = total[r];
+  __syncthreads();
+}
+
+/// The last task whose first tile is at most `tile`.
+template <class TaskType>
+__device__ const TaskType& find_task(const TaskType* tasks, int count, std::int64_t tile) {
+  int low = 0;
+  int high = count - 1;
+  while (low < high) {
+    const int middle = (low + high + 1) / 2;
+    if (tasks[middle].first_tile <= tile) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return tasks[low];
+}
+
+template <int Rows, class T, class Weight, class Out>
+__global__ void __launch_bounds__(product_threads)
+    multiply_tiles(const Task<T, Weight, Out>* tasks, int count, bool accumulate) {
+  __shared__ float sums[Rows * tile_columns];
+  const Task<T, Weight, Out>& task = find_task(tasks, count, std::int64_t{blockIdx.x});
+  // Tiles of the same columns follow each other: they read the same weights.
+  const std::int64_t tile = blockIdx.x - task.first_tile;
+  const std::int64_t down = (task.rows + Rows - 1) / Rows;
+  const std::int64_t row = tile % down * Rows;
+  const std::int64_t column = tile / down * tile_columns;
+  if constexpr (std::is_same_v<Weight, Bf16>) {
+    sum_bf16<Rows>(task, row, column, sums);
+  } else {
+    sum_f32<Rows>(task, row, column, sums);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < Rows * tile_columns; i += product_threads) {
+    const std::int64_t r = row + i / tile_columns;
+    const std::int64_t c = column + i % tile_columns;
+    if (r >= task.rows || c >= task.columns) continue;
+    Out* to = task.out.row(r) + c;
+    *to = from_float<Out>(accumulate ? to_float(*to) + sums[i] : sums[i]);
+  }
+}
+
+/// hidden = gating(gate_up + bias); block (r, group) takes row r of a group.
+struct GatedGroup {
+  std::int64_t first_row;
+  std::int64_t rows;
+  const void* bias;  ///< (2 * width) as the activations, or none
+  Gating gating;
+};
+
+template <class T>
+__global__ void gate_rows(const GatedGroup* groups, Matrix<const float> gate_up, std::int64_t width, Matrix<T> hidden) {
+  const GatedGroup& group = groups[blockIdx.y];
+  const T* bias = static_cast<const T*>(group.bias);
+  const Gating& gating = group.gating;
+  for (std::int64_t r = blockIdx.x; r < group.rows; r += gridDim.x) {
+    const float* from = gate_up.row(group.first_row + r);
+    T* to = hidden.row(group.first_row + r);
+    for (std::int64_t c = threadIdx.x; c < width; c += product_threads) {
+      float gate = from[c];
+      float up = from[width + c];
+      if (bias != nullptr) {
+        gate += to_float(bias[c]);
+        up += to_float(bias[width + c]);
+      }
+      if (gating.limit > 0) {
+        gate = gate > gating.limit ? gating.limit : gate;
+        up = up > gating.limit ? gating.limit : up < -gating.limit ? -gating.limit : up;
+      }
+      to[c] = from_float<T>((up + gating.offset) * (gate / (1.0F + expf(-gating.alpha * gate))));
+    }
+  }
+}
+
+/// The same for the bias of down.
+template <class T>
+__global__ void add_group_bias(const GatedGroup* groups, Matrix<T> out, std::int64_t columns) {
+  const GatedGroup& group = groups[blockIdx.y];
+  const T* bias = static_cast<const T*>(group.bias);
+  if (bias == nullptr) return;
+  for (std::int64_t r = blockIdx.x; r < group.rows; r += gridDim.x) {
+    T* row = out.row(group.first_row + r);
+    for (std::int64_t c = threadIdx.x; c < columns; c += product_threads) {
+      row[c] = from_float<T>(to_float(row[c]) + to_float(bias[c]));
+    }
+  }
+}
+
+template <int Rows, class T, class Weight, class Out>
+std::vector<Task<T, Weight, Out>> tasks_of(std::span<const Product> products, std::int64_t& tiles) {
+  std::vector<Task<T, Weight, Out>> tasks;
+  for (const Product& product : products) {
+    if (product.in.rows == 0) continue;
+    const CudaMatrix& weight = *product.weight;
+    tasks.push_back({as_matrix<const T>(product.in), reinterpret_cast<const Weight*>(weight.bytes().data()),
+                     weight.stride(), as_matrix<Out>(product.out), product.in.rows, weight.out_features(),
+                     weight.in_features(), tiles});
+    tiles += (product.in.rows + Rows - 1) / Rows * ((weight.out_features() + tile_columns - 1) / tile_columns);
+  }
+  return tasks;
+}
+
+}  // namespace
+
+void CudaDevice::multiply(std::span<const Product> products, bool accumulate) {
+  if (products.empty()) return;
+  std::int64_t most = 0;
+  for (const Product& product : products) most = std::max(most, product.in.rows);
+  const auto run = [&]<int Rows, class T, class Weight, class Out>() {
+    std::int64_t tiles = 0;
+    const auto tasks = tasks_of<Rows, T, Weight, Out>(products, tiles);
+    using OneTask = Task<T, Weight, Out>;
+    launch(multiply_tiles<Rows, T, Weight, Out>, static_cast<unsigned>(tiles), product_threads, 0, stream_,
+           static_cast<const OneTask*>(products_.put(std::span<const OneTask>(tasks))), static_cast<int>(tasks.size()),
+           accumulate);
+  };
+  const auto with_rows = [&]<class T, class Weight, class Out>() {
+    if (most > few_rows) {
+      run.template operator()<many_rows, T, Weight, Out>();
+    } else {
+      run.template operator()<few_rows, T, Weight, Out>();
+    }
+  };
+  const DType out = products.front().out.type;
+  if (options_.weights == DType::f32) {
+    with_rows.template operator()<float, float, float>();
+  } else if (options_.activations == DType::f32) {
+    with_rows.template operator()<float, Bf16, float>();
+  } else if (out == DType::f32) {
+    with_rows.template operator()<Bf16, Bf16, float>();
+  } else {
+    with_rows.template operator()<Bf16, Bf16, Bf16>();
+  }
+}
+
+void CudaDevice::linear(const Tensor& in, const PackedMatrix& packed, const Tensor& out, bool accumulate) {
+  const CudaMatrix& weight = as_cuda_matrix(packed);
+  require_shape(in, options_.activations, in.rows, weight.in_features(), "linear: the input");
+  require_shape(out, options_.activations, in.rows, weight.out_features(), "linear: the output");
+  multiply(std::array{Product{in, &weight, out}}, accumulate);
+}
+
+void CudaDevice::linear_by_head(const Tensor& in, std::span<const std::unique_ptr<PackedMatrix>> weights,
+                                const Tensor& out) {
+  const HeadSizes sizes = require_heads(in, options_.activations, weights, out);
+  std::vector<Product> products;
+  for (std::size_t h = 0; h < weights.size(); ++h) {
+    const auto head = static_cast<std::int64_t>(h);
+    products.push_back({in.col_range(head * sizes.inputs, sizes.inputs), &as_cuda_matrix(*weights[h]),
+                        out.col_range(head * sizes.outputs, sizes.outputs)});
+  }
+  multiply(products, false);
+}
+
+std::vector<float> CudaDevice::gate(const Tensor& in, const PackedMatrix& packed) {
+  const CudaMatrix& weight = as_cuda_matrix(packed);
+  require_shape(in, options_.activations, in.rows, weight.in_features(), "gate: the input");
+  require(weight.out_features() == 1, "gate: the weight has more than one row");
+  std::vector<float> out(static_cast<std::size_t>(in.rows));
+  if (out.empty()) return out;
+  float* logits = hidden_.get<float>(in.rows);
+  multiply(std::array{Product{in, &weight, {reinterpret_cast<std::byte*>(logits), DType::f32, in.rows, 1, 1}}}, false);
+  fetch(logits, out.size() * sizeof(float), out.data());
+  for (float& x : out) x = 1.0F / (1.0F + std::exp(-x));
+  return out;
+}
+
+void CudaDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) {
+  const DType type = options_.activations;
+  require_shape(in, type, in.rows, in.cols, "experts: the input");
+  require_shape(out, type, in.rows, in.cols, "experts: the output");
+  std::int64_t width = 0;
+  std::int64_t most = 0;
+  for (const ExpertRows& group : groups) {
+    require_expert(group, in);
+    width = std::max(width, group.expert->down->in_features());
+    most = std::max(most, group.rows);
+  }
+  if (most == 0) return;
+  float* numbers = hidden_.get<float>(in.rows * 3 * width);
+  const Tensor both{reinterpret_cast<std::byte*>(numbers), DType::f32, in.rows, 2 * width, 2 * width};
+  const Tensor hidden{reinterpret_cast<std::byte*>(numbers + in.rows * 2 * width), type, in.rows, width, width};
+  std::vector<Product> up;
+  std::vector<Product> down;
+  std::vector<GatedGroup> gated;
+  std::vector<GatedGroup> biased;
+  for (const ExpertRows& group : groups) {
+    if (group.rows == 0) continue;
+    const ExpertWeights& expert = *group.expert;
+    require(expert.down->in_features() == width, "experts: experts of different widths");
+    const Tensor rows = both.row_range(group.first_row, group.rows);
+    up.push_back({in.row_range(group.first_row, group.rows), &as_cuda_matrix(*expert.gate_up), rows});
+    down.push_back({hidden.row_range(group.first_row, group.rows), &as_cuda_matrix(*expert.down),
+                    out.row_range(group.first_row, group.rows)});
+    gated.push_back({group.first_row, group.rows, expert.gate_up_bias.view.data, expert.gating});
+    biased.push_back({group.first_row, group.rows, expert.down_bias.view.data, expert.gating});
+  }
+  const dim3 grid(static_cast<unsigned>(std::min<std::int64_t>(most, 256)), static_cast<unsigned>(gated.size()));
+  multiply(up, false);
+  with_type(type, [&]<class T>(T) {
+    launch(gate_rows<T>, grid, product_threads, 0, stream_,
+           static_cast<const GatedGroup*>(rows_.put(std::span<const GatedGroup>(gated))), as_matrix<const float>(both),
+           width, as_matrix<T>(hidden));
+  });
+  multiply(down, false);
+  if (std::ranges::none_of(biased, [](const GatedGroup& group) { return group.bias != nullptr; })) return;
+  with_type(type, [&]<class T>(T) {
+    launch(add_group_bias<T>, grid, product_threads, 0, stream_,
+           static_cast<const GatedGroup*>(more_rows_.put(std::span<const GatedGroup>(biased))), as_matrix<T>(out),
+           out.cols);
+  });
+}
+
+}  // namespace coterie

@@ -1,0 +1,236 @@
+// What a GPU does row by row: gather, combine, norms, rotary embedding. One block a row; sums of a row in an order
+// that depends on its length alone.
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/require.hpp"
+
+#include <algorithm>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+constexpr unsigned row_threads = 128;
+
+/// The sum of `value` over the block, to every thread.
+__device__ float block_sum(float value) {
+  __shared__ float sums[row_threads / 32];
+  value = warp_sum(value);
+  __syncthreads();  // the last sum is read
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  float sum = 0;
+  for (unsigned warp = 0; warp < row_threads / 32; ++warp) sum += sums[warp];
+  return sum;
+}
+
+template <class Table, class T>
+__global__ void gather_rows(Matrix<const Table> table, const std::int32_t* rows, std::int64_t cols, Matrix<T> out) {
+  const Table* from = table.row(rows[blockIdx.x]);
+  T* to = out.row(blockIdx.x);
+  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) to[c] = from_float<T>(to_float(from[c]));
+}
+
+template <class T>
+__global__ void combine_rows(Matrix<const T> in, const std::int64_t* offsets, const Contribution* contributions,
+                             std::int64_t cols, Matrix<T> out, bool accumulate) {
+  T* to = out.row(blockIdx.x);
+  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
+    float sum = accumulate ? to_float(to[c]) : 0;
+    for (std::int64_t i = offsets[blockIdx.x]; i < offsets[blockIdx.x + 1]; ++i) {
+      sum += contributions[i].weight * to_float(in.row(contributions[i].row)[c]);
+    }
+    to[c] = from_float<T>(sum);
+  }
+}
+
+/// Block (r, g) normalises columns [g * width, (g + 1) * width) of row r; with `centred` their mean is taken off first.
+template <class T>
+__global__ void normalise(Matrix<const T> in, const T* weight, const T* bias, std::int64_t width, float epsilon,
+                          bool centred, Matrix<T> out) {
+  const T* from = in.row(blockIdx.x) + std::int64_t{blockIdx.y} * width;
+  T* to = out.row(blockIdx.x) + std::int64_t{blockIdx.y} * width;
+  float mean = 0;
+  if (centred) {
+    for (std::int64_t c = threadIdx.x; c < width; c += row_threads) mean += to_float(from[c]);
+    mean = block_sum(mean) / static_cast<float>(width);
+  }
+  float squares = 0;
+  for (std::int64_t c = threadIdx.x; c < width; c += row_threads) {
+    const float x = to_float(from[c]) - mean;
+    squares += x * x;
+  }
+  const float factor = 1.0F / sqrtf(block_sum(squares) / static_cast<float>(width) + epsilon);
+  for (std::int64_t c = threadIdx.x; c < width; c += row_threads) {
+    const float x = (to_float(from[c]) - mean) * factor * to_float(weight[c]);
+    to[c] = from_float<T>(bias == nullptr ? x : x + to_float(bias[c]));
+  }
+}
+
+template <class T>
+__global__ void bias_rows(Matrix<T> x, const T* bias, std::int64_t cols) {
+  T* row = x.row(blockIdx.x);
+  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads)
+    row[c] = from_float<T>(to_float(row[c]) + to_float(bias[c]));
+}
+
+template <class T>
+__global__ void add_rows(Matrix<const T> in, float factor, std::int64_t cols, Matrix<T> out) {
+  const T* from = in.row(blockIdx.x);
+  T* to = out.row(blockIdx.x);
+  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
+    to[c] = from_float<T>(to_float(to[c]) + factor * to_float(from[c]));
+  }
+}
+
+template <class T>
+__global__ void scale_rows(Matrix<T> x, float factor, std::int64_t cols) {
+  T* row = x.row(blockIdx.x);
+  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) row[c] = from_float<T>(to_float(row[c]) * factor);
+}
+
+template <class T>
+__global__ void clamp_rows(Matrix<T> x, float limit, std::int64_t cols) {
+  T* row = x.row(blockIdx.x);
+  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
+    const float value = to_float(row[c]);
+    row[c] = from_float<T>(value < -limit ? -limit : value > limit ? limit : value);  // NaN stays NaN
+  }
+}
+
+struct RotaryCall {
+  const float* inverse_frequencies;
+  std::int64_t half;
+  std::int64_t head_dim;
+  std::int64_t heads;
+  float scale;
+  bool interleaved;
+};
+
+template <class T>
+__global__ void rotate(Matrix<T> x, const std::int64_t* positions, RotaryCall call) {
+  T* row = x.row(blockIdx.x);
+  const auto position = static_cast<float>(positions[blockIdx.x]);
+  for (std::int64_t i = threadIdx.x; i < call.heads * call.half; i += row_threads) {
+    const std::int64_t pair = i % call.half;
+    const float angle = position * call.inverse_frequencies[pair];
+    const float cosine = cosf(angle) * call.scale;
+    const float sine = sinf(angle) * call.scale;
+    T* first = row + i / call.half * call.head_dim + (call.interleaved ? 2 * pair : pair);
+    T* second = first + (call.interleaved ? 1 : call.half);
+    const float a = to_float(*first);
+    const float b = to_float(*second);
+    *first = from_float<T>(a * cosine - b * sine);
+    *second = from_float<T>(b * cosine + a * sine);
+  }
+}
+
+unsigned rows_of(const Tensor& tensor) {
+  return static_cast<unsigned>(tensor.rows);
+}
+
+}  // namespace
+
+void CudaDevice::gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) {
+  require_shape(out, options_.activations, static_cast<std::int64_t>(rows.size()), table.cols, "gather: the output");
+  require(std::ranges::all_of(rows, [&](std::int32_t row) { return row >= 0 && row < table.rows; }),
+          "gather: a row is outside the table");
+  const std::int32_t* on_device = rows_.put(rows);
+  with_type(table.type, [&]<class Table>(Table) {
+    with_type(out.type, [&]<class T>(T) {
+      launch(gather_rows<Table, T>, rows_of(out), row_threads, 0, stream_, as_matrix<const Table>(table), on_device,
+             table.cols, as_matrix<T>(out));
+    });
+  });
+}
+
+void CudaDevice::combine(const Tensor& in, std::span<const std::int64_t> offsets,
+                         std::span<const Contribution> contributions, const Tensor& out, bool accumulate) {
+  const DType type = options_.activations;
+  require_shape(in, type, in.rows, out.cols, "combine: the input");
+  require_shape(out, type, static_cast<std::int64_t>(offsets.size()) - 1, out.cols, "combine: the output");
+  require_contributions(offsets, contributions, in.rows);
+  const std::int64_t* first = rows_.put(offsets);
+  const Contribution* parts = more_rows_.put(contributions);
+  with_type(type, [&]<class T>(T) {
+    launch(combine_rows<T>, rows_of(out), row_threads, 0, stream_, as_matrix<const T>(in), first, parts, out.cols,
+           as_matrix<T>(out), accumulate);
+  });
+}
+
+void CudaDevice::rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) {
+  const DType type = options_.activations;
+  require_shape(weight, type, 1, weight.cols, "rms_norm: the weight");
+  require(weight.cols > 0 && in.cols % weight.cols == 0, "rms_norm: the input is no multiple of the weight");
+  require_shape(in, type, in.rows, in.cols, "rms_norm: the input");
+  require_shape(out, type, in.rows, in.cols, "rms_norm: the output");
+  const dim3 grid(rows_of(in), static_cast<unsigned>(in.cols / weight.cols));
+  with_type(type, [&]<class T>(T) {
+    launch(normalise<T>, grid, row_threads, 0, stream_, as_matrix<const T>(in), as_matrix<const T>(weight).data,
+           static_cast<const T*>(nullptr), weight.cols, epsilon, false, as_matrix<T>(out));
+  });
+}
+
+void CudaDevice::layer_norm(const Tensor& in, const Tensor& weight, const Tensor& bias, float epsilon,
+                            const Tensor& out) {
+  const DType type = options_.activations;
+  require_shape(weight, type, 1, in.cols, "layer_norm: the weight");
+  if (bias.data != nullptr) require_shape(bias, type, 1, in.cols, "layer_norm: the bias");
+  require_shape(in, type, in.rows, in.cols, "layer_norm: the input");
+  require_shape(out, type, in.rows, in.cols, "layer_norm: the output");
+  with_type(type, [&]<class T>(T) {
+    launch(normalise<T>, rows_of(in), row_threads, 0, stream_, as_matrix<const T>(in), as_matrix<const T>(weight).data,
+           as_matrix<const T>(bias).data, in.cols, epsilon, true, as_matrix<T>(out));
+  });
+}
+
+void CudaDevice::add_bias(const Tensor& x, const Tensor& bias) {
+  const DType type = options_.activations;
+  require_shape(x, type, x.rows, x.cols, "add_bias");
+  require_shape(bias, type, 1, x.cols, "add_bias: the bias");
+  with_type(type, [&]<class T>(T) {
+    launch(bias_rows<T>, rows_of(x), row_threads, 0, stream_, as_matrix<T>(x), as_matrix<const T>(bias).data, x.cols);
+  });
+}
+
+void CudaDevice::add(const Tensor& in, float factor, const Tensor& out) {
+  const DType type = options_.activations;
+  require_shape(in, type, out.rows, out.cols, "add: the input");
+  require_shape(out, type, out.rows, out.cols, "add: the output");
+  with_type(type, [&]<class T>(T) {
+    launch(add_rows<T>, rows_of(out), row_threads, 0, stream_, as_matrix<const T>(in), factor, out.cols,
+           as_matrix<T>(out));
+  });
+}
+
+void CudaDevice::scale(const Tensor& x, float factor) {
+  require_shape(x, options_.activations, x.rows, x.cols, "scale");
+  with_type(x.type, [&]<class T>(T) {
+    launch(scale_rows<T>, rows_of(x), row_threads, 0, stream_, as_matrix<T>(x), factor, x.cols);
+  });
+}
+
+void CudaDevice::clamp(const Tensor& x, float limit) {
+  require_shape(x, options_.activations, x.rows, x.cols, "clamp");
+  with_type(x.type, [&]<class T>(T) {
+    launch(clamp_rows<T>, rows_of(x), row_threads, 0, stream_, as_matrix<T>(x), limit, x.cols);
+  });
+}
+
+void CudaDevice::rotary(const Tensor& x, int head_dim, const Rotary& rotary, std::span<const std::int64_t> positions) {
+  const auto half = static_cast<std::int64_t>(rotary.inverse_frequencies.size());
+  require_shape(x, options_.activations, static_cast<std::int64_t>(positions.size()), x.cols, "rotary: the rows");
+  require(head_dim > 0 && x.cols % head_dim == 0, "rotary: the columns are no whole heads");
+  require(2 * half <= head_dim, "rotary: more frequencies than pairs in a head");
+  if (half == 0) return;
+  const std::int64_t* at = rows_.put(positions);
+  const RotaryCall call{more_rows_.put(std::span<const float>(rotary.inverse_frequencies)),
+                        half,
+                        head_dim,
+                        x.cols / head_dim,
+                        rotary.scale,
+                        rotary.interleaved};
+  with_type(x.type,
+            [&]<class T>(T) { launch(rotate<T>, rows_of(x), row_threads, 0, stream_, as_matrix<T>(x), at, call); });
+}
+
+}  // namespace coterie

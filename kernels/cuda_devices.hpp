@@ -1,0 +1,17 @@
+// The GPUs that CUDA finds, as devices. A build without CUDA finds none.
+#pragma once
+
+#include "kernels/device.hpp"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// Their UUIDs; none where there is no GPU or no driver.
+[[nodiscard]] std::vector<std::string> cuda_devices();
+/// On GPU `index` of those. Activations in bf16 take weights in bf16. Throws std::runtime_error with what CUDA says.
+[[nodiscard]] std::unique_ptr<Device> make_cuda_device(const DeviceOptions& options, int index);
+
+}  // namespace coterie

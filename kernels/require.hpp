@@ -1,0 +1,37 @@
+// What every device asks of its callers. Each throws std::invalid_argument that says what doesn't hold.
+#pragma once
+
+#include "kernels/device.hpp"
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+namespace coterie {
+
+/// `what` names it.
+void require(bool holds, const char* what);
+/// Of this type, these rows and columns.
+void require_shape(const Tensor& tensor, DType type, std::int64_t rows, std::int64_t cols, const char* what);
+/// Sequences that are inside the rows of the call, and whose blocks hold their positions.
+void require_sequences(std::span<const SequenceRows> sequences, const KvCache& cache, std::int64_t rows);
+/// Offsets that ascend inside the contributions, which are of `rows` rows.
+void require_contributions(std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
+                           std::int64_t rows);
+/// Options that a choice among so many outputs can follow.
+void require_router(const RouterOptions& options, const RouterBiases& biases, std::int64_t outputs);
+/// A shape that makes sense, and a cache of such heads.
+void require_attention(const AttentionShape& shape, const KvCache& cache);
+/// A group inside the rows, of an expert whose weights and biases fit them.
+void require_expert(const ExpertRows& group, const Tensor& in);
+
+/// Of linear_by_head's matrices.
+struct HeadSizes {
+  std::int64_t inputs = 0;
+  std::int64_t outputs = 0;
+};
+/// Matrices of equal sizes, which fit the rows.
+HeadSizes require_heads(const Tensor& in, DType type, std::span<const std::unique_ptr<PackedMatrix>> weights,
+                        const Tensor& out);
+
+}  // namespace coterie

@@ -1,0 +1,103 @@
+// Stands in for CUDA's header where device code is compiled for the host: a kernel's threads are fibers of one host
+// thread, switched at barriers, in an order that COTERIE_HOSTCUDA_SEED shuffles. What device code may not do on a GPU
+// ends the program with a message: barriers that not all threads reach, host code that touches device memory.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#define COTERIE_HOSTCUDA
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __shared__ static
+#define __launch_bounds__(...)
+
+struct dim3 {
+  constexpr dim3(unsigned columns = 1, unsigned rows = 1, unsigned layers = 1) : x(columns), y(rows), z(layers) {}
+  unsigned x, y, z;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+
+using std::max;
+using std::min;
+
+extern dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+namespace hostcuda {
+
+/// Runs `body` as every thread of every block.
+void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
+
+/// Waits for the threads of the block, or of the warp.
+void wait_for_block();
+void wait_for_warp();
+/// The memory that a launch asked for, contents undefined.
+[[nodiscard]] std::byte* dynamic_shared();
+/// Another lane's value. All lanes of the warp take part.
+[[nodiscard]] std::uint64_t exchange(std::uint64_t value, unsigned lane);
+[[nodiscard]] unsigned lane();
+
+template <class T>
+[[nodiscard]] T shuffle(T value, unsigned from) {
+  static_assert(sizeof(T) <= sizeof(std::uint64_t));
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = exchange(bits, from);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+}  // namespace hostcuda
+
+inline void __syncthreads() {
+  hostcuda::wait_for_block();
+}
+inline void __syncwarp(unsigned = 0xffffffffU) {
+  hostcuda::wait_for_warp();
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, unsigned mask) {
+  return hostcuda::shuffle(value, hostcuda::lane() ^ mask);
+}
+template <class T>
+T __shfl_sync(unsigned, T value, unsigned from) {
+  return hostcuda::shuffle(value, from % 32);
+}
+
+// The functions of the CUDA runtime that the project calls.
+using cudaStream_t = struct CUstream_st*;
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
+enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
+struct cudaUUID_t {
+  char bytes[16];
+};
+struct cudaDeviceProp {
+  char name[256];
+  cudaUUID_t uuid;
+  int major, minor;
+};
+
+cudaError_t cudaGetDeviceCount(int* count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
+cudaError_t cudaMalloc(void** memory, std::size_t bytes);
+cudaError_t cudaFree(void* memory);
+cudaError_t cudaMallocHost(void** memory, std::size_t bytes);
+cudaError_t cudaFreeHost(void* memory);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamDestroy(cudaStream_t stream);
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaGetLastError();
+const char* cudaGetErrorString(cudaError_t error);

@@ -1,0 +1,324 @@
+#include "tests/hostcuda/cuda_runtime.h"
+
+#include <boost/context/fiber.hpp>
+#include <boost/context/pooled_fixedsize_stack.hpp>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <numeric>
+#include <random>
+#include <vector>
+
+dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+namespace hostcuda {
+namespace {
+
+namespace context = boost::context;
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "hostcuda: %s (block %u %u %u, thread %u %u %u)\n", what, blockIdx.x, blockIdx.y, blockIdx.z,
+               threadIdx.x, threadIdx.y, threadIdx.z);
+  std::abort();
+}
+
+enum class State { ready, at_block_barrier, at_warp_barrier, done };
+
+struct Thread {
+  context::fiber fiber;
+  dim3 index;
+  State state = State::ready;
+};
+
+/// The block that runs; kernels run one after the other, blocks too.
+struct Block {
+  std::vector<Thread> threads;
+  std::vector<std::uint64_t> exchanged;  ///< a number of each thread
+  std::size_t current = 0;
+  context::fiber scheduler;
+};
+Block block;
+std::vector<std::byte> shared;
+context::pooled_fixedsize_stack stacks(std::size_t{64} << 10);
+
+/// Device memory: from one range of addresses, which the host may not touch outside of copies and kernels. Under
+/// AddressSanitizer it comes from the heap, whose ends are watched.
+class DeviceHeap {
+ public:
+  void* take(std::size_t bytes) {
+#ifdef __SANITIZE_ADDRESS__
+    return std::malloc(bytes);
+#else
+    constexpr std::size_t page = 4096;
+    bytes = (std::max<std::size_t>(bytes, 1) + page - 1) / page * page;
+    if (base_ == nullptr) {
+      void* all = mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (all == MAP_FAILED) return nullptr;
+      base_ = static_cast<std::byte*>(all);
+    }
+    const auto fit = std::ranges::find_if(free_, [&](const auto& piece) { return piece.second >= bytes; });
+    std::byte* memory = base_ + used_;
+    if (fit != free_.end()) {
+      memory = fit->first;
+      const std::size_t rest = fit->second - bytes;
+      free_.erase(fit);
+      if (rest > 0) free_[memory + bytes] = rest;
+    } else {
+      if (used_ + bytes > reserved) return nullptr;
+      used_ += bytes;
+      grown_ = true;
+    }
+    taken_[memory] = bytes;
+    return memory;
+#endif
+  }
+
+  void give(void* memory) {
+#ifdef __SANITIZE_ADDRESS__
+    std::free(memory);
+#else
+    if (memory == nullptr) return;
+    const auto piece = taken_.find(static_cast<std::byte*>(memory));
+    if (piece == taken_.end()) fail("cudaFree of memory that isn't the device's");
+    auto at = free_.emplace(piece->first, piece->second).first;
+    taken_.erase(piece);
+    if (const auto next = std::next(at); next != free_.end() && at->first + at->second == next->first) {
+      at->second += next->second;
+      free_.erase(next);
+    }
+    if (at == free_.begin()) return;
+    if (const auto before = std::prev(at); before->first + before->second == at->first) {
+      before->second += at->second;
+      free_.erase(at);
+    }
+#endif
+  }
+
+  /// Whether memory came that open() hasn't seen.
+  [[nodiscard]] bool grown() const {
+    return grown_;
+  }
+
+  void open(bool opened) {
+    grown_ = false;
+    if (base_ != nullptr && mprotect(base_, used_, opened ? PROT_READ | PROT_WRITE : PROT_NONE) != 0) {
+      fail("device memory can't be protected");
+    }
+  }
+
+ private:
+  static constexpr std::size_t reserved = std::size_t{16} << 30;
+  std::byte* base_ = nullptr;
+  std::size_t used_ = 0;
+  bool grown_ = false;
+  std::map<std::byte*, std::size_t> free_, taken_;
+};
+DeviceHeap heap;
+
+/// While it lives, device memory may be touched; most of the time also afterwards, since locking it takes longer than a
+/// small kernel: the first calls are checked, then one in 16.
+class Opened {
+ public:
+  Opened() {
+    if (locked_ || heap.grown()) heap.open(true);
+    locked_ = false;
+  }
+  ~Opened() {
+    locked_ = ++calls_ < 64 || calls_ % 16 == 0;
+    if (locked_) heap.open(false);
+  }
+  Opened(const Opened&) = delete;
+  Opened& operator=(const Opened&) = delete;
+
+ private:
+  static inline bool locked_ = true;
+  static inline std::uint64_t calls_ = 0;
+};
+
+void wait(State state) {
+  block.threads[block.current].state = state;
+  block.scheduler = std::move(block.scheduler).resume();
+}
+
+/// Threads of [first, last) that wait at the barrier `state` go on if all of those that still run do. Whether they did.
+bool release(std::size_t first, std::size_t last, State state) {
+  bool any = false;
+  for (std::size_t i = first; i < last; ++i) {
+    const State now = block.threads[i].state;
+    if (now != state && now != State::done) return false;
+    any = any || now == state;
+  }
+  for (std::size_t i = first; i < last; ++i) {
+    Thread& thread = block.threads[i];
+    if (thread.state == State::done && state == State::at_block_barrier && any) fail("a barrier without all threads");
+    if (thread.state == state) thread.state = State::ready;
+  }
+  return any;
+}
+
+void run_block(const std::function<void()>& body, std::mt19937& random) {
+  const std::size_t count = block.threads.size();
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  for (Thread& thread : block.threads) {
+    thread.state = State::ready;
+    thread.fiber = context::fiber(std::allocator_arg, stacks, [&body](context::fiber&& scheduler) {
+      block.scheduler = std::move(scheduler);
+      body();
+      block.threads[block.current].state = State::done;
+      return std::move(block.scheduler);
+    });
+  }
+  const auto running = [](const Thread& thread) { return thread.state != State::done; };
+  while (std::ranges::any_of(block.threads, running)) {
+    std::shuffle(order.begin(), order.end(), random);
+    for (const std::size_t i : order) {
+      Thread& thread = block.threads[i];
+      if (thread.state != State::ready) continue;
+      block.current = i;
+      threadIdx = thread.index;
+      thread.fiber = std::move(thread.fiber).resume();
+    }
+    bool released = release(0, count, State::at_block_barrier);
+    for (std::size_t warp = 0; warp < count; warp += 32) {
+      released = release(warp, std::min(warp + 32, count), State::at_warp_barrier) || released;
+    }
+    if (!released && std::ranges::any_of(block.threads, running)) fail("threads wait at different barriers");
+  }
+}
+
+unsigned seed() {
+  const char* text = std::getenv("COTERIE_HOSTCUDA_SEED");
+  return text == nullptr ? 1U : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
+}
+
+}  // namespace
+
+void run(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body) {
+  constexpr std::size_t most_threads = 1024;
+  constexpr std::size_t most_shared = std::size_t{48} << 10;
+  const std::size_t threads = std::size_t{size.x} * size.y * size.z;
+  if (threads == 0 || threads > most_threads || grid.y > 65535 || grid.z > 65535) fail("a launch out of range");
+  if (shared_bytes > most_shared) fail("a launch with more than 48 KiB of shared memory");
+  static std::mt19937 random(seed());
+  const Opened opened;
+  gridDim = grid;
+  blockDim = size;
+  shared.assign(shared_bytes, std::byte{0xff});
+  shared.shrink_to_fit();
+  block.threads.resize(threads);
+  block.exchanged.resize(threads);
+  for (std::size_t i = 0; i < threads; ++i) {
+    const auto n = static_cast<unsigned>(i);
+    block.threads[i].index = {n % size.x, n / size.x % size.y, n / size.x / size.y};
+  }
+  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z) {
+    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y) {
+      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x) run_block(body, random);
+    }
+  }
+}
+
+void wait_for_block() {
+  wait(State::at_block_barrier);
+}
+
+void wait_for_warp() {
+  wait(State::at_warp_barrier);
+}
+
+std::byte* dynamic_shared() {
+  return shared.data();
+}
+
+unsigned lane() {
+  return static_cast<unsigned>(block.current % 32);
+}
+
+std::uint64_t exchange(std::uint64_t value, unsigned from) {
+  const std::size_t me = block.current;
+  block.exchanged[me] = value;
+  wait_for_warp();
+  const std::size_t other = me / 32 * 32 + from;
+  if (other >= block.exchanged.size()) fail("a shuffle with a lane that isn't there");
+  const std::uint64_t theirs = block.exchanged[other];
+  wait_for_warp();
+  return theirs;
+}
+
+}  // namespace hostcuda
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+  return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+  *properties = {"hostcuda", {}, 0, 0};
+  return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  *memory = hostcuda::heap.take(bytes);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+cudaError_t cudaFree(void* memory) {
+  hostcuda::heap.give(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void** memory, std::size_t bytes) {
+  *memory = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
+}
+
+cudaError_t cudaFreeHost(void* memory) {
+  std::free(memory);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  const hostcuda::Opened opened;
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
+                              std::size_t width, std::size_t height, cudaMemcpyKind, cudaStream_t) {
+  const hostcuda::Opened opened;
+  for (std::size_t r = 0; r < height; ++r) {
+    std::memcpy(static_cast<char*>(to) + r * to_pitch, static_cast<const char*>(from) + r * from_pitch, width);
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  *stream = nullptr;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t) {
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetLastError() {
+  return cudaSuccess;
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "an error";
+}

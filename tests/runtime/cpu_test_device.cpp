@@ -1,0 +1,13 @@
+#include "tests/runtime/test_job.hpp"
+
+namespace coterie {
+
+std::unique_ptr<Device> make_test_device(const JobOptions& options) {
+  return make_cpu_device({options.dtype, options.threads});
+}
+
+bool test_device_is_here() {
+  return true;
+}
+
+}  // namespace coterie
