@@ -1,4 +1,5 @@
 // `coterie generate`: a batch of requests through a model on the ranks that mpirun or srun started.
+#include "launch/choose_device.hpp"
 #include "launch/command.hpp"
 #include "launch/generate_options.hpp"
 #include "launch/job_form.hpp"
@@ -8,6 +9,7 @@
 #include "placement/files/replacing_file.hpp"
 #include "runtime/checkpoint/check_weights.hpp"
 #include "runtime/engine/agreement.hpp"
+#include "runtime/engine/device_messages.hpp"
 #include "runtime/engine/engine.hpp"
 #include "runtime/engine/logits_recorder.hpp"
 #include "runtime/engine/request_feed.hpp"
@@ -126,13 +128,14 @@ void write_trace_of(const TraceRecorder& recorder, const Inputs& in, const Gener
 }
 
 void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptions& options, const JobForm& form,
-                   const Communicator& comm, const FeedCounts& counts, std::int64_t answered, double load_seconds,
-                   double run_seconds) {
+                   const Device& device, const Communicator& comm, const FeedCounts& counts, std::int64_t answered,
+                   double load_seconds, double run_seconds) {
   const auto nodes = topology_of(comm).ranks_per_node;
   metrics["model"] = {
       {"path", options.model.string()}, {"family", in.spec.family}, {"parameters", in.spec.parameters()}};
   metrics["job"] = {{"ranks_per_node", nodes},
                     {"weights", options.dtype == DType::f32 ? "f32" : "bf16"},
+                    {"device", device.name()},
                     {"threads", options.threads},
                     {"max_batch_tokens", options.max_batch_tokens},
                     {"max_batch_size", options.max_batch_size}};
@@ -164,11 +167,13 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   std::unique_ptr<ChatRenderer> chat;
   std::unique_ptr<Files> files;
 
+  const std::optional<int> gpu = choose_gpu(options, comm);
   all_or_none(comm, [&] {
     in = read_inputs(options, comm);
-    device = make_cpu_device({options.dtype, options.threads});
+    device = make_device(options, gpu);
     for (const auto& path : {options.trace_out, options.logits_out, options.metrics}) check_writable(path);
   });
+  const DeviceMessages messages(*device);
   expect_same(comm, {{"model", in.digest},
                      {"plan", in.plan_digest},
                      {"machine file", in.machine_digest},
@@ -237,7 +242,8 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   }
   const auto metrics = gather_metrics(comm, comm, worker.metrics());
   if (first && !options.metrics.empty()) {
-    write_metrics(metrics, in, options, form, comm, files->feed.counts(), engine.answered(), load_seconds, run_seconds);
+    write_metrics(metrics, in, options, form, *device, comm, files->feed.counts(), engine.answered(), load_seconds,
+                  run_seconds);
   }
   if (stop == Stop::by_signal) {
     if (first) std::cerr << "coterie: stopped by a signal; the same command goes on with what is missing\n";

@@ -7,6 +7,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <sstream>
 #include <utility>
 #include <vector>
@@ -31,7 +32,7 @@ po::options_description all_options() {
   constexpr unsigned kWidth = 110, kTextWidth = 76;
   po::options_description files("Files", kWidth, kTextWidth), model("Model", kWidth, kTextWidth),
       coherence("Context coherence", kWidth, kTextWidth), dispatch("Uneven loads", kWidth, kTextWidth),
-      batch("Batch (of each rank)", kWidth, kTextWidth), job("Job", kWidth, kTextWidth), all;
+      job("Batch and job", kWidth, kTextWidth), all;
   files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer files)")(
       "input", text("FILE"), "requests, OpenAI batch lines: completions and chat completions")(
       "output", text("FILE"), "results; where it is there already, the job does what it lacks")(
@@ -42,12 +43,10 @@ po::options_description all_options() {
   model.add_options()("dtype", text("TYPE", "f32"),
                       "f32: exact, in 2 bytes where bf16 holds it, else 4; bf16: rounded")(
       "experts-per-token", text("N"), "experts that each token takes, whatever the model's config says")(
-      "threads", text("N", std::to_string(defaults.threads)), "threads of a rank")(
+      "device", text("KIND", "cpu"), "cpu, cuda (a GPU for each rank of a node), or auto")(
+      "share-gpu", "ranks of a node may share its GPUs")("threads", text("N", std::to_string(defaults.threads)),
+                                                         "threads of a rank on the CPU")(
       "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");
-  batch.add_options()("max-batch-tokens", text("N", std::to_string(defaults.max_batch_tokens)),
-                      "tokens of a step; longer prompts go through in chunks")(
-      "max-batch-size", text("N", std::to_string(defaults.max_batch_size)), "sequences at once")(
-      "kv-memory", text("SIZE", "auto"), "keys and values, such as 512MiB; sequences that don't fit wait");
   coherence.add_options()("coherence", text("DOMAIN", "rank"),
                           "how far a token goes on from its experts: rank, node, world or auto")(
       "dense", text("FORM"), "dense work: follow the token, replicate on the domain, or auto")(
@@ -59,10 +58,14 @@ po::options_description all_options() {
       "llep-alpha", text("X", "1.0"), "llep: capacity of a rank over the mean")(
       "llep-min-rows", text("N", std::to_string(defaults.dispatch.llep_min_rows)), "llep: fewest rows to give away")(
       "llep-threshold", text("X", "1.3"), "llep: heaviest rank over the mean, below which nothing moves");
-  job.add_options()("timeout", text("SECONDS", "300"), "longest wait for other ranks")(
+  job.add_options()("max-batch-tokens", text("N", std::to_string(defaults.max_batch_tokens)),
+                    "tokens of a rank's step; longer prompts go through in chunks")(
+      "max-batch-size", text("N", std::to_string(defaults.max_batch_size)), "sequences of a rank at once")(
+      "kv-memory", text("SIZE", "auto"), "keys and values of a rank, such as 512MiB; what doesn't fit waits")(
+      "timeout", text("SECONDS", "300"), "longest wait for other ranks")(
       "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
                                                                                                        "this text");
-  all.add(files).add(model).add(coherence).add(dispatch).add(batch).add(job);
+  all.add(files).add(model).add(coherence).add(dispatch).add(job);
   return all;
 }
 
@@ -228,6 +231,12 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   const std::string dtype = given.text("dtype");
   if (dtype != "f32" && dtype != "bf16") throw bad_option("dtype", dtype, "f32 or bf16");
   o.dtype = dtype == "f32" ? DType::f32 : DType::bf16;
+  const std::map<std::string, DeviceKind> kinds{
+      {"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}, {"auto", DeviceKind::any}};
+  const auto kind = kinds.find(given.text("device"));
+  if (kind == kinds.end()) throw bad_option("device", given.text("device"), "cpu, cuda or auto");
+  o.device = kind->second;
+  o.share_gpu = values.count("share-gpu") != 0;
   if (!given.text("experts-per-token").empty()) {
     o.experts_per_token = static_cast<int>(given.count("experts-per-token"));
   }

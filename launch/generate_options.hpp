@@ -14,6 +14,9 @@
 
 namespace coterie {
 
+/// What computes; `any`: a GPU where there is one.
+enum class DeviceKind { cpu, cuda, any };
+
 struct GenerateOptions {
   std::filesystem::path model, input, output;
   std::filesystem::path plan, trace_out, logits_out, metrics;  ///< empty: none
@@ -21,6 +24,8 @@ struct GenerateOptions {
   DType dtype = DType::f32;   ///< how weights are kept
   int experts_per_token = 0;  ///< 0: as the model's config says
   int threads = 1;            ///< of a rank
+  DeviceKind device = DeviceKind::cpu;
+  bool share_gpu = false;  ///< also by more ranks of a node than it has GPUs
 
   /// Nothing: the program chooses.
   std::optional<Coherence> coherence = Coherence::rank;

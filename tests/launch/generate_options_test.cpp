@@ -69,6 +69,15 @@ TEST(GenerateOptions, EveryOptionIsTaken) {
   EXPECT_EQ(o->kv_memory, 3ULL << 29);
 }
 
+TEST(GenerateOptions, Device) {
+  EXPECT_EQ(parse({})->device, DeviceKind::cpu);
+  EXPECT_EQ(parse({"--device=cuda"})->device, DeviceKind::cuda);
+  EXPECT_EQ(parse({"--device", "auto"})->device, DeviceKind::any);
+  EXPECT_FALSE(parse({"--device=cuda"})->share_gpu);
+  EXPECT_TRUE(parse({"--device=cuda", "--share-gpu"})->share_gpu);
+  EXPECT_NE(complaint_about({"--device=gpu"}).find("cpu, cuda or auto"), std::string::npos);
+}
+
 TEST(GenerateOptions, Dispatch) {
   EXPECT_EQ(parse({})->dispatch.policy, DispatchPolicy::least_loaded);
   EXPECT_EQ(parse({})->spill_cache, 512U << 20);

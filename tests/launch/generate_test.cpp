@@ -272,6 +272,19 @@ TEST_F(GenerateTest, AModelWhoseWeightsAreNoNumbersIsNamed) {
   EXPECT_THAT(ended.text, HasSubstr("model.safetensors: model.norm.weight: found NaN at [7]"));
 }
 
+TEST_F(GenerateTest, WithoutAGpuCudaIsRefusedAndAutoTakesTheCpu) {
+  write("requests.jsonl", line("x", "In the beginning"));
+  const std::string arguments = "--model " + kModel.string() + " --input " + path("requests.jsonl") + " --output " +
+                                path("results.jsonl") + " --metrics " + path("metrics.json") + " --device ";
+  const std::string hidden = "CUDA_VISIBLE_DEVICES= ";
+  const Ended refused = run(arguments + "cuda", hidden + COTERIE_MPIEXEC " 2 ");
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.text, HasSubstr("--device cuda: rank 0 found no GPU"));
+  ASSERT_EQ(run(arguments + "auto", hidden).code, 0);
+  EXPECT_EQ(results().size(), 1U);
+  EXPECT_THAT(json::parse(read("metrics.json"))["job"]["device"].get<std::string>(), HasSubstr("CPU"));
+}
+
 TEST_F(GenerateTest, ARequestThatCanNeverFitGetsAnErrorRecord) {
   write("requests.jsonl", line("small", {1, 2}) + line("large", {1, 2}, {{"max_tokens", 200}}));
   const Ended ended = generate("--kv-memory 64KiB");
