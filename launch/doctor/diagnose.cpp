@@ -1,5 +1,6 @@
 #include "launch/doctor/diagnose.hpp"
 
+#include "launch/choose_device.hpp"
 #include "placement/number_text.hpp"
 
 #include <algorithm>
@@ -87,8 +88,9 @@ class Diagnosis {
   void processors();
   void memory();
   void gpus();
-  void gpus_of(const OnNode& on_node);
-  void gpus_for_ranks(const OnNode& on_node);
+  void gpus_on(const OnNode& on_node);
+  void links_of(const OnNode& on_node);
+  void gpu_for_each_rank();
   void nccl();
   void network();
 
@@ -196,7 +198,8 @@ void Diagnosis::gpus() {
     }
     return;
   }
-  for (const auto& [node, on_node] : nodes_) gpus_of(on_node);
+  for (const auto& [node, on_node] : nodes_) gpus_on(on_node);
+  gpu_for_each_rank();
   std::set<std::string> kinds;
   std::set<std::size_t> counts;
   for (const auto& [node, on_node] : nodes_) {
@@ -214,7 +217,7 @@ void Diagnosis::gpus() {
   }
 }
 
-void Diagnosis::gpus_of(const OnNode& on_node) {
+void Diagnosis::gpus_on(const OnNode& on_node) {
   const RankFacts& first = *on_node.front();
   const GpuFacts& gpu = first.gpu;
   if (gpu.gpus.empty()) {
@@ -258,6 +261,10 @@ void Diagnosis::gpus_of(const OnNode& on_node) {
     if (one.compute_mode == "prohibited") {
       add(without_gpu(), "GPU", which + " is in compute mode prohibited", "nvidia-smi -c DEFAULT, as root");
     }
+    if (one.compute_mode == "exclusive" && job_.share_gpu && on_node.size() > gpu.gpus.size()) {
+      add(without_gpu(), "GPU", which + " is for one process, and ranks would share it",
+          "nvidia-smi -c DEFAULT, as root");
+    }
     if (one.free > 0 && static_cast<double>(one.free) < kMuchInUse * static_cast<double>(one.memory)) {
       add(Weight::warning, "GPU",
           which + " has " + bytes_text(static_cast<double>(one.free)) + " free of " +
@@ -275,35 +282,24 @@ void Diagnosis::gpus_of(const OnNode& on_node) {
           "nvidia-smi -mig 0, as root, where the whole GPU is meant");
     }
   }
-  gpus_for_ranks(on_node);
+  links_of(on_node);
 }
 
-void Diagnosis::gpus_for_ranks(const OnNode& on_node) {
+void Diagnosis::gpu_for_each_rank() {
+  const std::vector<int> gpus = gpus_of(ranks_, job_.share_gpu);
+  const auto without = std::ranges::find(gpus, -1);
+  if (without == gpus.end()) return;
+  const RankFacts& rank = ranks_[static_cast<std::size_t>(without - gpus.begin())];
+  if (rank.gpu.gpus.empty()) return;  // told of its host
+  add(without_gpu(), "GPU",
+      at(rank) + std::to_string(rank.mpi.local_ranks) + " ranks, and rank " + std::to_string(rank.mpi.rank) +
+          " sees no GPU that no other has, of " + std::to_string(rank.gpu.gpus.size()),
+      "start no more ranks on a host than it has GPUs, or test with --share-gpu");
+}
+
+void Diagnosis::links_of(const OnNode& on_node) {
   const RankFacts& first = *on_node.front();
-  const auto& gpus = first.gpu.gpus;
-  const std::size_t ranks = on_node.size();
-  std::set<std::string> seen;
-  for (const RankFacts* rank : on_node) {
-    for (const Gpu& gpu : rank->gpu.gpus) seen.insert(gpu.bus_id);
-  }
-  if (ranks > gpus.size() && seen.size() >= ranks) {
-    add(Weight::problem, "GPU", at(first) + "each rank of the host sees other GPUs",
-        "let every rank see all GPUs of its host, each takes its own: srun --gpus-per-node instead of --gpus-per-task, "
-        "or --gpu-bind=none");
-    return;
-  }
-  if (ranks > gpus.size() && !job_.share_gpu) {
-    add(Weight::problem, "GPU",
-        at(first) + std::to_string(ranks) + " ranks and " + std::to_string(gpus.size()) + " GPU(s)",
-        "start " + std::to_string(gpus.size()) + " rank(s) on the host, or test with --share-gpu");
-  }
-  for (std::size_t i = 0; i < gpus.size() && ranks > gpus.size(); ++i) {
-    if (gpus[i].compute_mode != "exclusive") continue;
-    add(Weight::problem, "GPU",
-        at(first) + "GPU " + std::to_string(i) + " is for one process, and ranks would share it",
-        "nvidia-smi -c DEFAULT, as root");
-  }
-  const std::size_t used = std::min(ranks, gpus.size());
+  const std::size_t used = std::min(on_node.size(), first.gpu.gpus.size());
   std::set<std::string> links;
   bool apart = false;
   for (std::size_t a = 0; a < used; ++a) {
@@ -384,6 +380,17 @@ void Diagnosis::network() {
 }
 
 }  // namespace
+
+std::vector<int> gpus_of(std::span<const RankFacts> ranks, bool share) {
+  std::vector<std::vector<std::string>> seen;
+  for (const RankFacts& rank : ranks) {
+    seen.emplace_back();
+    for (const Gpu& gpu : rank.gpu.gpus) {
+      seen.back().push_back(gpu.uuid.empty() ? rank.host.name + " " + gpu.bus_id : gpu.uuid);
+    }
+  }
+  return gpus_of_ranks(seen, share);
+}
 
 std::vector<Finding> diagnose(std::span<const RankFacts> ranks, const WantedJob& job) {
   return Diagnosis(ranks, job).findings();

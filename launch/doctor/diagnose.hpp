@@ -31,6 +31,9 @@ struct WantedJob {
 /// (ranks): by rank, at least one. Problems come first.
 [[nodiscard]] std::vector<Finding> diagnose(std::span<const RankFacts> ranks, const WantedJob& job);
 
+/// (ranks): which of the GPUs that it sees each rank takes, -1 for none that no other has (with `share`: none at all).
+[[nodiscard]] std::vector<int> gpus_of(std::span<const RankFacts> ranks, bool share);
+
 [[nodiscard]] const char* to_string(Finding::Weight weight) noexcept;
 
 }  // namespace coterie

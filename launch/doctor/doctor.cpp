@@ -81,6 +81,7 @@ int report(std::span<const RankFacts> ranks, const DoctorOptions& options) {
   } else {
     std::cout << facts_page(ranks, findings);
   }
+  std::cout.flush();
   const bool stops = std::ranges::count(findings, Finding::Weight::problem, &Finding::weight) > 0;
   return stops ? kProblems : kDone;
 }
@@ -106,9 +107,8 @@ int doctor_on_ranks(RankFacts mine, const DoctorOptions& options) {
       const auto* first = reinterpret_cast<const std::uint8_t*>(bytes.data());
       ranks.push_back(nlohmann::json::from_cbor(first, first + bytes.size()).get<RankFacts>());
     }
-    if (session.rank() == 0) return report(ranks, options);
-    const auto findings = diagnose(ranks, options.job);
-    return std::ranges::count(findings, Finding::Weight::problem, &Finding::weight) > 0 ? kProblems : int{kDone};
+    // The launcher may end all ranks when one of them has ended with another code than 0.
+    return session.rank() == 0 ? report(ranks, options) : int{kDone};
   });
 }
 

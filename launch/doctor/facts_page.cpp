@@ -102,13 +102,10 @@ void gpu_facts(TextPage& page, const RankFacts& facts) {
 
 void rank_table(TextPage& page, std::span<const RankFacts> ranks) {
   std::vector<std::vector<std::string>> rows;
+  const std::vector<int> gpus = gpus_of(ranks, true);
   for (const RankFacts& rank : ranks.first(std::min(ranks.size(), kMostRows))) {
-    const auto& gpus = rank.gpu.gpus;
-    std::string gpu = "-";
-    if (!gpus.empty()) {
-      const std::size_t index = static_cast<std::size_t>(rank.mpi.local_rank) % gpus.size();
-      gpu = std::to_string(index) + " " + gpus[index].bus_id;
-    }
+    const int index = gpus[rows.size()];
+    const std::string gpu = index < 0 ? "-" : std::to_string(index) + " " + rank.gpu.gpus[index].bus_id;
     rows.push_back({std::to_string(rank.mpi.rank), rank.host.name, std::to_string(rank.mpi.local_rank),
                     std::to_string(rank.host.usable_cores), size_text(rank.host.memory_available), gpu,
                     rank.gpu.driver.empty() ? "-" : rank.gpu.driver,
