@@ -2,6 +2,7 @@
 
 #include "comm/mpi_check.hpp"
 #include "comm/mpi_job.hpp"
+#include "comm/outbox.hpp"
 
 #include <sched.h>
 #include <sys/prctl.h>
@@ -95,17 +96,10 @@ std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const 
 }
 
 void MpiCommunicator::begin(Outbox outbox, const Place& place) {
-  if (outbox.size() != static_cast<std::size_t>(ranks_)) {
-    throw CommError(to_string(place) + ": " + std::to_string(outbox.size()) + " messages for " +
-                    std::to_string(ranks_) + " ranks");
-  }
+  check_outbox(outbox, place, ranks_);
   if (ranks_ == 1) {
     buffers_->inbox = std::move(outbox);
     return;
-  }
-  for (int r = 0; r < ranks_; ++r) {
-    if (place.takes_part(r) || outbox[r].wire().empty()) continue;
-    throw CommError(to_string(place) + ": a message for rank " + std::to_string(r) + ", which has no part in it");
   }
   open(Stamp::Kind::exchange, place);
   Message& empty = buffers_->shared = Message(SectionSizes{});

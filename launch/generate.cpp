@@ -1,5 +1,6 @@
 // `coterie generate`: a batch of requests through a model on the ranks that mpirun or srun started.
 #include "launch/choose_device.hpp"
+#include "launch/choose_transport.hpp"
 #include "launch/command.hpp"
 #include "launch/generate_options.hpp"
 #include "launch/job_form.hpp"
@@ -133,12 +134,12 @@ void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptio
   const auto nodes = topology_of(comm).ranks_per_node;
   metrics["model"] = {
       {"path", options.model.string()}, {"family", in.spec.family}, {"parameters", in.spec.parameters()}};
-  metrics["job"] = {{"ranks_per_node", nodes},
-                    {"weights", options.dtype == DType::f32 ? "f32" : "bf16"},
-                    {"device", device.name()},
-                    {"threads", options.threads},
-                    {"max_batch_tokens", options.max_batch_tokens},
-                    {"max_batch_size", options.max_batch_size}};
+  metrics["job"].update({{"ranks_per_node", nodes},
+                         {"weights", options.dtype == DType::f32 ? "f32" : "bf16"},
+                         {"device", device.name()},
+                         {"threads", options.threads},
+                         {"max_batch_tokens", options.max_batch_tokens},
+                         {"max_batch_size", options.max_batch_size}});
   metrics["job"].update(form_json(form));
   metrics["requests"] = {
       {"answered", answered}, {"failed", counts.failed}, {"answered_before", counts.answered_before}};
@@ -159,15 +160,16 @@ class Stopwatch {
 
 int generate(const GenerateOptions& options, const std::string& command_line, MpiSession& session) {
   const Stopwatch loading;
-  const auto transport = make_mpi_communicator(session, {options.timeout, options.ranks_per_node});
-  CountingCommunicator comm(*transport);
+  const auto mpi = make_mpi_communicator(session, {options.timeout, options.ranks_per_node});
+  const std::optional<int> gpu = choose_gpu(options, *mpi);
+  const ChosenTransport transport = choose_transport(options, gpu, session, *mpi);
+  CountingCommunicator comm(transport.nccl ? *transport.nccl : *mpi);
   const bool first = comm.rank() == 0;
   Inputs in;
   std::unique_ptr<Device> device;
   std::unique_ptr<ChatRenderer> chat;
   std::unique_ptr<Files> files;
 
-  const std::optional<int> gpu = choose_gpu(options, comm);
   all_or_none(comm, [&] {
     in = read_inputs(options, comm);
     device = make_device(options, gpu);
@@ -185,7 +187,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     rules.render_chat = [&](std::string_view line) { return chat->render(line); };
   });
   const JobForm form = job_form(options, {in.spec, *in.checkpoint, in.plan, topology_of(comm), &rules}, *device, comm);
-  if (first) std::cerr << form.notes;
+  if (first) std::cerr << transport.note << form.notes;
   all_or_none(comm, [&] {
     if (!first) return;
     rules.kv_tokens = form.kv_blocks * KvPool::kBlockTokens;
@@ -240,7 +242,8 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     const auto all = logits.gather(comm);
     if (first) write_logits(options.logits_out, all, in.spec.vocabulary);
   }
-  const auto metrics = gather_metrics(comm, comm, worker.metrics());
+  auto metrics = gather_metrics(comm, comm, worker.metrics());
+  metrics["job"]["transport"] = transport.nccl ? "nccl" : "mpi";
   if (first && !options.metrics.empty()) {
     write_metrics(metrics, in, options, form, *device, comm, files->feed.counts(), engine.answered(), load_seconds,
                   run_seconds);

@@ -62,6 +62,7 @@ po::options_description all_options() {
                     "tokens of a rank's step; longer prompts go through in chunks")(
       "max-batch-size", text("N", std::to_string(defaults.max_batch_size)), "sequences of a rank at once")(
       "kv-memory", text("SIZE", "auto"), "keys and values of a rank, such as 512MiB; what doesn't fit waits")(
+      "transport", text("KIND", "auto"), "mpi, nccl, or auto: nccl where every rank has a GPU of its own")(
       "timeout", text("SECONDS", "300"), "longest wait for other ranks")(
       "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
                                                                                                        "this text");
@@ -236,6 +237,11 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   const auto kind = kinds.find(given.text("device"));
   if (kind == kinds.end()) throw bad_option("device", given.text("device"), "cpu, cuda or auto");
   o.device = kind->second;
+  const std::map<std::string, Transport> transports{
+      {"mpi", Transport::mpi}, {"nccl", Transport::nccl}, {"auto", Transport::any}};
+  const auto transport = transports.find(given.text("transport"));
+  if (transport == transports.end()) throw bad_option("transport", given.text("transport"), "mpi, nccl or auto");
+  o.transport = transport->second;
   o.share_gpu = values.count("share-gpu") != 0;
   if (!given.text("experts-per-token").empty()) {
     o.experts_per_token = static_cast<int>(given.count("experts-per-token"));

@@ -16,6 +16,8 @@ namespace coterie {
 
 /// What computes; `any`: a GPU where there is one.
 enum class DeviceKind { cpu, cuda, any };
+/// What carries rows between ranks; `any`: NCCL where every rank has a GPU of its own.
+enum class Transport { mpi, nccl, any };
 
 struct GenerateOptions {
   std::filesystem::path model, input, output;
@@ -26,6 +28,7 @@ struct GenerateOptions {
   int threads = 1;            ///< of a rank
   DeviceKind device = DeviceKind::cpu;
   bool share_gpu = false;  ///< also by more ranks of a node than it has GPUs
+  Transport transport = Transport::any;
 
   /// Nothing: the program chooses.
   std::optional<Coherence> coherence = Coherence::rank;

@@ -56,6 +56,9 @@ template <class T>
   return value;
 }
 
+/// Whether cudaMallocHost gave it.
+[[nodiscard]] bool is_pinned(const void* memory, std::size_t bytes);
+
 }  // namespace hostcuda
 
 inline void __syncthreads() {
@@ -75,7 +78,18 @@ T __shfl_sync(unsigned, T value, unsigned from) {
 
 // The functions of the CUDA runtime that the project calls.
 using cudaStream_t = struct CUstream_st*;
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorMemoryAllocation = 2 };
+namespace hostcuda {
+/// Puts work on a stream of cudaStreamCreateWithFlags that goes on while it is asked whether it is done; kernels and
+/// copies are done at once.
+void enqueue(cudaStream_t stream, std::function<bool()> is_done);
+}  // namespace hostcuda
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorNotReady = 600,
+};
+constexpr unsigned cudaStreamNonBlocking = 1;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 struct cudaUUID_t {
   char bytes[16];
@@ -88,6 +102,7 @@ struct cudaDeviceProp {
 
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaMalloc(void** memory, std::size_t bytes);
 cudaError_t cudaFree(void* memory);
@@ -97,6 +112,8 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                               std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaStreamCreate(cudaStream_t* stream);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
+cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaGetLastError();

@@ -68,6 +68,15 @@ TEST_F(HostCudaGenerateTest, GivesTheCpusTextsOnAGpuThatRanksShare) {
   ASSERT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, "--device cuda --share-gpu --coherence world"), 0) << read("log");
   EXPECT_EQ(texts(), expected);
   EXPECT_THAT(json::parse(read("metrics.json"))["job"]["device"].get<std::string>(), HasSubstr("CUDA 0"));
+  EXPECT_EQ(json::parse(read("metrics.json"))["job"]["transport"], "mpi");
+  ASSERT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, "--device cuda --share-gpu --transport nccl"), 0) << read("log");
+  EXPECT_EQ(texts(), expected);
+  EXPECT_EQ(json::parse(read("metrics.json"))["job"]["transport"], "nccl");
+}
+
+TEST_F(HostCudaGenerateTest, NcclIsForGpus) {
+  EXPECT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, "--transport nccl"), 2);
+  EXPECT_THAT(read("log"), HasSubstr("--transport nccl: rank 0: it computes on the CPU"));
 }
 
 TEST_F(HostCudaGenerateTest, AnswersInBf16) {

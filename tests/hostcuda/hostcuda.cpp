@@ -7,12 +7,17 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
 #include <random>
 #include <vector>
+
+struct CUstream_st {
+  std::deque<std::function<bool()>> work;
+};
 
 dim3 gridDim, blockDim, blockIdx, threadIdx;
 
@@ -192,12 +197,24 @@ void run_block(const std::function<void()>& body, std::mt19937& random) {
   }
 }
 
+std::map<const std::byte*, std::size_t> pinned;  // from cudaMallocHost
+
 unsigned seed() {
   const char* text = std::getenv("COTERIE_HOSTCUDA_SEED");
   return text == nullptr ? 1U : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
 }
 
 }  // namespace
+
+void enqueue(CUstream_st* stream, std::function<bool()> is_done) {
+  stream->work.push_back(std::move(is_done));
+}
+
+bool is_pinned(const void* memory, std::size_t bytes) {
+  const auto* first = static_cast<const std::byte*>(memory);
+  auto piece = pinned.upper_bound(first);
+  return piece != pinned.begin() && first + bytes <= std::prev(piece)->first + std::prev(piece)->second;
+}
 
 void run(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body) {
   constexpr std::size_t most_threads = 1024;
@@ -262,6 +279,11 @@ cudaError_t cudaSetDevice(int device) {
   return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int) {
+  std::snprintf(id, static_cast<std::size_t>(length), "0000:00:00.0");
+  return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {"hostcuda", {}, 0, 0};
   return cudaSuccess;
@@ -279,10 +301,12 @@ cudaError_t cudaFree(void* memory) {
 
 cudaError_t cudaMallocHost(void** memory, std::size_t bytes) {
   *memory = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  hostcuda::pinned[static_cast<std::byte*>(*memory)] = bytes;
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* memory) {
+  hostcuda::pinned.erase(static_cast<std::byte*>(memory));
   std::free(memory);
   return cudaSuccess;
 }
@@ -307,11 +331,26 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) {
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamDestroy(cudaStream_t) {
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new CUstream_st;
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  if (stream == nullptr) return cudaSuccess;
+  while (!stream->work.empty() && stream->work.front()()) stream->work.pop_front();
+  return stream->work.empty() ? cudaSuccess : cudaErrorNotReady;
+}
+
+/// What others may still write to stays until the process ends.
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  if (stream != nullptr && stream->work.empty()) delete stream;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  while (cudaStreamQuery(stream) != cudaSuccess) {
+  }
   return cudaSuccess;
 }
 

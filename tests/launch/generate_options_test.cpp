@@ -34,6 +34,12 @@ std::string complaint_about(std::vector<const char*> extra) {
   return complaint(all);
 }
 
+TEST(GenerateOptions, TransportsHaveNames) {
+  EXPECT_EQ(parse({})->transport, Transport::any);
+  EXPECT_EQ(parse({"--transport", "nccl"})->transport, Transport::nccl);
+  EXPECT_NE(complaint_about({"--transport", "tcp"}).find("expected mpi, nccl or auto"), std::string::npos);
+}
+
 TEST(GenerateOptions, ThreePathsAreEnough) {
   const auto o = parse({});
   ASSERT_TRUE(o);

@@ -46,7 +46,7 @@ TEST_P(Bf16Test, KeepsToTheModelsOutputsWithinRoundings) {
   }
   JobOptions options;
   options.dtype = DType::bf16;
-  const auto transport = make_mpi_communicator(test_session(), {});
+  const auto transport = make_test_transport();
   CountingCommunicator comm(*transport);
   const JobResult result = run_job(model, requests, options, comm);
   if (comm.rank() != 0) return;

@@ -1,10 +1,17 @@
+#include "comm/nccl.hpp"
 #include "kernels/cuda_devices.hpp"
+#include "tests/mpi_main.hpp"
 #include "tests/runtime/test_job.hpp"
 
 namespace coterie {
 
 std::unique_ptr<Device> make_test_device(const JobOptions& options) {
   return make_cuda_device({options.dtype, 1, options.dtype}, 0);
+}
+
+std::unique_ptr<Communicator> make_test_transport() {
+  const bool nccl = on_all_ranks(test_device_is_here() && nccl_trouble().empty());
+  return nccl ? make_nccl_communicator(test_session(), {{}, 0, true}) : make_mpi_communicator(test_session(), {});
 }
 
 bool test_device_is_here() {

@@ -58,7 +58,7 @@ class ReferenceTest : public testing::TestWithParam<const char*> {
     for (std::size_t i = 0; i < reference_.prompts.size(); ++i) expect_equal(result, i);
   }
 
-  std::unique_ptr<Communicator> transport_ = make_mpi_communicator(test_session(), {});
+  std::unique_ptr<Communicator> transport_ = make_test_transport();
   CountingCommunicator comm_{*transport_};
   Reference reference_ = read_reference(model());
 };

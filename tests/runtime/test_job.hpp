@@ -56,8 +56,11 @@ struct JobResult {
   nlohmann::json metrics;
 };
 
-/// What the jobs of a test program compute on: linked in, cpu_test_device.cpp or cuda_test_device.cpp.
+/// What the jobs of a test program compute on, and exchange through: linked in, cpu_test_device.cpp (over MPI) or
+/// cuda_test_device.cpp (over NCCL where there is one).
 [[nodiscard]] std::unique_ptr<Device> make_test_device(const JobOptions& options);
+/// Collective.
+[[nodiscard]] std::unique_ptr<Communicator> make_test_transport();
 [[nodiscard]] bool test_device_is_here();
 
 /// Collective over the ranks of the test. The KV cache is full of NaN at first: a row that is read but was never

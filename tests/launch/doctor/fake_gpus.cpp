@@ -34,6 +34,13 @@ struct Pci {
   char id[32];
 };
 
+struct FabricInfo {
+  unsigned char cluster[16];
+  int status;
+  unsigned clique;
+  unsigned char state;
+};
+
 /// A handle is the GPU's number, plus one.
 int gpu_of(void* handle) {
   return static_cast<int>(reinterpret_cast<std::size_t>(handle)) - 1;
@@ -151,6 +158,14 @@ int nvmlDeviceGetNvLinkRemoteDeviceType(void*, unsigned, int* type) {
 }
 int nvmlDeviceGetNvLinkRemotePciInfo_v2(void* device, unsigned, Pci* pci) {
   write_id(pci->id, sizeof pci->id, gpu_of(device) ^ 1, true);
+  return 0;
+}
+
+int nvmlDeviceGetGpuFabricInfo(void*, FabricInfo* info) {
+  *info = {};
+  info->cluster[0] = static_cast<unsigned char>(number("COTERIE_FAKE_CLUSTER", 0));
+  info->clique = 1;
+  info->state = 3;
   return 0;
 }
 

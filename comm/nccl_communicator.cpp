@@ -1,0 +1,334 @@
+#include "comm/nccl_communicator.hpp"
+
+#include "comm/mpi_check.hpp"
+#include "comm/mpi_job.hpp"
+#include "comm/nccl_sharing.hpp"
+#include "comm/nvlink_domain.hpp"
+#include "comm/outbox.hpp"
+
+#include <sched.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <exception>
+#include <set>
+#include <thread>
+#include <utility>
+
+namespace coterie {
+namespace {
+
+constexpr std::chrono::seconds kGrace{2};          // for the others to answer when time is up
+constexpr std::chrono::hours kForever{87600};      // a time limit that the clock's arithmetic can hold
+constexpr std::size_t kMostSlots = 4 << 20;        // bytes of a rank's slots together
+constexpr std::size_t kLeastSlot = 8 << 10;        // bytes
+constexpr std::size_t kMostSlot = 64 << 10;        // bytes
+constexpr int kSpins = 64;                         // polls before the core is offered to others
+constexpr std::chrono::milliseconds kSpinning{2};  // before polls are apart
+constexpr std::chrono::microseconds kNap{50};
+
+/// What a rank tells the others.
+struct Introduction {
+  ncclUniqueId id{};  ///< rank 0's: where they meet
+  int version = 0;    ///< of NCCL
+  std::array<char, 64> domain{};
+};
+
+}  // namespace
+
+NcclCommunicator::NcclCommunicator(MpiSession& session, const NcclOptions& options, std::size_t slot)
+    : mpi_(make_mpi_communicator(session, options.comm)),
+      roll_call_(session.job().roll_call.get()),
+      number_(session.job().communicators++),
+      timeout_(std::min<std::chrono::duration<double>>(options.comm.timeout, kForever)),
+      slot_(std::max<std::size_t>(slot, wire_bytes({}))),
+      node_of_rank_(mpi_->node_of_rank().begin(), mpi_->node_of_rank().end()),
+      peers_(static_cast<std::size_t>(session.ranks())) {
+  if (ranks() > 1) start(session, options);
+}
+
+NcclCommunicator::~NcclCommunicator() {
+  if (nccl_ && stage_ == Stage::idle && std::uncaught_exceptions() == 0) end();
+  nccl_.reset();
+  if (stage_ != Stage::idle) (void)buffers_.release();
+}
+
+void NcclCommunicator::start(MpiSession& session, const NcclOptions& options) {
+  const Place place{"NCCL's start"};
+  int version = 0;
+  check(ncclGetVersion(&version), "ncclGetVersion");  // reads no environment yet
+  if (options.share_gpu) {
+    const auto nodes = node_of_rank();
+    const bool one_host = std::set<int>(nodes.begin(), nodes.end()).size() == 1;
+    for (const auto& [name, value] : environment_to_share_gpus(version, rank(), one_host)) {
+      ::setenv(name.c_str(), value.c_str(), 0);
+    }
+  }
+  Introduction mine;
+  mine.version = version;
+  if (rank() == 0) check(ncclGetUniqueId(&mine.id), "ncclGetUniqueId");
+  check(cudaSetDevice(options.gpu), "choosing the GPU");
+  std::array<char, 32> bus_id{};
+  check(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), options.gpu), "the GPU's PCI id");
+  nvlink_domain(bus_id.data()).copy(mine.domain.data(), mine.domain.size() - 1);
+
+  std::vector<Introduction> all;
+  std::vector<std::string> domains;
+  for (const auto& bytes : mpi_->all_gather(std::as_bytes(std::span(&mine, 1)), place)) {
+    std::memcpy(&all.emplace_back(), bytes.data(), sizeof(Introduction));
+    domains.emplace_back(all.back().domain.data());
+  }
+  const Introduction& first = all.front();
+  if (first.version != mine.version) {
+    throw CommError("NCCL: rank " + std::to_string(rank()) + " has version " + std::to_string(mine.version) +
+                    ", rank 0 has " + std::to_string(first.version) + "; load the same on every host");
+  }
+  if (options.comm.ranks_per_node == 0) node_of_rank_ = nodes_of(mpi_->node_of_rank(), domains);
+
+  cudaStream_t stream = nullptr;
+  check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "a stream");
+  stream_.reset(stream);
+  for (Pinned* slots : {&buffers_->sent, &buffers_->received}) {
+    void* memory = nullptr;
+    check(cudaMallocHost(&memory, static_cast<std::size_t>(ranks()) * slot_), "pinned memory");
+    std::memset(memory, 0, static_cast<std::size_t>(ranks()) * slot_);
+    slots->reset(static_cast<std::byte*>(memory));
+  }
+
+  open(place, Stage::starting);
+  ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+  config.blocking = 0;
+  ncclComm_t made = nullptr;
+  const ncclResult_t result = ncclCommInitRankConfig(&made, ranks(), first.id, session.rank(), &config);
+  nccl_.reset(made);
+  check(result, "ncclCommInitRankConfig");
+  wait(Stage::weights);
+}
+
+/// Waits for the other ranks, which end theirs too; one that doesn't is left behind.
+void NcclCommunicator::end() noexcept {
+  try {
+    open({"NCCL's end"}, Stage::starting);
+    check(ncclCommFinalize(nccl_.get()), "ncclCommFinalize");
+    wait(Stage::weights);
+    (void)ncclCommDestroy(nccl_.release());
+  } catch (const std::exception&) {
+    nccl_.reset();
+  }
+}
+
+void NcclCommunicator::begin(Outbox outbox, const Place& place) {
+  check_outbox(outbox, place, ranks());
+  if (ranks() == 1) {
+    buffers_->inbox = std::move(outbox);
+    return;
+  }
+  open(place, Stage::slots);
+  buffers_->inbox.clear();
+  buffers_->inbox.resize(outbox.size());
+  buffers_->inbox[rank()] = std::move(outbox[rank()]);
+  buffers_->outbox = std::move(outbox);
+  send_slots();
+}
+
+void NcclCommunicator::open(const Place& place, Stage stage) {
+  const Stamp stamp(Stamp::Kind::exchange, place);
+  if (stage_ != Stage::idle) {
+    throw CommError(to_string(stamp) + ": this communicator failed before, at " + to_string(stamp_));
+  }
+  stamp_ = stamp;
+  stage_ = stage;
+  for (int r = 0; r < ranks(); ++r) peers_[r].takes_part = r != rank() && place.takes_part(r);
+}
+
+void NcclCommunicator::send_slots() {
+  Message empty(SectionSizes{});
+  empty.mark(stamp_);
+  check(ncclGroupStart(), "ncclGroupStart");
+  for (int i = 1; i < ranks(); ++i) {
+    const int peer = (rank() + i) % ranks();
+    if (!peers_[peer].takes_part) continue;
+    Message& message = buffers_->outbox[peer];
+    if (!message.wire().empty()) message.mark(stamp_);
+    const auto wire = message.wire().empty() ? empty.wire() : message.wire();
+    std::memcpy(slot_of(buffers_->sent, peer), wire.data(), std::min(slot_, wire.size()));
+    std::memset(slot_of(buffers_->received, peer), 0, sizeof(MessageHeader));
+    check(ncclSend(slot_of(buffers_->sent, peer), slot_, ncclUint8, peer, nccl_.get(), stream_.get()), "ncclSend");
+    check(ncclRecv(slot_of(buffers_->received, peer), slot_, ncclUint8, peer, nccl_.get(), stream_.get()), "ncclRecv");
+  }
+  check(ncclGroupEnd(), "ncclGroupEnd");
+}
+
+void NcclCommunicator::take_slots() {
+  for (int peer = 0; peer < ranks(); ++peer) {
+    if (!peers_[peer].takes_part) continue;
+    const std::span slot(slot_of(buffers_->received, peer), slot_);
+    const MessageHeader header = header_of(slot);
+    peers_[peer].last_seen = header.stamp;
+    if (header.stamp != stamp_) {
+      give_up("ranks disagree: rank " + std::to_string(rank()) + " stands at " + to_string(stamp_) + ", rank " +
+              std::to_string(peer) + " at " + to_string(header.stamp));
+    }
+    const std::uint64_t bytes = wire_bytes(header.sizes);
+    if (bytes == wire_bytes({}) && header.flags == 0) continue;
+    Message& message = buffers_->inbox[peer] = Message::for_receiving(bytes);
+    std::memcpy(message.wire().data(), slot.data(), std::min<std::uint64_t>(bytes, slot_));
+  }
+}
+
+std::span<std::byte> NcclCommunicator::rest(Message& message, Stage of) const {
+  const auto wire = message.wire();
+  if (wire.size() <= slot_) return {};
+  const std::size_t weights = std::max<std::size_t>(slot_, weights_at(header_of(wire).sizes));
+  return of == Stage::rows ? wire.subspan(slot_, weights - slot_) : wire.subspan(weights);
+}
+
+bool NcclCommunicator::send_rest(Stage of) {
+  std::vector<std::pair<int, std::span<std::byte>>> sent, received;
+  for (int peer = 0; peer < ranks(); ++peer) {
+    if (!peers_[peer].takes_part) continue;
+    if (const auto bytes = rest(buffers_->outbox[peer], of); !bytes.empty()) sent.emplace_back(peer, bytes);
+    if (const auto bytes = rest(buffers_->inbox[peer], of); !bytes.empty()) received.emplace_back(peer, bytes);
+  }
+  if (sent.empty() && received.empty()) return false;
+  check(ncclGroupStart(), "ncclGroupStart");
+  for (const auto& [peer, bytes] : sent) {
+    check(ncclSend(bytes.data(), bytes.size(), ncclUint8, peer, nccl_.get(), stream_.get()), "ncclSend");
+  }
+  for (const auto& [peer, bytes] : received) {
+    check(ncclRecv(bytes.data(), bytes.size(), ncclUint8, peer, nccl_.get(), stream_.get()), "ncclRecv");
+  }
+  check(ncclGroupEnd(), "ncclGroupEnd");
+  return true;
+}
+
+bool NcclCommunicator::progress() {
+  if (stage_ == Stage::idle) return true;
+  listen();
+  if (!is_done()) return false;
+  if (stage_ == Stage::slots) {
+    take_slots();
+    stage_ = Stage::rows;
+    if (send_rest(stage_)) return false;
+  }
+  if (stage_ == Stage::rows) {
+    stage_ = Stage::weights;
+    if (send_rest(stage_)) return false;
+  }
+  buffers_->outbox.clear();
+  stage_ = Stage::idle;
+  return true;
+}
+
+void NcclCommunicator::wait(Stage last) {
+  const auto begun = Clock::now();
+  const auto limit = begun + std::chrono::duration_cast<Clock::duration>(timeout_);
+  for (int polls = 0; stage_ <= last && !progress() && stage_ <= last; ++polls) {
+    const auto now = Clock::now();
+    if (now >= limit) time_out();
+    if (now - begun > kSpinning) {
+      std::this_thread::sleep_for(kNap);
+    } else if (polls >= kSpins) {
+      ::sched_yield();
+    }
+  }
+}
+
+Inbox& NcclCommunicator::wait_for_rows() {
+  wait(Stage::rows);
+  return buffers_->inbox;
+}
+
+Inbox NcclCommunicator::finish() {
+  wait(Stage::weights);
+  return std::move(buffers_->inbox);
+}
+
+bool NcclCommunicator::is_done() {
+  ncclResult_t state = ncclSuccess;
+  check(ncclCommGetAsyncError(nccl_.get(), &state), "ncclCommGetAsyncError");
+  if (state == ncclInProgress) return false;
+  check(state, "a communicator's state");
+  const cudaError_t error = cudaStreamQuery(stream_.get());
+  if (error == cudaErrorNotReady) return false;
+  check(error, "an exchange on the GPU");
+  return true;
+}
+
+void NcclCommunicator::listen() {
+  MPI_Request request = roll_call_->request();
+  MPI_Status status;
+  int heard = 0;
+  MPI_CHECK(MPI_Test(&request, &heard, &status));
+  if (heard != 0) hear(status.MPI_SOURCE, roll_call_->take());
+}
+
+void NcclCommunicator::hear(int peer, const Notice& notice) {
+  switch (notice.subject) {
+    case Notice::Subject::where:
+      roll_call_->send(peer, {Notice::Subject::here, notice.communicator, to_string(stamp_)});
+      break;
+    case Notice::Subject::here:
+      if (notice.communicator == number_) peers_[peer].answer = notice.str();
+      break;
+    case Notice::Subject::given_up:
+      if (notice.communicator != number_) break;
+      throw CommError(to_string(stamp_) + ": rank " + std::to_string(peer) + " gave up: " + notice.str());
+  }
+}
+
+void NcclCommunicator::time_out() {
+  for (int r = 0; r < ranks(); ++r) {
+    if (!peers_[r].takes_part) continue;
+    peers_[r].answer.reset();
+    roll_call_->send(r, {Notice::Subject::where, number_});
+  }
+  for (const auto limit = Clock::now() + kGrace; Clock::now() < limit; std::this_thread::sleep_for(kNap)) listen();
+
+  // NCCL doesn't say for whom it waits: for those that stand elsewhere or don't answer, or if there are none, for all.
+  std::vector<Straggler> elsewhere, all;
+  for (int r = 0; r < ranks(); ++r) {
+    const Peer& peer = peers_[r];
+    if (!peer.takes_part) continue;
+    const bool here = peer.answer == to_string(stamp_);
+    all.push_back({r, here || came(r), peer.last_seen, peer.answer});
+    if (!here) elsewhere.push_back(all.back());
+  }
+  give_up(time_out_text(timeout_, stamp_, elsewhere.empty() ? all : elsewhere));
+}
+
+bool NcclCommunicator::came(int peer) const {
+  if (stage_ == Stage::starting) return false;
+  return header_of(std::span(slot_of(buffers_->received, peer), slot_)).stamp == stamp_;
+}
+
+void NcclCommunicator::give_up(const std::string& why) {
+  for (int r = 0; r < ranks(); ++r) {
+    if (r != rank()) roll_call_->send(r, {Notice::Subject::given_up, number_, why});
+  }
+  nccl_.reset();
+  throw CommError(why);
+}
+
+void NcclCommunicator::check(ncclResult_t result, const char* what) {
+  if (result == ncclSuccess || result == ncclInProgress) return;
+  const char* more = ncclGetLastError(nccl_.get());
+  const std::string place = stage_ == Stage::idle ? "" : to_string(stamp_) + ": ";
+  give_up(place + "NCCL: " + what + ": " + ncclGetErrorString(result) +
+          (more == nullptr || *more == '\0' ? "" : " (" + std::string(more) + ')'));
+}
+
+void NcclCommunicator::check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  const std::string place = stage_ == Stage::idle ? "" : to_string(stamp_) + ": ";
+  give_up(place + "CUDA: " + what + ": " + cudaGetErrorString(error));
+}
+
+std::unique_ptr<Communicator> make_nccl_communicator(MpiSession& session, const NcclOptions& options) {
+  const std::size_t slot = kMostSlots / static_cast<std::size_t>(session.ranks());
+  return std::make_unique<NcclCommunicator>(session, options, std::clamp(slot, kLeastSlot, kMostSlot));
+}
+
+}  // namespace coterie

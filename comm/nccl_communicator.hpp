@@ -1,0 +1,110 @@
+// The communicator over NCCL. Its own header so that tests can make the slots small.
+#pragma once
+
+#include "comm/nccl.hpp"
+#include "comm/roll_call.hpp"
+#include "comm/stamp.hpp"
+
+#include <cuda_runtime.h>
+#include <nccl.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace coterie {
+
+/// Owns what a C library made.
+template <auto Function>
+struct DestroyedBy {
+  template <class T>
+  void operator()(T* handle) const noexcept {
+    (void)Function(handle);
+  }
+};
+
+/// A message travels as its first bytes, in a slot of one size for every pair of ranks, all slots in one group of sends
+/// and receives; what is longer than its slot goes on in a second group, of sizes that the headers in the slots say,
+/// and weights in a third, which moves while this rank computes. NCCL keeps the order of each pair's messages, and the
+/// stamp in the header tells whether both mean the same collective. Decode steps fit their slots: one group of fixed
+/// sizes.
+class NcclCommunicator final : public Communicator {
+ public:
+  /// `slot`: bytes, the same on all ranks. Collective.
+  NcclCommunicator(MpiSession& session, const NcclOptions& options, std::size_t slot);
+  ~NcclCommunicator() override;
+  NcclCommunicator(const NcclCommunicator&) = delete;
+  NcclCommunicator& operator=(const NcclCommunicator&) = delete;
+
+  [[nodiscard]] int rank() const noexcept override { return mpi_->rank(); }
+  [[nodiscard]] int ranks() const noexcept override { return mpi_->ranks(); }
+  [[nodiscard]] std::span<const int> node_of_rank() const noexcept override { return node_of_rank_; }
+  [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
+                                                               const Place& place) override {
+    return mpi_->all_gather(mine, place);
+  }
+  void begin(Outbox outbox, const Place& place) override;
+  [[nodiscard]] bool progress() override;
+  [[nodiscard]] Inbox& wait_for_rows() override;
+  [[nodiscard]] Inbox finish() override;
+
+ private:
+  /// What is under way, in this order.
+  enum class Stage { starting, slots, rows, weights, idle };
+  using Clock = std::chrono::steady_clock;
+  using Nccl = std::unique_ptr<ncclComm, DestroyedBy<ncclCommAbort>>;  ///< aborted unless it ended in good order
+  using Stream = std::unique_ptr<CUstream_st, DestroyedBy<cudaStreamDestroy>>;
+  using Pinned = std::unique_ptr<std::byte, DestroyedBy<cudaFreeHost>>;
+  struct Peer {
+    bool takes_part = false;  ///< in the exchange under way
+    Stamp last_seen;
+    std::optional<std::string> answer;  ///< to this rank's question where it stands
+  };
+  /// What the GPU may read and write while an exchange is under way.
+  struct Buffers {
+    Pinned sent, received;  ///< (ranks, slot)
+    Outbox outbox;
+    Inbox inbox;
+  };
+
+  void start(MpiSession& session, const NcclOptions& options);
+  void end() noexcept;
+  void open(const Place& place, Stage stage);
+  [[nodiscard]] std::byte* slot_of(const Pinned& slots, int peer) const { return slots.get() + peer * slot_; }
+  void send_slots();
+  void take_slots();
+  /// What of a message is behind its slot: of rows and all else (Stage::rows), or of weights.
+  [[nodiscard]] std::span<std::byte> rest(Message& message, Stage of) const;
+  /// Sends and receives that. Whether there is any.
+  [[nodiscard]] bool send_rest(Stage of);
+  /// Until this stage is behind.
+  void wait(Stage last);
+  /// Whether NCCL is done with what it was given last.
+  [[nodiscard]] bool is_done();
+  void listen();
+  void hear(int peer, const Notice& notice);
+  [[noreturn]] void time_out();
+  [[noreturn]] void give_up(const std::string& why);
+  void check(ncclResult_t result, const char* what);
+  void check(cudaError_t error, const char* what);
+  [[nodiscard]] bool came(int peer) const;
+
+  std::unique_ptr<Communicator> mpi_;
+  RollCall* roll_call_;  ///< the session's
+  int number_;           ///< of this communicator among those of the session
+  std::chrono::duration<double> timeout_;
+  std::size_t slot_;
+  std::vector<int> node_of_rank_;
+
+  Stage stage_ = Stage::idle;  ///< stays where a collective fails
+  Stamp stamp_;                ///< of the collective under way
+  std::vector<Peer> peers_;    ///< (ranks)
+  std::unique_ptr<Buffers> buffers_ = std::make_unique<Buffers>();
+  Stream stream_;
+  Nccl nccl_;
+};
+
+}  // namespace coterie

@@ -1,0 +1,11 @@
+// What every transport asks of an outbox before it sends anything.
+#pragma once
+
+#include "comm/communicator.hpp"
+
+namespace coterie {
+
+/// Throws CommError unless there is a message for each rank, and none with memory for a rank that has no part.
+void check_outbox(const Outbox& outbox, const Place& place, int ranks);
+
+}  // namespace coterie

@@ -1,0 +1,49 @@
+#include "launch/choose_transport.hpp"
+
+#include "runtime/engine/agreement.hpp"
+#include "tests/mpi_main.hpp"
+
+#include <gtest/gtest.h>
+
+namespace coterie {
+namespace {
+
+class ChooseTransport : public testing::Test {
+ protected:
+  ChosenTransport choose(Transport asked, bool share, std::optional<int> gpu) {
+    GenerateOptions options;
+    options.transport = asked;
+    options.share_gpu = share;
+    return choose_transport(options, gpu, test_session(), *mpi_);
+  }
+  std::unique_ptr<Communicator> mpi_ = make_mpi_communicator(test_session(), {});
+};
+
+TEST_F(ChooseTransport, IsNcclByItselfWhereEveryRankHasAGpuOfItsOwn) {
+  EXPECT_EQ(choose(Transport::any, false, 0).nccl != nullptr, mpi_->ranks() > 1);
+  EXPECT_EQ(choose(Transport::any, true, 0).nccl, nullptr);
+  EXPECT_EQ(choose(Transport::any, false, std::nullopt).nccl, nullptr);
+  EXPECT_EQ(choose(Transport::mpi, false, 0).nccl, nullptr);
+}
+
+TEST_F(ChooseTransport, SharedGpusAreReachedWhenAskedFor) {
+  const ChosenTransport chosen = choose(Transport::nccl, true, 0);
+  ASSERT_EQ(chosen.nccl != nullptr, mpi_->ranks() > 1);
+  if (!chosen.nccl) return;
+  const Inbox inbox = chosen.nccl->exchange(Outbox(static_cast<std::size_t>(mpi_->ranks())), {"dispatch"});
+  EXPECT_EQ(inbox.size(), static_cast<std::size_t>(mpi_->ranks()));
+}
+
+TEST_F(ChooseTransport, ARankWithoutGpuIsNamedOnAllRanks) {
+  if (mpi_->ranks() == 1) return;
+  const std::optional<int> gpu = mpi_->rank() == 1 ? std::nullopt : std::optional(0);
+  try {
+    (void)choose(Transport::nccl, false, gpu);
+    ADD_FAILURE() << "no AgreedError";
+  } catch (const AgreedError& e) {
+    EXPECT_NE(std::string(e.what()).find("--transport nccl: rank 1: it computes on the CPU"), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace coterie
