@@ -103,8 +103,8 @@ int DispatchCopies::open_first(const Site& site) {
   const int expert = site.expert;
   const std::vector<int>& node_of = loads_->layer().node_of_rank;
   if (site.holder >= 0 && node_of[site.holder] == site.node) return -1;
-  std::int64_t leave = 0;  // rows
-  for (int p = site.begin; p < site.end; ++p) {
+  std::int64_t leave = site.holder >= 0 ? loads_->node_rows(site.node, expert) : 0;  // rows
+  for (int p = site.begin; site.holder < 0 && p < site.end; ++p) {
     leave += node_of[destination(p, site)] == site.node ? 0 : site.sources[p];
   }
   if (leave == 0) return -1;
@@ -126,7 +126,8 @@ int DispatchCopies::open_first(const Site& site) {
     }
   }
   if (best < 0) return -1;
-  for (int p = site.begin; p < site.end; ++p) {
+  if (site.holder >= 0) times_[site.holder] -= leave * (costs.row + costs.row_between);
+  for (int p = site.begin; site.holder < 0 && p < site.end; ++p) {
     const int rank = order_->ranks[p], to = destination(p, site);
     if (p == best || !loads_->same_node(rank, to)) {
       times_[to] -= site.sources[p] * (costs.row + loads_->row_way(rank, to));

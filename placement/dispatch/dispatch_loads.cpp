@@ -8,7 +8,7 @@
 namespace coterie {
 
 std::size_t most_copies(const DispatchLayer& layer) {
-  return static_cast<std::size_t>(std::max(layer.experts, 4 * layer.ranks) + layer.ranks);
+  return static_cast<std::size_t>(std::max(layer.experts, 3 * layer.ranks) + layer.ranks);
 }
 
 void DispatchLoads::add_item(int expert, int rank, std::int64_t rows, std::int64_t ways) {

@@ -73,7 +73,7 @@ class DispatchLoads {
     return copied_[expert] != 0 ? destinations_[static_cast<std::size_t>(expert) * layer_->ranks + place]
                                 : planned_destination(order_.ranks[place], expert);
   }
-  /// (places): the same of an expert that is shared.
+  /// (places): the same of all.
   [[nodiscard]] const int* destinations(int expert) {
     int* to = destinations_.data() + static_cast<std::ptrdiff_t>(expert) * layer_->ranks;
     for (int p = 0; copied_[expert] == 0 && p < layer_->ranks; ++p) {

@@ -8,11 +8,12 @@
 namespace coterie {
 namespace {
 
-constexpr std::size_t kTiny = 256;                            // items times ranks, among which all ways are tried
-constexpr int kFew = 8;                                       // ranks, among which one expert more or less matters
-constexpr int kMostOffers = 30'000, kMostOffersOfMany = 200;  // after which no other way is tried
-constexpr std::int64_t kNear = 4096;  // a part of the time: nearer to the floor nothing more is tried
-constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 512;  // parts of the time: steps of the search
+constexpr std::size_t kTiny = 256;  // items times ranks, among which all ways are tried
+constexpr int kFew = 8;             // ranks, among which one expert more or less matters
+constexpr int kMostOffers = 30'000, kMostOffersOfSome = 700, kMostOffersOfMany = 150;  // until no other way is tried
+constexpr std::int64_t kNear = 4096;    // a part of the time: nearer to the floor nothing more is tried
+constexpr std::int64_t kNearMiss = 16;  // a part of the target: a pass that misses it by less may be good enough
+constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 64;  // parts of the time: steps of the search
 
 }  // namespace
 
@@ -69,7 +70,8 @@ DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals)
   least_ = rows * loads.costs().row / ranks_;
   offers_ = 0;
   found_ = false;
-  most_offers_ = ranks_ <= kFew ? kMostOffers : kMostOffersOfMany;
+  const bool tiny = loads.items().size() * ranks_ <= kTiny;
+  most_offers_ = ranks_ > kFew ? kMostOffersOfMany : tiny ? kMostOffers : kMostOffersOfSome;
   search_all(copies, std::max(least_, (sum - gain) / ranks_));
   return best_ < before ? Stayed::spilled : Stayed::not_worth_it;
 }
@@ -98,7 +100,7 @@ void LeastLoaded::search_all(bool copied, std::int64_t floor) {
     }
     if (fewer == 0 || (round > 0 && (!few || fewer < 2))) break;
     if (round == 0) most_offers_ *= 2;
-    if (enough() || (!few && found_ && best_ - floor <= best_ / 4)) break;
+    if (enough() || (!few && good())) break;
     if (round > 0) fewer = fewer * 3 / 4;
     count = round == 0 ? 0 : fewer;
   }
@@ -175,18 +177,25 @@ void LeastLoaded::list_items() {
 }
 
 bool LeastLoaded::attempt(std::int64_t target) {
-  if (!reach(target)) return false;
-  found_ = true;
-  best_ = *std::max_element(times_.begin(), times_.end());
-  best_times_.assign(times_.begin(), times_.end());
-  best_chunks_.swap(chunks_);
-  best_draws_.swap(draws_);
-  return true;
+  const bool reached = reach(target);
+  slowest_ = *std::max_element(times_.begin(), times_.end());
+  if (slowest_ < best_) {  // a plan, be it not the one that was asked for
+    found_ = true;
+    best_ = slowest_;
+    best_times_.assign(times_.begin(), times_.end());
+    best_chunks_.swap(chunks_);
+    best_draws_.swap(draws_);
+  }
+  return reached;
 }
 
 bool LeastLoaded::near_floor() const {
   const bool free = loads_->costs().weights_inside + loads_->costs().expert < floor_ / kFinest;
   return best_ - floor_ <= best_ / (ranks_ <= kFew || free ? kNear : kFirst / 2);
+}
+
+bool LeastLoaded::good() const {
+  return found_ && best_ - floor_ <= best_ / 4;
 }
 
 bool LeastLoaded::search(std::int64_t mean) {
@@ -197,16 +206,21 @@ bool LeastLoaded::search(std::int64_t mean) {
     low = target + 1;
     return false;
   };
-  if (found_ && !reached(best_ - best_ / kNear - 1)) return false;
-  // Many solutions lie near the mean: from there up in steps that double.
-  std::int64_t step = mean / (ranks_ > kFew && !loads_->copies().empty() ? kFirst / 4 : kFirst) + 1,
+  if (found_ && !reached(best_ - best_ / kNear - 1) && best_ == before) return false;
+  // Many solutions lie near the mean: from there up in steps that double, or as what is too much asks for.
+  std::int64_t step = mean / (ranks_ <= kFew             ? kFirst
+                              : loads_->copies().empty() ? 40
+                                                         : kFirst / 4) +
+                      1,
                target = std::max(low, mean + step);
-  while (target < best_ && !reached(target)) {
-    step *= 2;
+  bool worked = best_ < before;
+  while (target < best_ && !near_floor()) {
+    worked = reached(target);
+    if (worked) break;
+    step = std::max(2 * step, (slowest_ - target) / ranks_);
     target = low + step;
   }
   // Down to where all ranks are near the slowest one, and below by halves.
-  bool worked = best_ < before;
   while (best_ - low > best_ / part && offers_ < most_offers_ && !near_floor()) {
     std::int64_t even = 0;
     if (worked) even = std::accumulate(best_times_.begin(), best_times_.end(), std::int64_t{0}) / ranks_;
@@ -233,12 +247,13 @@ bool LeastLoaded::reach(std::int64_t target) {
     const auto first = room_.begin() + order_->node_begin[n], last = room_.begin() + order_->node_begin[n + 1];
     roomiest_[n] = static_cast<int>(std::max_element(first, last) - room_.begin());
   }
+  const std::int64_t worth = std::min(best_ - 1, target + target / kNearMiss);
   for (const int i : shared_) here_[cell(order_->place_of_rank[items[i].rank], items[i].expert)].rows = pass_;
   for (const int place : by_time_) {
     if (base_[place] <= target) break;
     gave_[place] = pass_;
     give(place);
-    if (times_[place] > target) return false;
+    if (times_[place] > std::max(worth, target) || (offers_ > most_offers_ && good())) return false;
   }
   return std::all_of(times_.begin(), times_.end(), [&](std::int64_t time) { return time <= target; });
 }
@@ -370,6 +385,7 @@ void LeastLoaded::shed(int index, bool own_only) {
   const int owner = order_->place_of_rank[loads_->items()[index].rank];
   if (own_only && !own_may_pay(loads_->items()[index].expert)) return;
   touch(index);
+  if (own_only && owners_own_[index] == left_[index]) return;
   while (times_[owner] > target_ && left_[index] > 0) {
     Offer best;
     const int helper = best_helper(index, own_only, best);
@@ -383,6 +399,7 @@ int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
   const int owner = order_->place_of_rank[item.rank];
   int helper = -1;
   const auto consider = [&](int place) {
+    if (own_only && own_[index][place] == 0) return;
     const Offer offered = offer(index, place, own_only);
     if (offered.total == 0 || offered.saving <= 0 || (own_only && offered.price > 2 * kUnit)) return;
     if (helper >= 0 && !offered.better_than(best)) return;

@@ -90,8 +90,9 @@ class LeastLoaded {
   /// Improves on best_ if it can; whether it did.
   [[nodiscard]] bool search(std::int64_t mean);
   [[nodiscard]] bool near_floor() const;
+  [[nodiscard]] bool good() const;  ///< enough not to look much longer
   [[nodiscard]] bool attempt(std::int64_t target);
-  /// Whether all ranks come down to `target`; their times are then times_.
+  /// Whether all ranks come down to `target`. If not, what was given stays given, unless it is in vain.
   [[nodiscard]] bool reach(std::int64_t target);
   void give(int place);
   void give_cheapest(std::span<const int> items, int place, bool own_only);
@@ -149,6 +150,7 @@ class LeastLoaded {
   std::uint32_t pass_ = 0;
   bool found_ = false;
   std::int64_t floor_ = 0;
+  std::int64_t slowest_ = 0;  ///< rank's time in the last pass
   std::int64_t best_ = 0;
   std::vector<std::int64_t> best_times_;
   std::vector<DispatchChunk> chunks_, best_chunks_;  ///< of the pass, of the best one

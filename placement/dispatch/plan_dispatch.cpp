@@ -82,6 +82,7 @@ struct DispatchPlanner::Scratch {
   std::vector<int> chunk_of_expert, next_chunk;  ///< (experts), (chunks): linked, -1 ends
   std::vector<std::int64_t> left;                ///< (places): rows of the expert in hand that nobody has yet
   std::vector<int> given_of_place;               ///< (places)
+  std::vector<int> from_place;                   ///< (nodes): before it all rows of the owner in hand are given
   std::vector<int> first_part;                   ///< (experts)
   std::vector<Given> given;
   std::vector<std::int64_t> times;
@@ -95,20 +96,6 @@ struct DispatchPlanner::Scratch {
   void write_split(int expert, DispatchPlan& plan);
   void write_copies(DispatchPlan& plan);
 };
-
-namespace {
-
-void append(std::vector<DispatchPart>& parts, int expert, int rank, std::int64_t from, std::int64_t rows) {
-  if (rows == 0) return;
-  const bool goes_on = from > 0 && parts.back().rank == rank;
-  if (goes_on) {
-    parts.back().to += rows;
-  } else {
-    parts.push_back({expert, rank, from, from + rows});
-  }
-}
-
-}  // namespace
 
 /// The least-loaded solution, or none, as parts of all experts.
 void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
@@ -127,9 +114,10 @@ void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
     if (chunks[i].weights_from >= 0) plan.transfers.push_back({expert, chunks[i].weights_from, chunks[i].rank});
   }
   for (int e = 0; e < layer.experts; ++e) {
+    if (loads.rows(e) == 0) continue;
     if (!loads.shared(e) && chunk_of_expert[e] < 0) {
-      append(plan.parts, e, layer.only_holder[e], 0, loads.rows(e));
-    } else if (loads.rows(e) > 0) {
+      plan.parts.push_back({e, layer.only_holder[e], 0, loads.rows(e)});
+    } else {
       write_split(e, plan);
     }
   }
@@ -156,15 +144,18 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
   const DispatchOrder& order = loads.order();
   const auto& chunks = least_loaded.chunks();
   const std::int32_t* sources = loads.sources(expert);
+  const int* destinations = loads.destinations(expert);
   left.assign(sources, sources + layer.ranks);
   given_of_place.assign(layer.ranks, -1);
   given.clear();
   for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
     give(order.place_of_rank[chunks[i].rank], chunks[i].rank, chunks[i].own);
   }
+  int last_owner = -1;
   for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
     const DispatchChunk& chunk = chunks[i];
     const int owner = loads.items()[chunk.item].rank;
+    if (std::exchange(last_owner, owner) != owner) from_place.assign(order.node_begin.begin(), order.node_begin.end());
     for (int d = chunk.first_draw; d < chunk.first_draw + chunk.draws; ++d) {
       const DispatchDraw& draw = least_loaded.draws()[d];
       std::int64_t wanted = draw.rows;
@@ -172,24 +163,31 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
         give(order.place_of_rank[owner], chunk.rank, wanted);
         continue;
       }
-      for (int p = order.node_begin[draw.node]; p < order.node_begin[draw.node + 1] && wanted > 0; ++p) {
-        if (order.ranks[p] == owner || loads.destination(p, expert) != owner) continue;
+      for (int& p = from_place[draw.node]; wanted > 0; ++p) {
+        if (order.ranks[p] == owner || destinations[p] != owner) continue;
         const std::int64_t rows = std::min(wanted, left[p]);
         give(p, chunk.rank, rows);
         wanted -= rows;
+        if (wanted == 0) break;
       }
     }
   }
-  std::int64_t from = 0;
-  for (int r = 0; r < layer.ranks; ++r) {
-    const int p = order.place_of_rank[r];
-    append(plan.parts, expert, loads.destination(p, expert), from, left[p]);
-    from += left[p];
-    for (int g = given_of_place[p]; g >= 0; g = given[g].next) {
-      append(plan.parts, expert, given[g].rank, from, given[g].rows);
-      from += given[g].rows;
+  std::int64_t begin = 0, end = 0;  // of the part in hand
+  int rank = -1;
+  const auto add = [&](int to, std::int64_t rows) {
+    if (rows == 0) return;
+    if (to != rank) {
+      if (end > begin) plan.parts.push_back({expert, rank, begin, end});
+      rank = to;
+      begin = end;
     }
+    end += rows;
+  };
+  for (const int p : order.place_of_rank) {
+    add(destinations[p], left[p]);
+    for (int g = given_of_place[p]; g >= 0; g = given[g].next) add(given[g].rank, given[g].rows);
   }
+  plan.parts.push_back({expert, rank, begin, end});
 }
 
 DispatchPlanner::DispatchPlanner(const DispatchCosts& costs, const DispatchOptions& options)
