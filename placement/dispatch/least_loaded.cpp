@@ -10,7 +10,8 @@ namespace {
 
 constexpr std::size_t kTiny = 256;  // items times ranks, among which all ways are tried
 constexpr int kFew = 8;             // ranks, among which one expert more or less matters
-constexpr int kMostOffers = 30'000, kMostOffersOfSome = 700, kMostOffersOfMany = 150;  // until no other way is tried
+constexpr int kMostOffers = 30'000, kMostOffersOfSome = 700, kMostOffersOfMany = 150,
+              kMostOffersOfWork = 600;  // until no other way is tried
 constexpr std::int64_t kNear = 4096;    // a part of the time: nearer to the floor nothing more is tried
 constexpr std::int64_t kNearMiss = 16;  // a part of the target: a pass that misses it by less may be good enough
 constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 64;  // parts of the time: steps of the search
@@ -44,10 +45,11 @@ void LeastLoaded::drop(const DispatchCopy& copy) {
   best_ = *std::max_element(best_times_.begin(), best_times_.end());
 }
 
-DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals) {
+DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, const DispatchOptions& options) {
   using Stayed = DispatchPlan::Stayed;
   loads_ = &loads;
-  most_arrivals_ = most_arrivals;
+  options_ = &options;
+  most_arrivals_ = options.most_arrivals;
   ranks_ = loads.layer().ranks;
   nodes_ = loads.layer().nodes;
   clear();
@@ -63,20 +65,20 @@ DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, int most_arrivals)
   order_ = &loads.order();
   std::int64_t gain = 0;
   if (copies) {
-    copies_.find(loads, most_arrivals);
+    copies_.find(loads, most_arrivals_);
     gain = copies_.gain();
     if (balanced(sum - gain)) return Stayed::balanced;
   }
   least_ = rows * loads.costs().row / ranks_;
   offers_ = 0;
   found_ = false;
-  const bool tiny = loads.items().size() * ranks_ <= kTiny;
-  most_offers_ = ranks_ > kFew ? kMostOffersOfMany : tiny ? kMostOffers : kMostOffersOfSome;
-  search_all(copies, std::max(least_, (sum - gain) / ranks_));
+  floor_ = std::max(least_, (sum - gain) / ranks_);
+  most_offers_ = ranks_ <= kFew ? kMostOffers : mostly_work() ? kMostOffersOfWork : kMostOffersOfMany;
+  search_all(copies);
   return best_ < before ? Stayed::spilled : Stayed::not_worth_it;
 }
 
-void LeastLoaded::search_all(bool copied, std::int64_t floor) {
+void LeastLoaded::search_all(bool copied) {
   using First = Style::First;
   constexpr std::array<Style, 6> kStyles{{{First::hottest, true},
                                           {First::hottest, false},
@@ -86,23 +88,35 @@ void LeastLoaded::search_all(bool copied, std::int64_t floor) {
                                           {First::tightest, true}}};
   const bool few = ranks_ <= kFew;
   if (few && copied) copies_.sort();
-  floor_ = floor;
-  const auto enough = [&] { return near_floor() || offers_ > most_offers_; };
+  most_good_offers_ = most_offers_;
+  const auto enough = [&] { return near_floor() || tired(); };
   std::size_t made = 0;
   // All copies, none, then ever fewer.
   for (std::size_t round = 0, count = copied ? copies_.copies().size() : 0, fewer = count;; ++round) {
     loads_->spread(copied ? copies_.copies().first(count) : std::span<const DispatchCopy>());
     prepare();
     const bool tiny = few && loads_->items().size() * ranks_ <= kTiny;
+    if (few && !tiny) most_good_offers_ = kMostOffersOfSome;
     for (std::size_t s = 0; s < (tiny ? kStyles.size() : few ? 2 : 1) && !enough(); ++s) {
       style_ = kStyles[s];
       if (search(std::accumulate(base_.begin(), base_.end(), std::int64_t{0}) / ranks_)) made = count;
     }
     if (fewer == 0 || (round > 0 && (!few || fewer < 2))) break;
-    if (round == 0) most_offers_ *= 2;
+    if (round == 0) {
+      most_offers_ *= 2;
+      most_good_offers_ *= 2;
+    }
     if (enough() || (!few && good())) break;
     if (round > 0) fewer = fewer * 3 / 4;
     count = round == 0 ? 0 : fewer;
+  }
+  if (may_be_far() && loads_->layer().holders == loads_->layer().experts &&
+      llep_.solve(*loads_, *options_, order_->ranks)) {
+    loads_->spread({});
+    prepare();
+    const std::int64_t before = best_;
+    follow_llep();
+    if (best_ < before) made = 0;
   }
   if (loads_->copies().size() != made) loads_->spread(copies_.copies().first(made));
 }
@@ -145,6 +159,10 @@ void LeastLoaded::prepare() {
     owners_own_.resize(most);
     pool_.resize(most * nodes_);
     base_pool_.resize(most * nodes_);
+    llep_.reserve(layer);
+    wanted_.reserve(ranks);
+    wanted_of_node_.reserve(nodes_);
+    pool_then_.reserve(nodes_);
     pass_ = 0;
   }
   const std::size_t chunks = 2 * (ranks + most);  // each fills a rank or ends an item, of own rows or of all
@@ -178,28 +196,43 @@ void LeastLoaded::list_items() {
 
 bool LeastLoaded::attempt(std::int64_t target) {
   const bool reached = reach(target);
-  slowest_ = *std::max_element(times_.begin(), times_.end());
-  if (slowest_ < best_) {  // a plan, be it not the one that was asked for
-    found_ = true;
-    best_ = slowest_;
-    best_times_.assign(times_.begin(), times_.end());
-    best_chunks_.swap(chunks_);
-    best_draws_.swap(draws_);
-  }
+  keep_if_best();  // a plan, be it not the one that was asked for
   return reached;
+}
+
+void LeastLoaded::keep_if_best() {
+  slowest_ = *std::max_element(times_.begin(), times_.end());
+  if (slowest_ >= best_) return;
+  found_ = true;
+  best_ = slowest_;
+  best_times_.assign(times_.begin(), times_.end());
+  best_chunks_.swap(chunks_);
+  best_draws_.swap(draws_);
+}
+
+bool LeastLoaded::mostly_work() const {
+  return 4 * least_ > 3 * floor_;
+}
+
+bool LeastLoaded::may_be_far() const {
+  return ranks_ <= kFew ? !near_floor() : mostly_work() || best_ > 3 * floor_;
 }
 
 bool LeastLoaded::near_floor() const {
   const bool free = loads_->costs().weights_inside + loads_->costs().expert < floor_ / kFinest;
-  return best_ - floor_ <= best_ / (ranks_ <= kFew || free ? kNear : kFirst / 2);
+  return best_ - floor_ <= best_ / (ranks_ <= kFew || free ? kNear : mostly_work() ? 256 : kFirst / 2);
 }
 
 bool LeastLoaded::good() const {
-  return found_ && best_ - floor_ <= best_ / 4;
+  return found_ && best_ - floor_ <= best_ / (ranks_ <= kFew ? kFirst / 2 : 4);
+}
+
+bool LeastLoaded::tired() const {
+  return offers_ > (good() ? most_good_offers_ : most_offers_);
 }
 
 bool LeastLoaded::search(std::int64_t mean) {
-  const std::int64_t before = best_, part = ranks_ <= kFew ? kFinest : kCoarse;
+  const std::int64_t before = best_, part = ranks_ <= kFew ? kFinest : mostly_work() ? 512 : kCoarse;
   std::int64_t low = least_;
   const auto reached = [&](std::int64_t target) {
     if (attempt(target)) return true;
@@ -221,7 +254,7 @@ bool LeastLoaded::search(std::int64_t mean) {
     target = low + step;
   }
   // Down to where all ranks are near the slowest one, and below by halves.
-  while (best_ - low > best_ / part && offers_ < most_offers_ && !near_floor()) {
+  while (best_ - low > best_ / part && !tired() && !near_floor()) {
     std::int64_t even = 0;
     if (worked) even = std::accumulate(best_times_.begin(), best_times_.end(), std::int64_t{0}) / ranks_;
     if (worked && best_ - even <= best_ / part) break;
@@ -232,7 +265,7 @@ bool LeastLoaded::search(std::int64_t mean) {
   return best_ < before;
 }
 
-bool LeastLoaded::reach(std::int64_t target) {
+void LeastLoaded::begin_pass(std::int64_t target) {
   const auto& items = loads_->items();
   ++pass_;
   target_ = target;
@@ -247,13 +280,17 @@ bool LeastLoaded::reach(std::int64_t target) {
     const auto first = room_.begin() + order_->node_begin[n], last = room_.begin() + order_->node_begin[n + 1];
     roomiest_[n] = static_cast<int>(std::max_element(first, last) - room_.begin());
   }
-  const std::int64_t worth = std::min(best_ - 1, target + target / kNearMiss);
   for (const int i : shared_) here_[cell(order_->place_of_rank[items[i].rank], items[i].expert)].rows = pass_;
+}
+
+bool LeastLoaded::reach(std::int64_t target) {
+  begin_pass(target);
+  const std::int64_t worth = std::min(best_ - 1, target + target / kNearMiss);
   for (const int place : by_time_) {
     if (base_[place] <= target) break;
     gave_[place] = pass_;
     give(place);
-    if (times_[place] > std::max(worth, target) || (offers_ > most_offers_ && good())) return false;
+    if (times_[place] > std::max(worth, target) || (good() && tired())) return false;
   }
   return std::all_of(times_.begin(), times_.end(), [&](std::int64_t time) { return time <= target; });
 }

@@ -4,6 +4,7 @@
 
 #include "placement/dispatch/dispatch_copies.hpp"
 #include "placement/dispatch/dispatch_loads.hpp"
+#include "placement/dispatch/llep.hpp"
 
 #include <array>
 #include <cstdint>
@@ -32,11 +33,12 @@ struct DispatchDraw {
 /// Copies that pay for themselves are made first (all of them, or the best so many). From there a search for the time
 /// of the slowest rank: for a target each rank above it gives rows of its experts, the hottest first, to the rank where
 /// the least is done for what is saved; the rows that lie there come first, then those of its node. A helper passes
-/// nothing on. Among few ranks the search is repeated with other orders of what is given.
+/// nothing on. Among few ranks the search is repeated with other orders of what is given. Where the work is most of the
+/// time or little was found, what LLEP assigns is tried, too, with rows that lie at a helper first.
 class LeastLoaded {
  public:
   /// Whether something is spilled, and if not, why not; `loads` are left with the copies of the solution.
-  [[nodiscard]] DispatchPlan::Stayed solve(DispatchLoads& loads, int most_arrivals);
+  [[nodiscard]] DispatchPlan::Stayed solve(DispatchLoads& loads, const DispatchOptions& options);
   void clear();
 
   /// Of the slowest rank, at most `loads`' own.
@@ -62,6 +64,12 @@ class LeastLoaded {
     /// What is done for what is saved.
     std::int64_t price = std::numeric_limits<std::int64_t>::max();
 
+    void add(std::size_t source, std::int64_t count, std::int64_t costs, std::int64_t saves) {
+      rows[source] = count;
+      total += count;
+      cost += count * costs;
+      saving += count * saves;
+    }
     [[nodiscard]] bool better_than(const Offer& other) const {
       if (done != other.done) return done;
       if (price != other.price) return price < other.price;
@@ -84,16 +92,24 @@ class LeastLoaded {
     std::uint32_t weights = 0, rows = 0, took = 0;
   };
 
-  void search_all(bool copies, std::int64_t floor);
+  void search_all(bool copies);
   void prepare();
   void list_items();
   /// Improves on best_ if it can; whether it did.
   [[nodiscard]] bool search(std::int64_t mean);
   [[nodiscard]] bool near_floor() const;
+  [[nodiscard]] bool tired() const;
   [[nodiscard]] bool good() const;  ///< enough not to look much longer
   [[nodiscard]] bool attempt(std::int64_t target);
   /// Whether all ranks come down to `target`. If not, what was given stays given, unless it is in vain.
   [[nodiscard]] bool reach(std::int64_t target);
+  void begin_pass(std::int64_t target);
+  void keep_if_best();
+  /// A pass that gives as LLEP does.
+  void follow_llep();
+  void follow_llep(std::span<const DispatchPart> chunks);
+  [[nodiscard]] bool mostly_work() const;  ///< rows' and weights' ways are little beside the products
+  [[nodiscard]] bool may_be_far() const;
   void give(int place);
   void give_cheapest(std::span<const int> items, int place, bool own_only);
   /// Of items, the hottest first: the last that would bring their rank down by `excess` alone, else the first.
@@ -109,6 +125,15 @@ class LeastLoaded {
   [[nodiscard]] std::int32_t taken(int place, int item) const;
   void set_room(int place);
   [[nodiscard]] Offer offer(int item, int helper, bool own_only);
+  /// Rows that may be offered, by source, and what each of a source takes of the helper's time and of the owner's.
+  struct Sources {
+    std::array<std::int64_t, Offer::sources> there, costs, savings;
+  };
+  [[nodiscard]] Sources sources(int item, int helper);
+  using Limits = std::array<std::int64_t, Offer::sources>;
+  void give_rows(int item, int helper, std::int64_t rows, const Limits& most);
+  /// The weights' way and the expert's own costs; false where nobody can send the weights.
+  [[nodiscard]] bool begin_offer(int item, int helper, Offer& offer);
   void take(int item, int helper, const Offer& offer);
   void draw(int item, int node, std::int64_t rows);
   [[nodiscard]] int sender(const DispatchItem& item, int helper) const;
@@ -119,11 +144,14 @@ class LeastLoaded {
 
   DispatchLoads* loads_ = nullptr;
   DispatchCopies copies_;
+  Llep llep_;
+  const DispatchOptions* options_ = nullptr;
   int most_arrivals_ = 0, ranks_ = 0, nodes_ = 0;
   Style style_;
   std::int64_t target_ = 0;
-  std::int64_t least_ = 0;            ///< no plan takes less
-  int offers_ = 0, most_offers_ = 0;  ///< looked at in this solution
+  std::int64_t least_ = 0;                      ///< no plan takes less
+  int offers_ = 0;                              ///< looked at in this solution
+  int most_offers_ = 0, most_good_offers_ = 0;  ///< until nothing more is tried; where the plan is good()
   // A place is a rank's index in the order; all below is by places.
   const DispatchOrder* order_ = nullptr;
   std::vector<int> node_;
@@ -147,6 +175,8 @@ class LeastLoaded {
   std::vector<std::int64_t> left_, owners_own_;       ///< (items): rows that stay, of them those of its rank
   std::vector<std::int64_t> base_pool_, pool_;        ///< (items, nodes): of them those of others
   std::vector<Here> here_;                            ///< (experts, places)
+  std::vector<std::int64_t> wanted_, wanted_of_node_,
+      pool_then_;  ///< (places), (nodes), (nodes): when LLEP is followed
   std::uint32_t pass_ = 0;
   bool found_ = false;
   std::int64_t floor_ = 0;

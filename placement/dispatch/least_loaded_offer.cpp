@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
+#include <utility>
 
 namespace coterie {
 
@@ -30,53 +32,117 @@ std::int32_t LeastLoaded::taken(int place, int item) const {
   return taken.pass == pass_ ? taken.rows : 0;
 }
 
-LeastLoaded::Offer LeastLoaded::offer(int index, int helper, bool own_only) {
+bool LeastLoaded::begin_offer(int index, int helper, Offer& offer) {
   const DispatchCosts& costs = loads_->costs();
   const DispatchItem& item = loads_->items()[index];
-  const int owner = order_->place_of_rank[item.rank], node = node_[helper], owners_node = node_[owner];
-  const bool near = node == owners_node;
-  ++offers_;
-  Offer offer;
-  const Here& here = here_[cell(helper, item.expert)];
-  if (here.rows != pass_) offer.cost += costs.expert;
-  if (!has(helper, item.expert)) {
-    offer.weights_from = sender(item, helper);
-    if (offer.weights_from < 0) return {};
-    offer.cost += weights_way(offer.weights_from, helper);
-    if (offer.weights_from == owner) offer.saving -= weights_way(owner, helper);
-  }
-  std::int64_t room = target_ - times_[helper] - offer.cost;
-  std::int64_t excess = times_[owner] - target_ - offer.saving;
+  const int owner = order_->place_of_rank[item.rank];
+  if (here_[cell(helper, item.expert)].rows != pass_) offer.cost += costs.expert;
+  if (has(helper, item.expert)) return true;
+  offer.weights_from = sender(item, helper);
+  if (offer.weights_from < 0) return false;
+  offer.cost += weights_way(offer.weights_from, helper);
+  if (offer.weights_from == owner) offer.saving -= weights_way(owner, helper);
+  return true;
+}
+
+LeastLoaded::Sources LeastLoaded::sources(int index, int helper) {
+  const DispatchCosts& costs = loads_->costs();
+  const DispatchItem& item = loads_->items()[index];
+  const int node = node_[helper], owners_node = node_[order_->place_of_rank[item.rank]];
+  const bool near = node == owners_node, took = here_[cell(helper, item.expert)].took == pass_;
   const std::int64_t* rows_of = pool(index);
   const std::int64_t own =
-      std::min<std::int64_t>(own_[index][helper] - (here.took == pass_ ? taken(helper, index) : 0), rows_of[node]);
+      std::min<std::int64_t>(own_[index][helper] - (took ? taken(helper, index) : 0), rows_of[node]);
   const std::int64_t owners = near ? 0 : rows_of[owners_node];
   const std::int64_t others = left_[index] - owners_own_[index] - rows_of[node] - owners;
-  const std::array<std::int64_t, Offer::sources> there{own, rows_of[node] - own, others, owners, owners_own_[index]};
-  const std::int64_t way = near ? costs.row_inside : costs.row_between;
-  const std::array<std::int64_t, Offer::sources> pays{0, costs.row_inside, costs.row_between, costs.row_between, way};
-  const std::array<std::int64_t, Offer::sources> saves{way, way, costs.row_between, costs.row_inside, 0};
-  for (std::size_t s = 0; s < (own_only ? 1 : there.size()) && excess > 0; ++s) {
-    const std::int64_t cost = costs.row + pays[s], saving = costs.row + saves[s];
-    std::int64_t rows = there[s];
+  const std::int64_t row = costs.row, inside = costs.row_inside, between = costs.row_between;
+  const std::int64_t way = near ? inside : between;
+  return {{own, rows_of[node] - own, others, owners, owners_own_[index]},
+          {row, row + inside, row + between, row + between, row + way},
+          {row + way, row + way, row + between, row + inside, row}};
+}
+
+LeastLoaded::Offer LeastLoaded::offer(int index, int helper, bool own_only) {
+  ++offers_;
+  Offer offer;
+  if (!begin_offer(index, helper, offer)) return {};
+  std::int64_t room = target_ - times_[helper] - offer.cost;
+  std::int64_t excess = times_[order_->place_of_rank[loads_->items()[index].rank]] - target_ - offer.saving;
+  const Sources from = sources(index, helper);
+  for (std::size_t s = 0; s < (own_only ? 1 : from.there.size()) && excess > 0; ++s) {
+    const std::int64_t cost = from.costs[s], saving = from.savings[s];
+    std::int64_t rows = from.there[s];
     if (rows * cost > room) rows = room / cost;
     if (rows * saving > excess) rows = std::min(rows, (excess + saving - 1) / saving);
     if (rows <= 0) {
-      if (there[s] > 0) break;
+      if (from.there[s] > 0) break;
       continue;
     }
-    offer.rows[s] = rows;
-    offer.total += rows;
-    offer.cost += rows * cost;
-    offer.saving += rows * saving;
+    offer.add(s, rows, cost, saving);
     room -= rows * cost;
     excess -= rows * saving;
-    if (rows < there[s]) break;
+    if (rows < from.there[s]) break;
   }
-  if (offer.total == left_[index]) offer.saving += costs.expert;
+  if (offer.total == left_[index]) offer.saving += loads_->costs().expert;
   offer.done = excess <= 0 || offer.total == left_[index];
   if (offer.saving > 0) offer.price = offer.cost * kUnit / offer.saving;
   return offer;
+}
+
+/// `rows` of the item's, first those of the sources that come first, of each at most so many.
+void LeastLoaded::give_rows(int index, int helper, std::int64_t rows, const Limits& most) {
+  Offer offer;
+  if (rows <= 0 || !begin_offer(index, helper, offer)) return;
+  const Sources from = sources(index, helper);
+  for (std::size_t s = 0; s < from.there.size(); ++s) {
+    const std::int64_t of_source = std::min({rows - offer.total, from.there[s], most[s]});
+    if (of_source > 0) offer.add(s, of_source, from.costs[s], from.savings[s]);
+  }
+  if (offer.total == 0) return;
+  if (offer.total == left_[index]) offer.saving += loads_->costs().expert;
+  take(index, helper, offer);
+}
+
+void LeastLoaded::follow_llep() {
+  begin_pass(std::numeric_limits<std::int64_t>::max() / 2);
+  const auto chunks = llep_.chunks();
+  for (std::size_t first = 0, last = 0; first < chunks.size(); first = last) {
+    while (last < chunks.size() && chunks[last].expert == chunks[first].expert) ++last;
+    follow_llep(chunks.subspan(first, last - first));
+  }
+  if (*std::max_element(arrivals_.begin(), arrivals_.end()) <= most_arrivals_) keep_if_best();
+}
+
+/// Of one expert: rows that lie at their helper, then each helper's share of its node's, then the others.
+void LeastLoaded::follow_llep(std::span<const DispatchPart> chunks) {
+  constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
+  const int expert = chunks.front().expert;
+  const auto& items = loads_->items();
+  const auto item = std::lower_bound(items.begin(), items.end(), expert,
+                                     [](const DispatchItem& a, int number) { return a.expert < number; });
+  const auto index = static_cast<int>(item - items.begin());
+  touch(index);
+  wanted_.assign(ranks_, 0);
+  wanted_of_node_.assign(nodes_, 0);
+  for (const DispatchPart& chunk : chunks) wanted_[order_->place_of_rank[chunk.rank]] += chunk.to - chunk.from;
+  const int owner = order_->place_of_rank[llep_.owner(expert)];
+  const std::int64_t stays = std::exchange(wanted_[owner], 0);
+  const auto give_all = [&](const auto& most) {
+    for (int p = 0; p < ranks_; ++p) {
+      const std::int64_t before = left_[index];
+      if (wanted_[p] > 0) give_rows(index, p, wanted_[p], most(p));
+      wanted_[p] -= before - left_[index];
+    }
+  };
+  give_all([&](int) { return Limits{kAll}; });
+  for (int p = 0; p < ranks_; ++p) wanted_of_node_[node_[p]] += wanted_[p];
+  wanted_of_node_[node_[owner]] += std::max<std::int64_t>(0, stays - owners_own_[index]);
+  pool_then_.assign(pool(index), pool(index) + nodes_);
+  give_all([&](int p) {
+    return Limits{0, std::min(wanted_[p], pool_then_[node_[p]] * wanted_[p] /
+                                              std::max<std::int64_t>(1, wanted_of_node_[node_[p]]))};
+  });
+  give_all([&](int) { return Limits{kAll, kAll, kAll, kAll, kAll}; });
 }
 
 void LeastLoaded::draw(int item, int node, std::int64_t rows) {

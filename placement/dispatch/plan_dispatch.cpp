@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -86,6 +87,7 @@ struct DispatchPlanner::Scratch {
   std::vector<int> first_part;                   ///< (experts)
   std::vector<Given> given;
   std::vector<std::int64_t> times;
+  std::vector<int> all_ranks;
 
   void give(int place, int rank, std::int64_t rows) {
     if (rows == 0) return;
@@ -207,7 +209,10 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
   plan_.stayed = Stayed::policy;
   if (options_.policy == DispatchPolicy::llep) {
     plan_.stayed = Stayed::balanced;
-    if (s.llep.solve(s.loads, options_, plan_.parts, plan_.transfers)) {
+    s.all_ranks.resize(layer.ranks);
+    std::iota(s.all_ranks.begin(), s.all_ranks.end(), 0);
+    if (s.llep.solve(s.loads, options_, s.all_ranks)) {
+      s.llep.write(s.loads, plan_.parts, plan_.transfers);
       plan_.stayed = Stayed::spilled;
       plan_.after = predicted_time(s.loads, plan_.parts, plan_.transfers, s.times);
       return plan_;
@@ -215,7 +220,7 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
   }
   s.least_loaded.clear();
   if (options_.policy == DispatchPolicy::least_loaded) {
-    plan_.stayed = s.least_loaded.solve(s.loads, options_.most_arrivals);
+    plan_.stayed = s.least_loaded.solve(s.loads, options_);
   }
   s.write(plan_);
   if (options_.policy == DispatchPolicy::least_loaded) plan_.after = s.least_loaded.time();

@@ -488,21 +488,43 @@ TEST(PlanDispatch, IsNeverSlowerThanLlepOnRealTraces) {
   }
 }
 
+TEST(PlanDispatch, IsNoSlowerThanLlepWhereRowsAndWeightsTravelFast) {
+  const std::uint64_t seed = 29;
+  SplitMix random(seed);
+  for (int round = 0; round < 300; ++round) {
+    const int ranks = 2 + 2 * random.below(4), experts = ranks * (1 + random.below(8));
+    SCOPED_TRACE("seed " + std::to_string(seed) + ", round " + std::to_string(round));
+    Case c{layer_of(ranks, experts, ranks), {900'000, 10'000'000, 40'000, 40'000, 18'000'000, 18'000'000}, {}, {}};
+    for (int i = 0; i < ranks * experts; ++i)
+      c.counts.push_back(random.below(100) * (random.below(experts) == 0 ? 200 : 1));
+    DispatchOptions llep = llep_options(random.below(2) == 0 ? 1 : 1024), ours;
+    ours.llep_min_rows = llep.llep_min_rows;
+    const DispatchPlan plan = planned(c, ours);
+    expect_valid(c, plan);
+    EXPECT_LE(plan.after, planned(c, llep).after);
+  }
+}
+
 TEST(PlanDispatch, AllocatesOnlyAtTheFirstCall) {
   SplitMix random(19);
-  Case c = even_case(16, 64, 0);
-  DispatchPlanner planner(c.costs, {});
-  static_cast<void>(planner.plan(c.layer, c.counts));
-  const auto fill = [&] {
-    for (std::int32_t& count : c.counts) count = random.below(1000) * (random.below(30) == 0 ? 50 : 1);
-  };
-  fill();
-  static_cast<void>(planner.plan(c.layer, c.counts));
-  for (int round = 0; round < 100; ++round) {
-    fill();
-    const std::int64_t before = allocations;
-    static_cast<void>(planner.plan(c.layer, c.counts));
-    EXPECT_EQ(allocations, before);
+  for (const int ranks : {4, 16, 64}) {
+    for (const std::int64_t way : {0, 10}) {  // of rows beside 100 for their products
+      Case c = even_case(ranks, 4 * ranks, 0);
+      c.costs.row_inside = way;
+      c.costs.row_between = 8 * way;
+      DispatchPlanner planner(c.costs, {});
+      const auto fill = [&](int few) {
+        for (std::int32_t& count : c.counts) count = random.below(1000) * (random.below(few) == 0 ? 50 : 1);
+      };
+      fill(30);
+      static_cast<void>(planner.plan(c.layer, c.counts));
+      for (int round = 0; round < 60; ++round) {
+        fill(2 + round);
+        const std::int64_t before = allocations;
+        static_cast<void>(planner.plan(c.layer, c.counts));
+        EXPECT_EQ(allocations, before) << ranks << " ranks, round " << round;
+      }
+    }
   }
 }
 
