@@ -131,7 +131,8 @@ RotarySpec llama3(const Parameters& p) {
   return out;
 }
 
-/// LongRoPE (Ding et al., arXiv 2402.13753), as the Phi models have it.
+/// LongRoPE (Ding et al., arXiv 2402.13753), as the Phi models have it. HF transformers 5.23 changes the scale alone
+/// beyond the original length, and leaves a phimoe model the short factors.
 RotarySpec longrope(const Parameters& p) {
   const auto original = p.original();
   const double factor = p.factor();
