@@ -22,7 +22,7 @@ constexpr std::chrono::hours kForever{87600};         // a time limit that the c
 constexpr std::size_t kMostUnasked = 16 << 20;        // bytes
 constexpr std::size_t kLeastFirst = 8 << 10;          // bytes
 constexpr std::size_t kMostFirst = (64 << 10) - 256;  // bytes; above Open MPI asks the receiver first over TCP
-constexpr int kSpins = 64;                            // polls before the core is offered to others
+constexpr int kSpins = 64;                            // polls before the core is offered to others, or to work
 // Who waits long sleeps between its polls, so that others have the core: a small share of what it waited so far, and
 // first most of what collectives took at least of late, as nothing can come sooner over a link of that delay.
 constexpr int kNapShare = 8;
@@ -106,20 +106,25 @@ void MpiCommunicator::begin(Outbox outbox, const Place& place) {
   empty.mark(stamp_);
   buffers_->outbox = std::move(outbox);
   buffers_->inbox[rank_] = std::move(buffers_->outbox[rank_]);
-  for (const Part part : {Part::rows, Part::weights}) {
-    for (int i = 1; i < ranks_; ++i) {
-      const int peer = (rank_ + i) % ranks_;
-      Message& message = buffers_->outbox[peer];
-      if (!place.takes_part(peer)) continue;
-      if (!message.wire().empty()) message.mark(stamp_);
-      send(peer, message.wire().empty() ? empty.wire() : message.wire(), part);
+  for (int i = 1; i < ranks_; ++i) {
+    const int peer = (rank_ + i) % ranks_;
+    Message& message = buffers_->outbox[peer];
+    if (!place.takes_part(peer)) continue;
+    if (!message.wire().empty()) message.mark(stamp_);
+    send(peer, message.wire().empty() ? empty.wire() : message.wire(), Part::rows);
+    if (is_late(peer, Part::weights)) {
+      held_back_.push_back(peer);  // what is sent behind weights, be it the end of the rows, waits for them
+    } else {
+      send(peer, message.wire(), Part::weights);
     }
   }
 }
 
 bool MpiCommunicator::progress() {
   interleaved_ = true;
-  while (open_ > 0 && poll() > 0) {
+  // A look moves a fragment or two, and Open MPI looks at sockets in every eighth only.
+  for (int idle = 0; open_ > 0 && idle < kSpins; ++idle) {
+    if (poll() > 0) idle = 0;
   }
   return open_ == 0;
 }
@@ -155,7 +160,7 @@ void MpiCommunicator::open(Stamp::Kind kind, const Place& place) {
     peer_of_request_.push_back(r);
   }
   standing_ = requests_.size();
-  late_.assign(standing_, 0);
+  roles_.assign(standing_, Role::row);
   open_ = static_cast<int>(standing_) - 1;
 }
 
@@ -167,6 +172,7 @@ MpiCommunicator::Piece MpiCommunicator::piece_at(std::size_t done, const Section
 }
 
 void MpiCommunicator::send(int peer, std::span<const std::byte> wire, Part part) {
+  if (wire.empty()) return;
   const SectionSizes sizes = header_of(wire).sizes;
   Piece piece;
   for (std::size_t done = 0; done < wire.size(); done += piece.bytes) {
@@ -175,19 +181,19 @@ void MpiCommunicator::send(int peer, std::span<const std::byte> wire, Part part)
     const int tag = done == 0 ? first_piece_tag(number_) : rest_tag(number_);
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_CHECK(MPI_Isend(wire.data() + done, static_cast<int>(piece.bytes), MPI_BYTE, peer, tag, comm_, &request));
-    add(peer, request, part);
+    add(peer, request, is_late(peer, part) ? Role::late : Role::sent_row);
   }
 }
 
-void MpiCommunicator::add(int peer, MPI_Request request, Part part) {
-  const bool late = part == Part::weights && node_of_rank_[peer] != node_of_rank_[rank_];
+void MpiCommunicator::add(int peer, MPI_Request request, Role role) {
   requests_.push_back(request);
   peer_of_request_.push_back(peer);
-  late_.push_back(late ? 1 : 0);
+  roles_.push_back(role);
   ++peers_[peer].open;
   ++open_;
   ++added_open_;
-  late_open_ += late ? 1 : 0;
+  late_open_ += role == Role::late ? 1 : 0;
+  sent_rows_open_ += role == Role::sent_row ? 1 : 0;
 }
 
 void MpiCommunicator::wait(Part part) {
@@ -257,9 +263,14 @@ int MpiCommunicator::poll() {
       continue;
     }
     static_cast<std::size_t>(request) < standing_ ? receive(peer, statuses_[i]) : void(--added_open_);
-    late_open_ -= late_[request];
+    late_open_ -= roles_[request] == Role::late ? 1 : 0;
+    sent_rows_open_ -= roles_[request] == Role::sent_row ? 1 : 0;
     --peers_[peer].open;
     --open_;
+  }
+  if (sent_rows_open_ == 0 && !held_back_.empty()) {
+    for (const int peer : held_back_) send(peer, buffers_->outbox[peer].wire(), Part::weights);
+    held_back_.clear();
   }
   return count;
 }
@@ -291,7 +302,7 @@ void MpiCommunicator::receive(int peer, const MPI_Status& status) {
     MPI_Request request = MPI_REQUEST_NULL;
     MPI_CHECK(MPI_Irecv(wire.data() + done, static_cast<int>(piece.bytes), MPI_BYTE, peer, rest_tag(number_), comm_,
                         &request));
-    add(peer, request, piece.part);
+    add(peer, request, is_late(peer, piece.part) ? Role::late : Role::row);
   }
 }
 

@@ -85,7 +85,16 @@ class MpiCommunicator final : public Communicator {
   [[nodiscard]] int poll();
   void receive(int peer, const MPI_Status& status);
   void hear(int peer, const Notice& notice);
-  void add(int peer, MPI_Request request, Part part);
+  /// What a request that `add` adds is for.
+  enum class Role : char {
+    row,       ///< a piece that rows wait for
+    sent_row,  ///< one that this rank sends
+    late,      ///< weights from or to another node
+  };
+  [[nodiscard]] bool is_late(int peer, Part part) const {
+    return part == Part::weights && node_of_rank_[peer] != node_of_rank_[rank_];
+  }
+  void add(int peer, MPI_Request request, Role role);
   void ask_stragglers();
   [[noreturn]] void give_up(const std::string& why);
   [[nodiscard]] std::string where() const;
@@ -108,6 +117,7 @@ class MpiCommunicator final : public Communicator {
   int open_ = 0;              ///< the sum of Peer::open
   int added_open_ = 0;        ///< of those, the ones of `add`
   int late_open_ = 0;         ///< of those, the ones that rows don't wait for
+  int sent_rows_open_ = 0;    ///< of those, rows that this rank sends
   std::size_t standing_ = 0;  ///< the first so many of requests_ are not `add`'s
   /// What collectives whose messages were short took at least of late: those of some ranks, those of all.
   std::array<std::chrono::nanoseconds, 2> least_{};
@@ -118,7 +128,8 @@ class MpiCommunicator final : public Communicator {
   /// First the roll call's and the receives from each other rank that takes part; then what `add` adds.
   std::vector<MPI_Request> requests_;
   std::vector<int> peer_of_request_;  ///< (requests)
-  std::vector<char> late_;            ///< (requests): rows don't wait for it
+  std::vector<Role> roles_;           ///< (requests)
+  std::vector<int> held_back_;        ///< peers whose weights are sent when this rank's rows are
   std::vector<int> done_;             ///< (requests): what a poll writes
   std::vector<MPI_Status> statuses_;  ///< (requests)
 };
