@@ -1,0 +1,230 @@
+// Times a GPU's operations in bf16, each call by itself and with cold caches, from the call to its end as the host sees
+// it: grouped experts beside a loop of cuBLAS calls, rows and attention beside a copy inside the device's memory, the
+// router. usage: cuda_bench [largest]; largest: GiB of experts' weights at a time (8)
+#include "kernels/cuda_devices.hpp"
+#include "tests/bench/cublas_loop.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+using Call = std::function<void()>;
+
+struct Array {
+  DeviceMemory memory;
+  Tensor tensor;
+};
+
+struct Model {
+  const char* name;
+  std::int64_t hidden, intermediate;
+};
+
+class CudaBench {
+ public:
+  explicit CudaBench(std::unique_ptr<Device> device) : device_(std::move(device)) {
+    std::mt19937 random(1);
+    std::uniform_int_distribution<std::uint16_t> fraction(0, 127);
+    for (std::uint16_t& x : halves_) {  // of size 1/128 to 1/64
+      x = static_cast<std::uint16_t>((random() % 2 << 15) | (120U << 7) | fraction(random));
+    }
+    const std::size_t bytes = std::size_t{1} << 30;
+    const DeviceMemory from = device_->allocate(bytes), to = device_->allocate(bytes);
+    std::vector<double> times;
+    for (int i = 0; i < 9; ++i) times.push_back(peer_.copy_seconds(to.get(), from.get(), bytes));
+    std::ranges::sort(times);
+    copy_ = 2.0 * static_cast<double>(bytes) / times[times.size() / 2];
+    std::printf("%s; a copy in its memory reads and writes %.0f GB/s together\n", device_->name().c_str(),
+                1e-9 * copy_);
+  }
+
+  void experts(const Model& model, int count, std::int64_t rows_each, bool skewed) {
+    const std::int64_t rows = rows_each * count;
+    std::vector<ExpertWeights> weights(static_cast<std::size_t>(count));
+    for (ExpertWeights& w : weights) {
+      w.gate_up = matrix(2 * model.intermediate, model.hidden);
+      w.down = matrix(model.hidden, model.intermediate);
+    }
+    // Skewed: half of all rows go to the first expert.
+    std::vector<ExpertRows> groups;
+    std::int64_t first = 0;
+    for (int e = 0; e < count; ++e) {
+      std::int64_t of = rows_each;
+      if (skewed)
+        of = e == 0 ? rows / 2 : (rows - rows / 2) * e / (count - 1) - (rows - rows / 2) * (e - 1) / (count - 1);
+      if (of > 0) groups.push_back({&weights[static_cast<std::size_t>(e)], first, of});
+      first += of;
+    }
+    const Array in = array(rows, model.hidden), out = array(rows, model.hidden);
+    const Array between = array(rows, 2 * model.intermediate);
+    const auto times = time_in_turn({[&] { device_->experts(in.tensor, groups, out.tensor); },
+                                     [&] { peer_.experts(in.tensor, groups, between.tensor, out.tensor); }});
+    const double numbers = 3.0 * static_cast<double>(model.hidden * model.intermediate);
+    std::printf("%-12s %4d %6ld %-8s %10.1f %8.1f %8.0f %12.1f %8.2f\n", model.name, count,
+                static_cast<long>(rows_each), skewed ? "skewed" : "uniform", 1e6 * times[0],
+                2e-12 * numbers * static_cast<double>(rows) / times[0],
+                2e-9 * numbers * static_cast<double>(groups.size()) / times[0], 1e6 * times[1], times[1] / times[0]);
+  }
+
+  void rows(std::int64_t tokens, std::int64_t hidden) {
+    const Array in = array(tokens, hidden), out = array(tokens, hidden);
+    std::vector<std::int32_t> order(static_cast<std::size_t>(tokens));
+    std::iota(order.begin(), order.end(), 0);
+    std::ranges::shuffle(order, std::mt19937(2));
+    std::vector<std::int64_t> offsets{0};
+    std::vector<Contribution> contributions;
+    for (const std::int32_t row : order) {
+      contributions.push_back({row, 0.5F});
+      contributions.push_back({order[static_cast<std::size_t>(tokens - 1 - row)], 0.5F});
+      offsets.push_back(static_cast<std::int64_t>(contributions.size()));
+    }
+    const auto times = time_in_turn({[&] { device_->gather(in.tensor, order, out.tensor); },
+                                     [&] { device_->combine(in.tensor, offsets, contributions, out.tensor); }});
+    const double row_bytes = 2.0 * static_cast<double>(tokens * hidden);
+    std::printf("%6ld x %5ld: gather %8.1f us, %3.0f %% of a copy; combine of two %8.1f us, %3.0f %%\n",
+                static_cast<long>(tokens), static_cast<long>(hidden), 1e6 * times[0],
+                200 * row_bytes / times[0] / copy_, 1e6 * times[1], 300 * row_bytes / times[1] / copy_);
+  }
+
+  void decode(int heads, int kv_heads, int head_dim, int batch, int context) {
+    constexpr int tokens = 16;
+    const std::int64_t blocks = (context + tokens - 1) / tokens, width = std::int64_t{kv_heads} * head_dim;
+    const Array keys = array(blocks * batch, tokens * width), values = array(blocks * batch, tokens * width);
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(blocks * batch));
+    std::iota(ids.begin(), ids.end(), 0);
+    std::ranges::shuffle(ids, std::mt19937(3));
+    std::vector<SequenceRows> sequences;
+    for (int s = 0; s < batch; ++s) {
+      sequences.push_back(
+          {s, 1, context - 1,
+           std::span(ids).subspan(static_cast<std::size_t>(s * blocks), static_cast<std::size_t>(blocks))});
+    }
+    const Array q = array(batch, std::int64_t{heads} * head_dim), out = array(batch, std::int64_t{heads} * head_dim);
+    const KvCache cache{keys.tensor.data, values.tensor.data, tokens, head_dim};
+    const AttentionShape shape{heads, kv_heads, head_dim, 0.1F, 0};
+    const double time =
+        time_in_turn({[&] { device_->attention(q.tensor, cache, sequences, shape, out.tensor); }}).front();
+    const double bytes = 4.0 * static_cast<double>(width) * context * batch;
+    std::printf("%3d/%d heads of %d, %d sequences at %d: %8.1f us, %5.0f GB/s, %3.0f %% of a copy\n", heads, kv_heads,
+                head_dim, batch, context, 1e6 * time, 1e-9 * bytes / time, 100 * bytes / time / copy_);
+  }
+
+  void router(std::int64_t tokens, int experts, int top_k, std::int64_t hidden) {
+    const Array in = array(tokens, hidden);
+    const auto weight = matrix(experts, hidden);
+    const double time = time_in_turn({[&] { (void)device_->route(in.tensor, *weight, {.top_k = top_k}); }}).front();
+    std::printf("%ld tokens of %ld, %d of %d experts: %8.1f us, product and the way to the host included\n",
+                static_cast<long>(tokens), static_cast<long>(hidden), top_k, experts, 1e6 * time);
+  }
+
+ private:
+  /// Median seconds of each, in turn.
+  std::vector<double> time_in_turn(const std::vector<Call>& calls) {
+    constexpr int kTimes = 11;
+    std::vector<std::vector<double>> times(calls.size());
+    for (int i = -2; i < kTimes; ++i) {
+      for (std::size_t c = 0; c < calls.size(); ++c) {
+        peer_.forget();
+        const auto start = std::chrono::steady_clock::now();
+        calls[c]();
+        device_->wait();
+        peer_.wait();
+        const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+        if (i >= 0) times[c].push_back(taken.count());
+      }
+    }
+    std::vector<double> medians;
+    for (auto& of : times) {
+      std::ranges::sort(of);
+      medians.push_back(of[of.size() / 2]);
+    }
+    return medians;
+  }
+
+  std::unique_ptr<PackedMatrix> matrix(std::int64_t rows, std::int64_t cols) {
+    WeightSource source;
+    source.rows = rows;
+    source.cols = cols;
+    source.fits_bf16 = true;
+    source.read_bf16 = [&](std::int64_t first, std::int64_t count, std::uint16_t* out) {
+      for (std::int64_t left = count * cols; left > 0; left -= static_cast<std::int64_t>(halves_.size())) {
+        const auto some = static_cast<std::size_t>(std::min<std::int64_t>(left, std::ssize(halves_)));
+        std::memcpy(out + (count * cols - left), halves_.data(), some * sizeof halves_[0]);
+      }
+      (void)first;
+    };
+    return device_->pack(source);
+  }
+
+  Array array(std::int64_t rows, std::int64_t cols) {
+    Array a;
+    a.tensor = device_->allocate(rows, cols, a.memory);
+    std::vector<float> numbers(static_cast<std::size_t>(cols));
+    std::mt19937 random(4);
+    std::uniform_real_distribution<float> number(-1, 1);
+    for (float& x : numbers) x = number(random);
+    for (std::int64_t r = 0; r < rows; ++r) device_->upload(numbers, a.tensor.row_range(r, 1));
+    return a;
+  }
+
+  std::unique_ptr<Device> device_;
+  CublasLoop peer_;
+  std::vector<std::uint16_t> halves_ = std::vector<std::uint16_t>(std::size_t{1} << 20);
+  double copy_ = 0;  ///< bytes read and written a second
+};
+
+constexpr Model kModels[] = {
+    {"mixtral", 4096, 14336}, {"gpt-oss", 2880, 2880}, {"deepseek-v3", 7168, 2048}, {"qwen3-30b", 2048, 768}};
+
+int run(double largest) {
+  if (cuda_devices().empty()) {
+    std::printf("no GPU\n");
+    return 77;
+  }
+  CudaBench bench(make_cuda_device({DType::bf16, 1, DType::bf16}, 0));
+  std::printf("\nexperts\n%-12s %4s %6s %-8s %10s %8s %8s %12s %8s\n", "shapes of", "E", "rows", "load", "us",
+              "TFLOP/s", "GB/s", "cuBLAS us", "ratio");
+  for (const Model& model : kModels) {
+    for (const int count : {8, 32, 128, 256}) {
+      const double gib = 6.0 * static_cast<double>(model.hidden * model.intermediate) * count / (1U << 30);
+      if (gib > largest) continue;
+      for (const std::int64_t rows : {1, 16, 128, 512, 4096}) {
+        if (rows * count > (1 << 17)) continue;
+        for (const bool skewed : {false, true}) bench.experts(model, count, rows, skewed);
+      }
+    }
+  }
+  std::printf("\nrows\n");
+  for (const std::int64_t tokens : {128, 4096}) {
+    for (const std::int64_t hidden : {2048, 7168}) bench.rows(tokens, hidden);
+  }
+  std::printf("\ndecode attention\n");
+  bench.decode(32, 8, 128, 64, 4096);
+  bench.decode(64, 8, 64, 64, 4096);
+  bench.decode(32, 8, 128, 1, 4096);
+  std::printf("\nrouter\n");
+  bench.router(4096, 256, 8, 7168);
+  bench.router(64, 256, 8, 7168);
+  return 0;
+}
+
+}  // namespace
+}  // namespace coterie
+
+int main(int argc, char** argv) {
+  try {
+    return coterie::run(argc > 1 ? std::atof(argv[1]) : 8);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "cuda_bench: %s\n", e.what());
+    return 1;
+  }
+}
