@@ -48,6 +48,10 @@ void set_experts_per_token(ModelSpec& spec, int experts, const std::string& opti
       throw InputError(option + ": found " + std::to_string(experts) + ", expected 1 to " + std::to_string(in_groups) +
                        ", from which a token of layer " + std::to_string(l) + " may choose");
     }
+    if (moe.router.scoring == Scoring::sparse_mixer && experts != moe.router.top_k) {
+      throw InputError(option + ": found " + std::to_string(experts) + ", expected " +
+                       std::to_string(moe.router.top_k) + ", as SparseMixer chooses");
+    }
     moe.router.top_k = experts;
   }
 }

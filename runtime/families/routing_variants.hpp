@@ -16,7 +16,7 @@ namespace coterie {
 void apply_routing_variants(const ConfigFile& config, ModelSpec& spec);
 
 /// Every token takes so many experts at each layer, whatever the config says. Throws InputError naming `option` when a
-/// layer has fewer, or its groups allow fewer.
+/// layer has fewer, its groups allow fewer, or its way of choosing knows no other number.
 void set_experts_per_token(ModelSpec& spec, int experts, const std::string& option);
 
 }  // namespace coterie

@@ -130,6 +130,12 @@ TEST(ExpertsPerToken, MayNotExceedWhatTheGroupsAllow) {
   EXPECT_THROW(set_experts_per_token(spec, 5, "--experts-per-token"), InputError);
 }
 
+TEST(ExpertsPerToken, MayNotChangeWhatSparseMixerIs) {
+  ModelSpec spec = read_model_spec(kFixtures / "models" / "phimoe");
+  EXPECT_NO_THROW(set_experts_per_token(spec, 2, "--experts-per-token"));
+  EXPECT_THROW(set_experts_per_token(spec, 3, "--experts-per-token"), InputError);
+}
+
 TEST(RoutingVariants, SharedExpertsCountOnce) {
   const ModelSpec spec = read_model_spec(kFixtures / "models" / "mixtral-variants");
   const std::int64_t expert = 3 * 48 * 32;
