@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::size_t kTiny = 256;  // items times ranks, among which all ways are tried
 constexpr int kFew = 8;             // ranks, among which one expert more or less matters
-constexpr int kMostOffers = 30'000, kMostOffersOfSome = 700, kMostOffersOfMany = 150,
+constexpr int kMostOffers = 30'000, kMostOffersOfSome = 1500, kMostOffersOfMany = 150,
               kMostOffersOfWork = 600;  // until no other way is tried
 constexpr std::int64_t kNear = 4096;    // a part of the time: nearer to the floor nothing more is tried
 constexpr std::int64_t kNearMiss = 16;  // a part of the target: a pass that misses it by less may be good enough
