@@ -215,7 +215,9 @@ bool LeastLoaded::mostly_work() const {
 }
 
 bool LeastLoaded::may_be_far() const {
-  return ranks_ <= kFew ? !near_floor() : mostly_work() || best_ > 3 * floor_;
+  const bool much_work = 3 * least_ > 2 * floor_;
+  return ranks_ <= kFew ? !near_floor()
+                        : mostly_work() || best_ > 3 * floor_ || (much_work && best_ > floor_ + floor_ / 8);
 }
 
 bool LeastLoaded::near_floor() const {
