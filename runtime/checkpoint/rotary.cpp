@@ -36,7 +36,12 @@ struct Parameters {
   /// The length that the model was trained with before it was stretched.
   [[nodiscard]] std::int64_t original() const {
     const char* const field = "original_max_position_embeddings";
-    return (config.has(field) ? config : scaling).positive(field, config.positive("max_position_embeddings"));
+    const std::int64_t length =
+        (config.has(field) ? config : scaling).positive(field, config.positive("max_position_embeddings"));
+    if (scaling.has(field) && scaling.positive(field) != length) {
+      scaling.fail(field, std::to_string(length) + ", as beside it in the config");
+    }
+    return length;
   }
   /// How far it was stretched.
   [[nodiscard]] double factor() const {

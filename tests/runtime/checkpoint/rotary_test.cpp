@@ -84,6 +84,11 @@ TEST(Rotary, RefusesWhatItDoesNotKnow) {
   fails({{"type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {1, 2}}}, "8 positive numbers");
   fails({{"type", "default"}, {"partial_rotary_factor", 0.2}}, "an even number of columns");
   fails({{"type", "default"}, {"rope_theta", 0}}, "rope_scaling.rope_theta: found 0");
+  const ConfigFile twice =
+      config_of({{"max_position_embeddings", 64},
+                 {"original_max_position_embeddings", 32},
+                 {"rope_scaling", {{"type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 16}}}});
+  EXPECT_THAT([&] { (void)read_rotary(twice, 16); }, ThrowsMessage<InputError>(HasSubstr("found 16, expected 32")));
 }
 
 }  // namespace
