@@ -133,6 +133,7 @@ TEST_P(DeviceTest, ThreadsChangeNoBit) {
   const auto matrix = packed(normal(outputs * inputs), outputs, inputs);
   device->linear(x.tensor, *matrix, one.tensor);
   other->linear(x.tensor, *matrix, two.tensor);
+  other->wait();
   expect_same(on_host(one), on_host(two), "linear");
 
   // Few experts: threads share each. Many: each is one thread's.
@@ -145,6 +146,7 @@ TEST_P(DeviceTest, ThreadsChangeNoBit) {
     const Array second = blank(rows, inputs);
     device->experts(x.tensor, groups, first.tensor);
     other->experts(x.tensor, groups, second.tensor);
+    other->wait();
     expect_same(on_host(first), on_host(second), "experts of " + std::to_string(each) + " rows");
   }
 }
