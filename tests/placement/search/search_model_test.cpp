@@ -152,7 +152,8 @@ TEST(BestOfPool, IsTheBestOfAllItsStatesAndNames) {
       }
       best = std::min(best, evaluate(problem, candidate));
     }
-    EXPECT_NEAR(evaluate(problem, best_of_pool(problem, model, pool, 2, [] { return false; })), best, 1e-5) << "seed " << seed;
+    EXPECT_NEAR(evaluate(problem, best_of_pool(problem, model, pool, 2, [] { return false; })), best, 1e-5)
+        << "seed " << seed;
   }
 }
 
