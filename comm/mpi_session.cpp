@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -46,6 +47,19 @@ std::vector<int> find_nodes(MPI_Comm comm, int rank, int ranks) {
   std::_Exit(exit_code);
 }
 
+/// Ends the process when MPI takes longer than that to end: it has no time limit of its own, and a rank may stop in it.
+void limit_the_end(std::chrono::duration<double> limit) noexcept {
+  static char text[96];
+  static int length = 0;
+  length =
+      std::snprintf(text, sizeof text, "timed out after %g s at MPI_Finalize: some rank does not end\n", limit.count());
+  ::signal(SIGALRM, [](int) {
+    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, text, static_cast<std::size_t>(length));
+    std::_Exit(3);
+  });
+  ::alarm(static_cast<unsigned>(std::ceil(std::min(limit.count(), 1e9))));
+}
+
 }  // namespace
 
 MpiSession::MpiSession(int& argc, char**& argv) : job_(std::make_unique<Job>()) {
@@ -73,6 +87,7 @@ MpiSession::~MpiSession() {
       CommOptions options;
       if (limited) options.timeout = job_->longest_timeout;
       (void)make_mpi_communicator(*this, options)->all_gather({}, {"the end of the job"});
+      if (limited) limit_the_end(options.timeout);
     } catch (const std::exception& e) {
       std::cerr << "[rank " << rank() << "] " << e.what() << std::endl;
       abort(3);
@@ -81,6 +96,7 @@ MpiSession::~MpiSession() {
   job_->roll_call.reset();
   MPI_Comm_free(&job_->comm);
   MPI_Finalize();
+  ::alarm(0);
 }
 
 int MpiSession::rank() const noexcept {

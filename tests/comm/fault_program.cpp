@@ -1,7 +1,8 @@
 // A program in which something goes wrong on rank 1, for fault_test: it ends as main() of the project's program does.
-// usage: fault_program stops|dies|throws|never_ends|throws_out_of_the_session
+// usage: fault_program stops|dies|throws|never_ends|stops_in_finalize|throws_out_of_the_session
 #include "comm/communicator.hpp"
 
+#include <mpi.h>
 #include <signal.h>
 
 #include <exception>
@@ -16,6 +17,14 @@ namespace {
 constexpr CommOptions kOptions{.timeout = std::chrono::milliseconds(500)};
 constexpr CommOptions kPatient{.timeout = std::chrono::hours(1)};
 
+/// MPI_Finalize begins with the attributes of MPI_COMM_SELF.
+void stop_in_finalize() {
+  int key = MPI_KEYVAL_INVALID;
+  const auto stop = [](MPI_Comm, int, void*, void*) { return ::raise(SIGSTOP); };
+  MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, stop, &key, nullptr);
+  MPI_Comm_set_attr(MPI_COMM_SELF, key, nullptr);
+}
+
 void work(MpiSession& session, const std::string& fault) {
   const bool faulty = session.rank() == 1;
   const auto comm = make_mpi_communicator(session, fault.starts_with("throws") ? kPatient : kOptions);
@@ -27,6 +36,7 @@ void work(MpiSession& session, const std::string& fault) {
     (void)comm->exchange(Outbox(comm->ranks()), {"combine", layer, 17});
   }
   if (faulty && fault == "never_ends") ::raise(SIGSTOP);
+  if (faulty && fault == "stops_in_finalize") stop_in_finalize();
 }
 
 /// The session is destroyed by the exception.

@@ -50,6 +50,12 @@ TEST(Fault, ARankThatNeverEndsIsNamedAndTheJobEnds) {
   expect_contains(job.output, "timed out after 0.5 s at the end of the job: rank 1 did not arrive");
 }
 
+TEST(Fault, ARankThatStopsWhileMpiEndsEndsTheJob) {
+  const Job job = run("stops_in_finalize");
+  EXPECT_EQ(job.exit_code, 3) << job.output;
+  expect_contains(job.output, "timed out after 0.5 s at MPI_Finalize: some rank does not end");
+}
+
 TEST(Fault, AnExceptionOnOneRankEndsTheJobAtOnce) {
   // The others would wait for an hour; so does this test if it fails, until CTest's time limit.
   const Job job = run("throws");
