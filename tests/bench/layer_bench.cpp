@@ -1,11 +1,11 @@
 // One MoE layer under each dispatch policy, interleaved in one run, on LLEP's workloads (arXiv 2601.17111):
 //   mpirun -n P layer_bench [--model NAME] [--scale S] [--tokens T] [--repeats N] [--backward] [--load TEXT]
 //   mpirun -n P layer_bench --peak POLICY --load TEXT ...
-// Models by name, hidden and intermediate size and tokens a rank divided by the scale. A load is "balanced" or a share
-// of all rows spread over the first 1, 4 or 16 experts, "95 % in 1", the rest over the others; --load picks one. Which
-// row chose which expert is shuffled anew in each repeat; a row may choose one twice, else no expert could get more
-// than 1/k of all. Times are the slowest rank's medians. With --peak a process runs one policy and tells its memory,
-// for a peak is a process's.
+// Models by name, hidden and intermediate size and the tokens of LLEP's 8 ranks divided by the scale. A load is
+// "balanced" or a share of all rows spread over the first 1, 4 or 16 experts, "95 % in 1", the rest over the others;
+// --load picks one. Which row chose which expert is shuffled anew in each repeat; a row may choose one twice, else no
+// expert could get more than 1/k of all. Times are the slowest rank's medians. With --peak a process runs one policy
+// and tells its memory, for a peak is a process's.
 #include "placement/splitmix.hpp"
 #include "runtime/cost/calibration.hpp"
 #include "runtime/experts/expert_layer.hpp"
@@ -29,8 +29,10 @@ namespace {
 struct Model {
   std::string name;
   int experts, top_k;
-  std::int64_t hidden, intermediate, tokens;  ///< tokens of a rank
+  std::int64_t hidden, intermediate, tokens;  ///< tokens of a rank, in the paper of one of kPaperRanks
 };
+
+constexpr int kPaperRanks = 8;
 
 const std::vector<Model> models = {{"gpt-oss-120b", 128, 4, 2880, 2880, 32'768},
                                    {"deepseek-v3", 256, 8, 7168, 2048, 16'384},
@@ -280,7 +282,7 @@ void run(const Options& options, Communicator& comm) {
     if (options.model != "all" && options.model != model.name) continue;
     model.hidden /= options.scale;
     model.intermediate /= options.scale;
-    model.tokens = options.tokens > 0 ? options.tokens : model.tokens / options.scale;
+    model.tokens = options.tokens > 0 ? options.tokens : kPaperRanks * model.tokens / (options.scale * comm.ranks());
     Bench bench(model, options, comm);
     if (prints && options.peak.empty()) {
       std::printf(
