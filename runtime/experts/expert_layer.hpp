@@ -64,7 +64,7 @@ class ExpertLayer {
  public:
   /// An expert's owner is the lowest of the ranks that hold it. `device` and `comm` outlive this object.
   /// `spill.expert_bytes` are this layer's own, whatever it says. With `spill.cache_bytes` ranks keep experts that came
-  /// to them until an expert's weights change: for inference.
+  /// to them until an expert's weights change: for inference, and for micro-batches between two steps of an optimiser.
   ExpertLayer(const ExpertLayerShape& shape, DispatchLayer placement, const SpillOptions& spill, Device& device,
               Communicator& comm);
 
@@ -77,8 +77,9 @@ class ExpertLayer {
   /// Of all forward passes since.
   [[nodiscard]] const SpillCounts& counts() const noexcept { return spill_->counts(); }
 
-  /// For every expert that is held, before the first forward pass and whenever they change: gate_up (2 * intermediate,
-  /// hidden), the rows of gate, then those of up; down (hidden, intermediate).
+  /// For every expert that is held, before the first forward pass and whenever they change, on every rank that holds
+  /// it: gate_up (2 * intermediate, hidden), the rows of gate, then those of up; down (hidden, intermediate). No pass
+  /// computes with what other ranks kept from before.
   void set_weights(int expert, std::span<const float> gate_up, std::span<const float> down);
 
   /// x and out: (rows, hidden). Two exchanges, and counts are gathered first unless the policy is plain or no spill can
