@@ -143,6 +143,7 @@ Inbox MpiCommunicator::finish() {
 void MpiCommunicator::open(Stamp::Kind kind, const Place& place) {
   const Stamp stamp(kind, place);
   if (under_way_) throw CommError(to_string(stamp) + ": this communicator failed before, at " + to_string(stamp_));
+  roll_call_->require_kept(number_, stamp);
   under_way_ = true;
   interleaved_ = false;
   begun_ = Clock::now();
@@ -307,17 +308,7 @@ void MpiCommunicator::receive(int peer, const MPI_Status& status) {
 }
 
 void MpiCommunicator::hear(int peer, const Notice& notice) {
-  switch (notice.subject) {
-    case Notice::Subject::where:
-      roll_call_->send(peer, {Notice::Subject::here, notice.communicator, where()});
-      break;
-    case Notice::Subject::here:
-      if (notice.communicator == number_) peers_[peer].answer = notice.str();
-      break;
-    case Notice::Subject::given_up:
-      if (notice.communicator != number_) break;
-      throw CommError(to_string(stamp_) + ": rank " + std::to_string(peer) + " gave up: " + notice.str());
-  }
+  if (auto answer = roll_call_->hear(peer, notice, number_, stamp_, where())) peers_[peer].answer = std::move(answer);
 }
 
 std::string MpiCommunicator::where() const {

@@ -138,6 +138,7 @@ void NcclCommunicator::open(const Place& place, Stage stage) {
   if (stage_ != Stage::idle) {
     throw CommError(to_string(stamp) + ": this communicator failed before, at " + to_string(stamp_));
   }
+  if (roll_call_ != nullptr) roll_call_->require_kept(number_, stamp);
   stamp_ = stamp;
   stage_ = stage;
   for (int r = 0; r < ranks(); ++r) peers_[r].takes_part = r != rank() && place.takes_part(r);
@@ -266,17 +267,8 @@ void NcclCommunicator::listen() {
 }
 
 void NcclCommunicator::hear(int peer, const Notice& notice) {
-  switch (notice.subject) {
-    case Notice::Subject::where:
-      roll_call_->send(peer, {Notice::Subject::here, notice.communicator, to_string(stamp_)});
-      break;
-    case Notice::Subject::here:
-      if (notice.communicator == number_) peers_[peer].answer = notice.str();
-      break;
-    case Notice::Subject::given_up:
-      if (notice.communicator != number_) break;
-      throw CommError(to_string(stamp_) + ": rank " + std::to_string(peer) + " gave up: " + notice.str());
-  }
+  if (auto answer = roll_call_->hear(peer, notice, number_, stamp_, to_string(stamp_)))
+    peers_[peer].answer = std::move(answer);
 }
 
 void NcclCommunicator::time_out() {

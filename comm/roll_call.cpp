@@ -1,5 +1,6 @@
 #include "comm/roll_call.hpp"
 
+#include "comm/communicator.hpp"
 #include "comm/mpi_check.hpp"
 
 #include <algorithm>
@@ -74,6 +75,27 @@ Notice RollCall::take() {
   const Notice notice = heard_;
   MPI_CHECK(MPI_Start(&request_));
   return notice;
+}
+
+std::optional<std::string> RollCall::hear(int peer, const Notice& notice, int communicator, const Stamp& stamp,
+                                          const std::string& where) {
+  switch (notice.subject) {
+    case Notice::Subject::where:
+      send(peer, {Notice::Subject::here, notice.communicator, where});
+      break;
+    case Notice::Subject::here:
+      if (notice.communicator == communicator) return notice.str();
+      break;
+    case Notice::Subject::given_up:
+      given_up_.emplace(notice.communicator, "rank " + std::to_string(peer) + " gave up: " + notice.str());
+      require_kept(communicator, stamp);
+  }
+  return std::nullopt;
+}
+
+void RollCall::require_kept(int communicator, const Stamp& stamp) const {
+  const auto found = given_up_.find(communicator);
+  if (found != given_up_.end()) throw CommError(to_string(stamp) + ": " + found->second);
 }
 
 void RollCall::send(int rank, const Notice& notice) {

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -57,6 +58,14 @@ class RollCall {
   [[nodiscard]] MPI_Request request() const noexcept { return request_; }
   [[nodiscard]] Notice take();
 
+  /// What a notice from `peer` means to one who stands in `stamp` of `communicator`: answers whoever asks with `where`,
+  /// gives what the peer answered about this communicator, and throws CommError if a rank gave that up.
+  std::optional<std::string> hear(int peer, const Notice& notice, int communicator, const Stamp& stamp,
+                                  const std::string& where);
+
+  /// Throws CommError if a rank is known to have given `communicator` up, at which this one comes to `stamp`.
+  void require_kept(int communicator, const Stamp& stamp) const;
+
   void send(int rank, const Notice& notice);
 
  private:
@@ -65,7 +74,8 @@ class RollCall {
   Notice heard_;
   MPI_Request request_ = MPI_REQUEST_NULL;
   std::vector<std::unique_ptr<Notice>> sent_;
-  std::vector<MPI_Request> sends_;  ///< (sent)
+  std::vector<MPI_Request> sends_;       ///< (sent)
+  std::map<int, std::string> given_up_;  ///< by communicator: by whom, and why
 };
 
 }  // namespace coterie

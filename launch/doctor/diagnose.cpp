@@ -112,15 +112,15 @@ void Diagnosis::start() {
             ? "start with srun --mpi=pmix (srun --mpi=list tells what there is), or with mpirun inside sbatch or salloc"
             : "start with the mpirun of the MPI that the program was built with: " + mpi.built_with);
   }
-  if (major_of(mpi.built_with) != major_of(mpi.library)) {
-    add(Weight::problem, "MPI", "built with " + mpi.built_with + ", but " + mpi.library + " is loaded",
+  if (major_of(mpi.built_with) != major_of(mpi.loaded)) {
+    add(Weight::problem, "MPI", "built with " + mpi.built_with + ", but " + mpi.loaded + " is loaded",
         "load the module, or set LD_LIBRARY_PATH, of the MPI that it was built with, or build it again");
   }
   same(
       "MPI", "versions of this program", [](const RankFacts& r) { return r.build.version + " " + r.build.cuda; },
       "start the same program on every host");
   same(
-      "MPI", "MPI libraries", [](const RankFacts& r) { return r.mpi.library; }, "load the same MPI on every host");
+      "MPI", "MPI libraries", [](const RankFacts& r) { return r.mpi.loaded; }, "load the same MPI on every host");
   std::set<std::size_t> sizes;
   for (const auto& [node, on_node] : nodes_) sizes.insert(on_node.size());
   if (sizes.size() > 1) {

@@ -88,7 +88,7 @@ int report(std::span<const RankFacts> ranks, const DoctorOptions& options) {
 
 /// Whether MPI would end this process instead of starting.
 bool can_not_start(const MpiFacts& mpi) {
-  return mpi.launcher == "srun" && mpi.library.starts_with("Open MPI") && std::getenv("PMIX_RANK") == nullptr;
+  return mpi.launcher == "srun" && mpi.loaded.starts_with("Open MPI") && std::getenv("PMIX_RANK") == nullptr;
 }
 
 int doctor_on_ranks(RankFacts mine, const DoctorOptions& options) {

@@ -16,11 +16,11 @@ struct BuildFacts {
 };
 
 struct MpiFacts {
-  std::string built_with, library;  ///< "Open MPI 4.1.4", "Open MPI v4.1.4"
-  std::string launcher;             ///< what started this process; empty: nothing that starts ranks
-  int tasks = 0;                    ///< that the launcher says it started; 0: it doesn't say
-  int rank = 0, ranks = 1;          ///< as MPI says
-  int node = 0;                     ///< ranks of one node share memory
+  std::string built_with, loaded;  ///< "Open MPI 4.1.4", "Open MPI v4.1.4"
+  std::string launcher;            ///< what started this process; empty: nothing that starts ranks
+  int tasks = 0;                   ///< that the launcher says it started; 0: it doesn't say
+  int rank = 0, ranks = 1;         ///< as MPI says
+  int node = 0;                    ///< ranks of one node share memory
   int local_rank = 0, local_ranks = 1;
 };
 
@@ -82,7 +82,7 @@ struct GpuFacts {
 
 struct NcclFacts {
   int version = 0;      ///< of the library: 22809 for 2.28.9; 0: none
-  std::string library;  ///< its file
+  std::string file;     ///< of the library
   std::string trouble;  ///< why there is none
 };
 

@@ -8,7 +8,7 @@
 namespace coterie {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(BuildFacts, version, cuda, architectures, nccl)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MpiFacts, built_with, library, launcher, tasks, rank, ranks, node, local_rank,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(MpiFacts, built_with, loaded, launcher, tasks, rank, ranks, node, local_rank,
                                    local_ranks)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NetworkInterface, name, address, mbit)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RdmaPort, device, port, state, rate, layer)
@@ -19,7 +19,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(HostFacts, name, system, kernel, processor, c
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Gpu, name, bus_id, uuid, capability, memory, free, pcie_generation, pcie_width,
                                    pcie_most_width, compute_mode, mig)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(GpuFacts, hardware, trouble, driver, cuda, on_host, gpus, links, peers)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NcclFacts, version, library, trouble)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(NcclFacts, version, file, trouble)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankFacts, build, mpi, host, gpu, nccl)
 
 inline void to_json(nlohmann::json& json, const Finding& finding) {

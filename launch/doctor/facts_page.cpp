@@ -30,7 +30,7 @@ std::string program_text(const BuildFacts& build) {
 }
 
 std::string mpi_text(const MpiFacts& mpi) {
-  std::string text = mpi.library + " (built with " + mpi.built_with + "); ";
+  std::string text = mpi.loaded + " (built with " + mpi.built_with + "); ";
   if (mpi.launcher.empty()) return text + "one process, not started by mpirun or srun";
   return text + std::to_string(mpi.ranks) + " rank(s), started by " + mpi.launcher;
 }
@@ -72,7 +72,7 @@ void gpu_facts(TextPage& page, const RankFacts& facts) {
   }
   const NcclFacts& nccl = facts.nccl;
   page.fact("NCCL",
-            nccl.version == 0 ? "none (" + nccl.trouble + ")" : nccl_version_text(nccl.version) + ", " + nccl.library);
+            nccl.version == 0 ? "none (" + nccl.trouble + ")" : nccl_version_text(nccl.version) + ", " + nccl.file);
   if (gpu.gpus.empty()) return;
   std::vector<std::vector<std::string>> rows;
   for (std::size_t i = 0; i < gpu.gpus.size(); ++i) {

@@ -249,9 +249,9 @@ GpuFacts find_gpus() {
 NcclFacts find_nccl() {
   NcclFacts facts;
   facts.version = nccl_version();
-  facts.library = nccl_library().path();
+  facts.file = nccl_library().path();
   facts.trouble = nccl_library().error();
-  if (nccl_library() && facts.version == 0) facts.trouble = facts.library + ": ncclGetVersion fails";
+  if (nccl_library() && facts.version == 0) facts.trouble = facts.file + ": ncclGetVersion fails";
   return facts;
 }
 

@@ -17,7 +17,7 @@ namespace coterie {
 namespace {
 
 #ifdef COTERIE_HOSTCUDA
-constexpr std::chrono::milliseconds kSoon{300};
+constexpr std::chrono::seconds kSoon{1};
 #else
 constexpr std::chrono::seconds kSoon{10};  // NCCL takes a while to connect
 #endif
@@ -39,10 +39,12 @@ MessageMemorySource pinned() {
           [](std::byte* memory) { (void)cudaFreeHost(memory); }, [] {}};
 }
 
-/// Messages are in memory that GPUs reach while a test runs.
+/// Messages are in memory that GPUs reach while a test runs. Collective: no rank gives up before all have started.
 std::unique_ptr<Communicator> make(const CommOptions& options, std::size_t slot) {
   static const MessageMemoryFrom messages(pinned());
-  return std::make_unique<NcclCommunicator>(test_session(), NcclOptions{options, 0, true}, slot);
+  auto comm = std::make_unique<NcclCommunicator>(test_session(), NcclOptions{options, 0, true}, slot);
+  (void)make_mpi_communicator(test_session(), {})->all_gather({}, {"the start of NCCL"});
+  return comm;
 }
 
 std::vector<Transport> transports() {

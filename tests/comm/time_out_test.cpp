@@ -120,6 +120,17 @@ TEST_F(TimeOut, ARankThatWaitsInAnotherPlaceSaysWhereItStands) {
   }
 }
 
+TEST_F(TimeOut, ThatARankGaveUpIsHeardInAnotherCommunicatorToo) {
+  const bool gives_up = test_session().rank() == 0;
+  const auto comm = make_mpi_communicator(test_session(), gives_up ? kShort : CommOptions{});
+  const auto other = make_mpi_communicator(test_session(), {});
+  if (!gives_up) (void)other->all_gather({}, {"counts", 3, 17});
+  const std::string text = error_of([&] { (void)comm->exchange(Outbox(comm->ranks()), {"dispatch", 3, 17}); });
+  if (gives_up) (void)other->all_gather({}, {"counts", 3, 17});
+  expect_contains(text, gives_up ? "ranks 1, 2 and 3 did not arrive"
+                                 : "dispatch at layer 3, step 17: rank 0 gave up: timed out after 0.3 s");
+}
+
 TEST_F(TimeOut, ARankThatWaitsInAnotherCommunicatorSaysWhereItStands) {
   const auto comm = make_mpi_communicator(test_session(), kShort);
   const auto other = make_mpi_communicator(test_session(), {.timeout = seconds(4)});

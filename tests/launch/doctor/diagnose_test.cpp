@@ -75,7 +75,7 @@ TEST(Diagnose, RanksThatDoNotFindOneAnother) {
 
 TEST(Diagnose, AnotherMpiThanItWasBuiltWith) {
   auto ranks = cluster(1, 2);
-  for (RankFacts& rank : ranks) rank.mpi.library = "Open MPI v5.0.1";
+  for (RankFacts& rank : ranks) rank.mpi.loaded = "Open MPI v5.0.1";
   EXPECT_EQ(count(ranks, kAny, Weight::problem, "built with Open MPI 4.1.4, but Open MPI v5.0.1 is loaded"), 1);
 }
 

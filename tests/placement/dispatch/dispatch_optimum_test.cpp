@@ -1,49 +1,20 @@
 // Dispatch plans against the optimum of a small exact program.
-#include "placement/dispatch/plan_dispatch.hpp"
 #include "placement/machine.hpp"
 #include "placement/splitmix.hpp"
 #include "placement/trace/trace.hpp"
+#include "tests/placement/dispatch/dispatch_case.hpp"
 #include "tests/placement/dispatch/small_exact_program.hpp"
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <string>
 
 namespace coterie {
 namespace {
 
-struct Case {
-  DispatchLayer layer;
-  DispatchCosts costs;
-  std::vector<std::int32_t> counts;  ///< (ranks, experts)
-  std::vector<std::uint8_t> cached;  ///< (experts, ranks)
-};
-
-/// Experts dealt in order; `replicas` of them are held twice.
-DispatchLayer layer_of(int ranks, int experts, int ranks_per_node, int replicas = 0) {
-  std::vector<int> nodes(ranks), destinations(static_cast<std::size_t>(ranks) * experts);
-  std::vector<std::uint8_t> held(destinations.size(), 0);
-  for (int r = 0; r < ranks; ++r) nodes[r] = r / ranks_per_node;
-  for (int e = 0; e < experts; ++e) {
-    const int owner = static_cast<int>(std::int64_t{e} * ranks / experts), second = (owner + (e < replicas)) % ranks;
-    held[static_cast<std::size_t>(e) * ranks + owner] = held[static_cast<std::size_t>(e) * ranks + second] = 1;
-    for (int r = 0; r < ranks; ++r)
-      destinations[static_cast<std::size_t>(r) * experts + e] = r == second ? second : owner;
-  }
-  return {nodes, destinations, held};
-}
-
-DispatchPlan planned(const Case& c, DispatchPolicy policy = DispatchPolicy::least_loaded) {
-  DispatchOptions options;
-  options.policy = policy;
-  DispatchPlanner planner(c.costs, options);
-  return planner.plan(c.layer, c.counts, c.cached);
-}
-
 /// A twentieth faster than planned can't be reached.
-bool within_five_percent(const Case& c) {
+bool within_five_percent(const DispatchCase& c) {
   const DispatchPlan plan = planned(c);
   return plan.after == 0 || !can_reach(c.layer, c.costs, c.counts, c.cached, static_cast<double>(plan.after) / 1.05);
 }
@@ -81,9 +52,10 @@ DispatchCosts costs_of(const Shape& shape, bool on_gpu) {
 
 /// `share` of the rows in `hot` experts, the rest in the others, each count off by up to 30 % at random. An eighth of
 /// the experts.
-Case paper_case(const Shape& shape, int ranks, double share, int hot, const DispatchCosts& costs, SplitMix& random) {
+DispatchCase paper_case(const Shape& shape, int ranks, double share, int hot, const DispatchCosts& costs,
+                        SplitMix& random) {
   const int experts = shape.experts / 8;
-  Case c{layer_of(ranks, experts, 1 + random.below(ranks)), costs, {}, {}};
+  DispatchCase c{layer_of(ranks, experts, 1 + random.below(ranks)), costs, {}, {}};
   for (int r = 0; r < ranks; ++r) {
     for (int e = 0; e < experts; ++e) {
       const double weight = e < hot ? share / hot : (1 - share) / (experts - hot);
@@ -104,9 +76,9 @@ TEST(DispatchOptimum, IsNearOnThePapersWorkloads) {
           const int ranks = 2 + random.below(3);
           SCOPED_TRACE(std::string(shape.name) + ", " + std::to_string(share) + " in " + std::to_string(hot) + ", " +
                        std::to_string(ranks) + (on_gpu ? " GPUs" : " ranks"));
-          const Case c = paper_case(shape, ranks, share, hot, costs_of(shape, on_gpu), random);
+          const DispatchCase c = paper_case(shape, ranks, share, hot, costs_of(shape, on_gpu), random);
           EXPECT_TRUE(within_five_percent(c));
-          EXPECT_LE(planned(c).after, planned(c, DispatchPolicy::llep).after);
+          EXPECT_LE(planned(c).after, planned(c, llep_options()).after);
         }
       }
     }
@@ -125,39 +97,19 @@ TEST(DispatchOptimum, IsNearOnRealTraces) {
       const int begin = random.below(static_cast<int>(trace.tokens()) - batch), repeat = on_gpu ? 64 : 1;
       SCOPED_TRACE(std::string(name) + ", " + std::to_string(ranks) + " ranks, layer " + std::to_string(layer) + ", " +
                    std::to_string(batch) + " tokens from " + std::to_string(begin));
-      Case c{layer_of(ranks, trace.num_experts, 1 + random.below(ranks)), costs_of(kShapes[1], on_gpu), {}, {}};
-      c.counts.assign(static_cast<std::size_t>(ranks) * trace.num_experts, 0);
-      for (int t = begin; t < begin + batch; ++t) {
-        for (int k = 0; k < trace.top_k; ++k) {
-          const std::uint16_t e = trace.experts[(static_cast<std::size_t>(t) * layers + layer) * trace.top_k + k];
-          if (e != Trace::kNoExpert) c.counts[static_cast<std::size_t>(t % ranks) * trace.num_experts + e] += repeat;
-        }
-      }
+      DispatchCase c{layer_of(ranks, trace.num_experts, 1 + random.below(ranks)), costs_of(kShapes[1], on_gpu), {}, {}};
+      add_rows(c, trace, layer, begin, begin + batch, repeat);
       EXPECT_TRUE(within_five_percent(c));
-      EXPECT_LE(planned(c).after, planned(c, DispatchPolicy::llep).after);
+      EXPECT_LE(planned(c).after, planned(c, llep_options()).after);
     }
   }
 }
 
-/// Prices, replicas, caches and counts without measure: what no machine has.
-Case wild_case(SplitMix& random) {
+DispatchCase wild_case(SplitMix& random) {
   const int ranks = 2 + random.below(3), experts = ranks * (1 + random.below(3));
-  Case c{
+  DispatchCase c{
       layer_of(ranks, experts, 1 + random.below(ranks), random.below(4) == 0 ? random.below(experts) : 0), {}, {}, {}};
-  const auto price = [&](int most) { return random.below(4) == 0 ? 0 : random.below(most); };
-  c.costs = {1 + random.below(200), price(3000), price(100), 0, price(100'000), 0};
-  c.costs.row_between = c.costs.row_inside * (1 + random.below(8));
-  c.costs.weights_between = c.costs.weights_inside * (1 + random.below(8));
-  c.counts.resize(static_cast<std::size_t>(ranks) * experts);
-  const int scale = 50 + random.below(500), hot = random.below(experts), hotter = 1 + random.below(30);
-  for (std::size_t i = 0; i < c.counts.size(); ++i) {
-    const bool is_hot = static_cast<int>(i) % experts == hot || random.below(20) == 0;
-    c.counts[i] = random.below(5) == 0 ? 0 : random.below(scale) * (is_hot ? hotter : 1);
-  }
-  if (random.below(4) == 0) {
-    c.cached.resize(c.counts.size());
-    for (std::uint8_t& cached : c.cached) cached = random.below(5) == 0 ? 1 : 0;
-  }
+  fill_at_random(c, random, {.least = 50, .hotter = 30, .empty = 5, .cached = 4});
   return c;
 }
 

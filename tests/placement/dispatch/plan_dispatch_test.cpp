@@ -1,7 +1,7 @@
 #include "placement/dispatch/plan_dispatch.hpp"
 
 #include "placement/splitmix.hpp"
-#include "placement/trace/trace.hpp"
+#include "tests/placement/dispatch/dispatch_case.hpp"
 
 #include <gtest/gtest.h>
 
@@ -9,11 +9,9 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
-#include <filesystem>
 #include <map>
 #include <new>
 #include <numeric>
-#include <set>
 #include <string>
 
 namespace {
@@ -37,125 +35,12 @@ std::atomic<std::int64_t> allocations = 0;
 namespace coterie {
 namespace {
 
-struct Case {
-  DispatchLayer layer;
-  DispatchCosts costs;
-  std::vector<std::int32_t> counts;  ///< (ranks, experts)
-  std::vector<std::uint8_t> cached;  ///< (experts, ranks)
-
-  std::int64_t count(int rank, int expert) const {
-    return counts[static_cast<std::size_t>(rank) * layer.experts + expert];
-  }
-  std::int64_t rows(int expert) const {
-    std::int64_t sum = 0;
-    for (int r = 0; r < layer.ranks; ++r) sum += count(r, expert);
-    return sum;
-  }
-  bool held(int rank, int expert) const {
-    return layer.held[static_cast<std::size_t>(expert) * layer.ranks + rank] != 0;
-  }
-  bool has(int rank, int expert) const {
-    return held(rank, expert) ||
-           (!cached.empty() && cached[static_cast<std::size_t>(expert) * layer.ranks + rank] != 0);
-  }
-};
-
-/// Experts dealt in order, `ranks_per_node` ranks a node; `replicas` of the experts are held twice.
-DispatchLayer layer_of(int ranks, int experts, int ranks_per_node, int replicas = 0) {
-  std::vector<int> nodes(ranks), destinations(static_cast<std::size_t>(ranks) * experts);
-  std::vector<std::uint8_t> held(static_cast<std::size_t>(experts) * ranks, 0);
-  for (int r = 0; r < ranks; ++r) nodes[r] = r / ranks_per_node;
-  for (int e = 0; e < experts; ++e) {
-    const int owner = static_cast<int>(std::int64_t{e} * ranks / experts),
-              second = e < replicas ? (owner + 1) % ranks : owner;
-    held[static_cast<std::size_t>(e) * ranks + owner] = held[static_cast<std::size_t>(e) * ranks + second] = 1;
-    for (int r = 0; r < ranks; ++r)
-      destinations[static_cast<std::size_t>(r) * experts + e] = r % 2 == 0 ? owner : second;
-  }
-  return {nodes, destinations, held};
-}
-
-Case random_case(SplitMix& random) {
+DispatchCase random_case(SplitMix& random) {
   const int ranks = 1 + random.below(9), experts = ranks * (1 + random.below(4));
   const int per_node = 1 + random.below(ranks);
-  Case c{layer_of(ranks, experts, per_node, random.below(3) == 0 ? random.below(experts) : 0), {}, {}, {}};
-  const auto price = [&](int most) { return random.below(4) == 0 ? 0 : random.below(most); };
-  c.costs = {1 + random.below(200), price(3000), price(100), 0, price(100'000), 0};
-  c.costs.row_between = c.costs.row_inside * (1 + random.below(8));
-  c.costs.weights_between = c.costs.weights_inside * (1 + random.below(8));
-  c.counts.resize(static_cast<std::size_t>(ranks) * experts);
-  const int scale = 1 + random.below(500), hot = random.below(experts), hotter = 1 + random.below(100);
-  for (std::size_t i = 0; i < c.counts.size(); ++i) {
-    const bool is_hot = static_cast<int>(i) % experts == hot || random.below(20) == 0;
-    c.counts[i] = random.below(3) == 0 ? 0 : random.below(scale) * (is_hot ? hotter : 1);
-  }
-  if (random.below(2) == 0) {
-    c.cached.resize(c.counts.size());
-    for (std::uint8_t& cached : c.cached) cached = random.below(5) == 0 ? 1 : 0;
-  }
+  DispatchCase c{layer_of(ranks, experts, per_node, random.below(3) == 0 ? random.below(experts) : 0), {}, {}, {}};
+  fill_at_random(c, random, {.least = 1, .hotter = 100, .empty = 3, .cached = 2});
   return c;
-}
-
-/// The time of the slowest rank, counted row by row.
-std::int64_t slowest(const Case& c, const DispatchPlan& plan) {
-  std::vector<std::int64_t> times(c.layer.ranks, 0);
-  std::set<std::pair<int, int>> at;
-  for (const DispatchPart& part : plan.parts) {
-    if (at.insert({part.expert, part.rank}).second) times[part.rank] += c.costs.expert;
-    std::int64_t begin = 0;
-    for (int r = 0; r < c.layer.ranks; ++r) {
-      const std::int64_t end = begin + c.count(r, part.expert);
-      const std::int64_t rows = std::max<std::int64_t>(0, std::min(end, part.to) - std::max(begin, part.from));
-      const bool near = c.layer.node_of_rank[r] == c.layer.node_of_rank[part.rank];
-      times[part.rank] += rows * (c.costs.row + (r == part.rank ? 0 : near ? c.costs.row_inside : c.costs.row_between));
-      begin = end;
-    }
-  }
-  for (const DispatchTransfer& t : plan.transfers) {
-    const bool near = c.layer.node_of_rank[t.from] == c.layer.node_of_rank[t.to];
-    for (const int rank : {t.from, t.to}) times[rank] += near ? c.costs.weights_inside : c.costs.weights_between;
-  }
-  return *std::max_element(times.begin(), times.end());
-}
-
-void expect_valid(const Case& c, const DispatchPlan& plan) {
-  std::vector<std::int64_t> done(c.layer.experts, 0);
-  std::set<std::pair<int, int>> used, sent;
-  const DispatchPart* last = nullptr;
-  for (const DispatchPart& part : plan.parts) {
-    EXPECT_LT(part.from, part.to);
-    EXPECT_EQ(part.from, done[part.expert]);
-    done[part.expert] = part.to;
-    used.insert({part.expert, part.rank});
-    if (last != nullptr) {
-      EXPECT_LE(last->expert, part.expert);
-      EXPECT_FALSE(last->expert == part.expert && last->rank == part.rank) << "two parts that are one";
-    }
-    last = &part;
-  }
-  for (int e = 0; e < c.layer.experts; ++e) EXPECT_EQ(done[e], c.rows(e)) << "expert " << e;
-  for (const DispatchTransfer& t : plan.transfers) {
-    EXPECT_TRUE(sent.insert({t.expert, t.to}).second) << "weights sent twice";
-    EXPECT_TRUE(c.held(t.from, t.expert));
-    EXPECT_FALSE(c.has(t.to, t.expert)) << "weights sent to who has them";
-    EXPECT_TRUE(used.contains({t.expert, t.to})) << "weights sent for nothing";
-  }
-  for (const auto& [expert, rank] : used) {
-    EXPECT_TRUE(c.has(rank, expert) || sent.contains({expert, rank})) << "rows without weights";
-  }
-  EXPECT_EQ(plan.after, slowest(c, plan));
-}
-
-DispatchPlan planned(const Case& c, const DispatchOptions& options = {}) {
-  DispatchPlanner planner(c.costs, options);
-  return planner.plan(c.layer, c.counts, c.cached);
-}
-
-DispatchOptions llep_options(std::int64_t min_rows = 1024) {
-  DispatchOptions options;
-  options.policy = DispatchPolicy::llep;
-  options.llep_min_rows = min_rows;
-  return options;
 }
 
 TEST(PlanDispatch, EveryRowIsComputedOnceWhereTheWeightsAre) {
@@ -165,7 +50,7 @@ TEST(PlanDispatch, EveryRowIsComputedOnceWhereTheWeightsAre) {
   int spilled = 0;
   for (int round = 0; round < 3000; ++round) {
     SCOPED_TRACE("seed " + std::to_string(seed) + ", round " + std::to_string(round));
-    const Case c = random_case(random);
+    const DispatchCase c = random_case(random);
     DispatchOptions options;
     options.policy = DispatchPolicy::plain;
     const DispatchPlan plain = planned(c, options);
@@ -192,7 +77,7 @@ TEST(PlanDispatch, EveryRowIsComputedOnceWhereTheWeightsAre) {
 
 TEST(PlanDispatch, APlannerThatIsUsedAgainSaysTheSame) {
   SplitMix random(12);
-  const Case a = random_case(random), b = random_case(random);
+  const DispatchCase a = random_case(random), b = random_case(random);
   DispatchPlanner planner(a.costs, {});
   const DispatchPlan first = planner.plan(a.layer, a.counts, a.cached);
   static_cast<void>(planner.plan(b.layer, b.counts, b.cached));
@@ -207,7 +92,7 @@ TEST(PlanDispatch, TheOrderOfRanksInsideANodeDoesNotMatter) {
   SplitMix random(seed);
   for (int round = 0; round < 500; ++round) {
     SCOPED_TRACE("seed " + std::to_string(seed) + ", round " + std::to_string(round));
-    const Case c = random_case(random);
+    const DispatchCase c = random_case(random);
     const int ranks = c.layer.ranks, experts = c.layer.experts;
     std::vector<int> to(ranks);  // new numbers
     std::iota(to.begin(), to.end(), 0);
@@ -229,7 +114,7 @@ TEST(PlanDispatch, TheOrderOfRanksInsideANodeDoesNotMatter) {
           cached[static_cast<std::size_t>(e) * ranks + to[r]] = c.cached[static_cast<std::size_t>(e) * ranks + r];
       }
     }
-    const Case moved{DispatchLayer(c.layer.node_of_rank, destinations, held), c.costs, counts, cached};
+    const DispatchCase moved{DispatchLayer(c.layer.node_of_rank, destinations, held), c.costs, counts, cached};
     const DispatchPlan a = planned(c), b = planned(moved);
     EXPECT_EQ(a.before, b.before);
     EXPECT_EQ(a.after, b.after);
@@ -243,7 +128,7 @@ TEST(PlanDispatch, CountsAreLeftOutOnlyWhereNoPlanSavesMore) {
   int left_out = 0, could_save = 0;
   for (int round = 0; round < 4000; ++round) {
     SCOPED_TRACE("seed " + std::to_string(seed) + ", round " + std::to_string(round));
-    Case c = random_case(random);
+    DispatchCase c = random_case(random);
     const int fewer = 1 << random.below(10), one = random.below(2) == 0 ? random.below(c.layer.experts) : -1;
     for (int r = 0; r < c.layer.ranks; ++r) {
       for (int e = 0; e < c.layer.experts; ++e) {
@@ -278,7 +163,7 @@ TEST(PlanDispatch, WhereWeightsTravelFewRowsAreNotWorthTheirCounts) {
   EXPECT_FALSE(spill_may_pay(costs, 2, true, 240)) << "two rows of two experts";
 }
 
-Case even_case(int ranks, int experts, std::int32_t rows_each) {
+DispatchCase even_case(int ranks, int experts, std::int32_t rows_each) {
   return {layer_of(ranks, experts, std::max(1, ranks / 2)),
           {100, 0, 0, 0, 1000, 1000},
           std::vector<std::int32_t>(static_cast<std::size_t>(ranks) * experts, rows_each),
@@ -292,9 +177,9 @@ TEST(PlanDispatch, NothingIsSpilledWithoutNeed) {
     EXPECT_TRUE(plan.transfers.empty());
     EXPECT_EQ(plan.parts.size(), rows == 0 ? 0U : 16U);
   }
-  Case alone = even_case(1, 4, 10);
+  DispatchCase alone = even_case(1, 4, 10);
   expect_valid(alone, planned(alone));
-  Case dear = even_case(4, 4, 10);
+  DispatchCase dear = even_case(4, 4, 10);
   for (int r = 0; r < 4; ++r) dear.counts[static_cast<std::size_t>(r) * 4] = 100;
   dear.costs.weights_inside = dear.costs.weights_between = 1'000'000;
   EXPECT_EQ(planned(dear).stayed, DispatchPlan::Stayed::not_worth_it);
@@ -308,7 +193,7 @@ TEST(PlanDispatch, NothingIsSpilledWithoutNeed) {
 }
 
 TEST(PlanDispatch, AnExpertCanGoToEveryRank) {
-  Case c = even_case(16, 16, 0);
+  DispatchCase c = even_case(16, 16, 0);
   for (int r = 0; r < 16; ++r) c.counts[static_cast<std::size_t>(r) * 16] = 1000;
   const DispatchPlan plan = planned(c);
   expect_valid(c, plan);
@@ -317,7 +202,7 @@ TEST(PlanDispatch, AnExpertCanGoToEveryRank) {
 }
 
 TEST(PlanDispatch, OneIdleRankHelpsAllOthers) {
-  Case c = even_case(8, 8, 100);
+  DispatchCase c = even_case(8, 8, 100);
   for (int r = 0; r < 8; ++r) c.counts[static_cast<std::size_t>(r) * 8 + 7] = 0;
   const DispatchPlan plan = planned(c);
   expect_valid(c, plan);
@@ -327,7 +212,7 @@ TEST(PlanDispatch, OneIdleRankHelpsAllOthers) {
 }
 
 TEST(PlanDispatch, RowsThatLieOnAHelperAreComputedThere) {
-  Case c = even_case(4, 4, 0);
+  DispatchCase c = even_case(4, 4, 0);
   c.costs.row_inside = 10;
   c.costs.row_between = 50;
   for (int r = 0; r < 4; ++r) c.counts[static_cast<std::size_t>(r) * 4] = 1000;
@@ -345,7 +230,7 @@ TEST(PlanDispatch, RowsThatLieOnAHelperAreComputedThere) {
 TEST(PlanDispatch, LlepIsAsThePaperStatesIt) {
   // One rank has an expert of 12,000 rows, the mean is 4,000: it keeps its capacity, two chunks of it go to the least
   // loaded, which is then full.
-  Case c = even_case(4, 4, 0);
+  DispatchCase c = even_case(4, 4, 0);
   const std::array<std::int32_t, 4> rows{12'000, 1000, 2000, 1000};
   for (int e = 0; e < 4; ++e) c.counts[static_cast<std::size_t>(e) * 4 + e] = rows[e];
   const DispatchPlan plan = planned(c, llep_options());
@@ -365,151 +250,11 @@ TEST(PlanDispatch, LlepIsAsThePaperStatesIt) {
   EXPECT_EQ(planned(c, high).stayed, DispatchPlan::Stayed::balanced);
 }
 
-/// The best that any assignment of rows reaches, tried one by one. Prices of rows' ways must be 0.
-std::int64_t optimum(const Case& c) {
-  const int ranks = c.layer.ranks, experts = c.layer.experts;
-  std::int64_t best = std::numeric_limits<std::int64_t>::max();
-  std::vector<std::int64_t> times(ranks, 0);
-  const auto place = [&](auto&& self, int expert, int rank, std::int64_t left) -> void {
-    if (*std::max_element(times.begin(), times.end()) >= best) return;
-    if (rank == ranks) {
-      if (left > 0) return;
-      if (expert + 1 < experts) return self(self, expert + 1, 0, c.rows(expert + 1));
-      best = *std::max_element(times.begin(), times.end());
-      return;
-    }
-    for (std::int64_t rows = rank + 1 == ranks ? left : 0; rows <= left; ++rows) {
-      const int owner = c.layer.only_holder[expert];
-      const bool moved = rows > 0 && !c.has(rank, expert);
-      const std::int64_t way = !moved                                                      ? 0
-                               : c.layer.node_of_rank[rank] == c.layer.node_of_rank[owner] ? c.costs.weights_inside
-                                                                                           : c.costs.weights_between;
-      const std::int64_t own = rows == 0 ? 0 : c.costs.expert + rows * c.costs.row + way;
-      times[rank] += own;
-      times[owner] += way;
-      self(self, expert, rank + 1, left - rows);
-      times[rank] -= own;
-      times[owner] -= way;
-    }
-  };
-  place(place, 0, 0, c.rows(0));
-  return best;
-}
-
-TEST(PlanDispatch, IsNearTheBestThereIs) {
-  const std::uint64_t seed = 17;
-  SplitMix random(seed);
-  double sum = 0;
-  int above = 0;
-  constexpr int kRounds = 300;
-  for (int round = 0; round < kRounds; ++round) {
-    SCOPED_TRACE("seed " + std::to_string(seed) + ", round " + std::to_string(round));
-    const int ranks = 2 + random.below(2), experts = ranks == 2 ? 2 + 2 * random.below(2) : 3;
-    Case c{layer_of(ranks, experts, 1 + random.below(ranks)),
-           {1000, random.below(500), 0, 0, random.below(4000), 0},
-           {},
-           {}};
-    c.costs.weights_between = c.costs.weights_inside * 2;
-    c.counts.assign(static_cast<std::size_t>(ranks) * experts, 0);
-    const int heaviest = random.below(experts);
-    for (int e = 0; e < experts; ++e) c.counts[e] = random.below(e == heaviest ? 24 : 10);
-    const DispatchPlan plan = planned(c);
-    const auto best = static_cast<double>(optimum(c));
-    const double ratio = best == 0 ? 1 : static_cast<double>(plan.after) / best;
-    sum += ratio;
-    above += ratio > 1.05 ? 1 : 0;
-    EXPECT_LE(ratio, 1.1) << plan.before << " -> " << plan.after << ", best " << best;
-  }
-  EXPECT_LE(sum / kRounds, 1.005);
-  EXPECT_LE(above, kRounds / 50) << "where it would pay that a helper passes an expert of its own on";
-}
-
-/// `share` of the rows in `hot` experts, the rest in the others; the same from every rank.
-Case paper_case(int ranks, int experts, int rows_a_rank, double share, int hot, const DispatchCosts& costs) {
-  Case c{layer_of(ranks, experts, 8), costs, std::vector<std::int32_t>(static_cast<std::size_t>(ranks) * experts), {}};
-  for (int r = 0; r < ranks; ++r) {
-    for (int e = 0; e < experts; ++e) {
-      const double rows = e < hot ? rows_a_rank * share / hot : rows_a_rank * (1 - share) / (experts - hot);
-      c.counts[static_cast<std::size_t>(r) * experts + e] = static_cast<std::int32_t>(rows);
-    }
-  }
-  return c;
-}
-
-// Picoseconds of one H200 in a node with NVLink, several nodes with 50 GB/s a rank, at DeepSeek-V3's shape.
-constexpr DispatchCosts kCosts{150'000, 20'000'000, 70'000, 600'000, 200'000'000, 1'800'000'000};
-
-void expect_no_worse_than_llep(const Case& c) {
-  const DispatchPlan ours = planned(c), theirs = planned(c, llep_options());
-  expect_valid(c, ours);
-  EXPECT_LE(ours.after, theirs.after);
-  EXPECT_TRUE(ours.after < theirs.after || ours.transfers.size() <= theirs.transfers.size());
-}
-
-TEST(PlanDispatch, IsNeverSlowerThanLlepOnItsOwnWorkloads) {
-  for (const int ranks : {8, 16, 64}) {
-    for (const int experts : {128, 256, 384}) {
-      for (const int hot : {1, 4, 16}) {
-        for (const double share : {0.05, 0.3, 0.5, 0.8, 0.95}) {
-          for (const std::int64_t weights : {0, 1, 4}) {
-            SCOPED_TRACE(std::to_string(ranks) + " ranks, " + std::to_string(experts) + " experts, " +
-                         std::to_string(share) + " in " + std::to_string(hot));
-            DispatchCosts costs = kCosts;
-            costs.weights_inside *= weights;
-            costs.weights_between *= weights;
-            expect_no_worse_than_llep(paper_case(ranks, experts, 16'384 * 8, share, hot, costs));
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST(PlanDispatch, IsNeverSlowerThanLlepOnRealTraces) {
-  for (const char* name : {"olmoe-1b-7b.decode", "granite-3.0-3b-a800m.decode"}) {
-    const Trace trace =
-        read_trace(std::filesystem::path(COTERIE_FIXTURES) / "traces" / (std::string(name) + ".safetensors"));
-    const int layers = trace.layers(), ranks = 8;
-    for (const std::int64_t batch : {256, 2048}) {
-      for (int layer = 0; layer < layers; layer += 5) {
-        Case c{layer_of(ranks, trace.num_experts, 4), kCosts, {}, {}};
-        c.counts.assign(static_cast<std::size_t>(ranks) * trace.num_experts, 0);
-        const std::int64_t repeat = 64;  // of each token: what a larger batch of the same kind of text asks for
-        for (std::int64_t t = 0; t < std::min(batch, trace.tokens()); ++t) {
-          for (int k = 0; k < trace.top_k; ++k) {
-            const std::uint16_t e = trace.experts[static_cast<std::size_t>((t * layers + layer) * trace.top_k + k)];
-            if (e != Trace::kNoExpert) c.counts[static_cast<std::size_t>(t % ranks) * trace.num_experts + e] += repeat;
-          }
-        }
-        SCOPED_TRACE(std::string(name) + ", layer " + std::to_string(layer) + ", " + std::to_string(batch) + " tokens");
-        expect_no_worse_than_llep(c);
-      }
-    }
-  }
-}
-
-TEST(PlanDispatch, IsNoSlowerThanLlepWhereRowsAndWeightsTravelFast) {
-  const std::uint64_t seed = 29;
-  SplitMix random(seed);
-  for (int round = 0; round < 300; ++round) {
-    const int ranks = 2 + 2 * random.below(4), experts = ranks * (1 + random.below(8));
-    SCOPED_TRACE("seed " + std::to_string(seed) + ", round " + std::to_string(round));
-    Case c{layer_of(ranks, experts, ranks), {900'000, 10'000'000, 40'000, 40'000, 18'000'000, 18'000'000}, {}, {}};
-    for (int i = 0; i < ranks * experts; ++i)
-      c.counts.push_back(random.below(100) * (random.below(experts) == 0 ? 200 : 1));
-    DispatchOptions llep = llep_options(random.below(2) == 0 ? 1 : 1024), ours;
-    ours.llep_min_rows = llep.llep_min_rows;
-    const DispatchPlan plan = planned(c, ours);
-    expect_valid(c, plan);
-    EXPECT_LE(plan.after, planned(c, llep).after);
-  }
-}
-
 TEST(PlanDispatch, AllocatesOnlyAtTheFirstCall) {
   SplitMix random(19);
   for (const int ranks : {4, 16, 64}) {
     for (const std::int64_t way : {0, 10}) {  // of rows beside 100 for their products
-      Case c = even_case(ranks, 4 * ranks, 0);
+      DispatchCase c = even_case(ranks, 4 * ranks, 0);
       c.costs.row_inside = way;
       c.costs.row_between = 8 * way;
       DispatchPlanner planner(c.costs, {});
