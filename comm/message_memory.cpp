@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <exception>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -34,19 +36,24 @@ using Source = std::shared_ptr<const MessageMemorySource>;
 
 Source library() {
   static const Source& source = *new Source(std::make_shared<MessageMemorySource>(
-      MessageMemorySource{from_library, [](std::byte* memory) { std::free(memory); }, [] {}, kSmall}));
+      MessageMemorySource{from_library, [](std::byte* memory) { std::free(memory); }, kSmall, {}, {}}));
   return source;
 }
 
-/// In the first kAlign bytes of a block: where it came from, as messages may live on when others come from elsewhere.
-Source& source_of(std::byte* block) {
-  static_assert(sizeof(Source) <= kAlign);
-  return *std::launder(reinterpret_cast<Source*>(block));
+/// In the first kAlign bytes of a block.
+struct Front {
+  Source source;            ///< where it came from, as messages may live on when others come from elsewhere
+  std::uint64_t ended = 0;  ///< when the last message in it did
+};
+
+Front& front_of(std::byte* block) {
+  static_assert(sizeof(Front) <= kAlign);
+  return *std::launder(reinterpret_cast<Front*>(block));
 }
 
 void free_block(std::byte* block) noexcept {
-  const Source source = std::exchange(source_of(block), nullptr);
-  std::destroy_at(&source_of(block));
+  const Source source = std::exchange(front_of(block).source, nullptr);
+  std::destroy_at(&front_of(block));
   source->free(block);
 }
 
@@ -70,19 +77,23 @@ struct Idle {
   std::byte* take(std::uint64_t size) {
     if (size < source->least_kept) return nullptr;
     auto& some = blocks[size];
-    if (some.empty()) return nullptr;
-    std::byte* block = some.back();
-    some.pop_back();
+    const auto found = std::find_if(some.rbegin(), some.rend(), [&](std::byte* block) {
+      return !source->is_done || source->is_done(front_of(block).ended);
+    });
+    if (found == some.rend()) return nullptr;
+    std::byte* block = *found;
+    some.erase(std::next(found).base());
     bytes -= size;
     return block;
   }
 
   /// Whether it is kept.
   bool keep(std::byte* block, std::uint64_t size) noexcept {
-    if (source_of(block) != source || size < source->least_kept || bytes + size > kMostIdle) return false;
+    if (front_of(block).source != source || size < source->least_kept || bytes + size > kMostIdle) return false;
     try {
+      if (source->now) front_of(block).ended = source->now();
       blocks[size].push_back(block);
-    } catch (const std::bad_alloc&) {
+    } catch (const std::exception&) {
       return false;
     }
     bytes += size;
@@ -115,11 +126,9 @@ std::byte* take_message_memory(std::uint64_t bytes) {
     source = idle().source;
     block = idle().take(size);
   }
-  if (block != nullptr) {
-    source->before_reuse();
-  } else {
+  if (block == nullptr) {
     block = source->allocate(size);
-    std::construct_at(reinterpret_cast<Source*>(block), std::move(source));
+    std::construct_at(reinterpret_cast<Front*>(block), std::move(source));
   }
   return block + kAlign;
 }

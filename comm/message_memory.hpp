@@ -11,12 +11,14 @@ namespace coterie {
 struct MessageMemorySource {
   std::function<std::byte*(std::size_t bytes)> allocate;  ///< aligned to 64 bytes; throws std::bad_alloc
   std::function<void(std::byte* memory)> free;
-  std::function<void()> before_reuse;  ///< waits for who may still read what a message held
   std::uint64_t least_kept = 0;        ///< bytes; smaller pieces are freed at once
+  std::function<std::uint64_t()> now;  ///< a clock of the source's own; with it:
+  /// Whether nobody reads any more what a message held that ended at `when`; until then it is not used again.
+  std::function<bool(std::uint64_t when)> is_done;
 };
 
 /// While it lives, new messages are in memory of this source, before and afterwards in the C library's. What the source
-/// refers to outlives the messages; `before_reuse` is not called once this is gone.
+/// refers to outlives the messages; `now` and `is_done` are not called once this is gone.
 class MessageMemoryFrom {
  public:
   explicit MessageMemoryFrom(MessageMemorySource source);

@@ -53,7 +53,7 @@ class CpuDevice final : public Device {
   using Device::route;
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
                               const RouterBiases& biases) override;
-  [[nodiscard]] std::vector<float> gate(const Tensor& in, const PackedMatrix& weight) override;
+  void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
   void experts_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
                         std::span<const ExpertGradients> gradients) override;

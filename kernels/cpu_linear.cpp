@@ -54,11 +54,17 @@ void CpuDevice::linear(const Tensor& in, const PackedMatrix& packed, const Tenso
   multiply_rows(in, weight, out, accumulate, scratch, threads_for(in.rows * in.cols * out.cols));
 }
 
-std::vector<float> CpuDevice::gate(const Tensor& in, const PackedMatrix& weight) {
-  std::vector<float> out(static_cast<std::size_t>(in.rows));
-  linear(in, weight, {reinterpret_cast<std::byte*>(out.data()), DType::f32, in.rows, 1, 1}, false);
-  for (float& x : out) x = 1.0F / (1.0F + std::exp(-x));
-  return out;
+void CpuDevice::gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) {
+  require_gate(x, weight, DType::f32, in, out);
+  std::vector<float> logits(static_cast<std::size_t>(x.rows));
+  linear(x, weight, {reinterpret_cast<std::byte*>(logits.data()), DType::f32, x.rows, 1, 1}, false);
+  std::vector<std::int64_t> offsets{0};
+  std::vector<Contribution> gates;
+  for (const float logit : logits) {
+    gates.push_back({static_cast<std::int32_t>(gates.size()), factor * (1.0F / (1.0F + std::exp(-logit)))});
+    offsets.push_back(static_cast<std::int64_t>(gates.size()));
+  }
+  combine(in, offsets, gates, out, false);
 }
 
 void CpuDevice::linear_by_head(const Tensor& in, std::span<const std::unique_ptr<PackedMatrix>> weights,

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -193,8 +194,15 @@ class Device {
   [[nodiscard]] virtual DeviceMemory allocate(std::size_t bytes) = 0;
   /// Memory that the host touches too; between the two comes a wait().
   [[nodiscard]] virtual DeviceMemory allocate_shared(std::size_t bytes) { return allocate(bytes); }
+  /// Takes so much of either at once, to give pieces of it from here on; once, and more only where it isn't enough.
+  /// Throws std::runtime_error with the bytes wanted and those that are free.
+  virtual void reserve(std::size_t, std::size_t /*shared*/) {}
+  /// Bytes that allocate() could give; nothing: the host's memory.
+  [[nodiscard]] virtual std::optional<std::size_t> free_memory() const { return std::nullopt; }
   /// Returns when all that was asked for is done.
   virtual void wait() {}
+  /// How often that was waited for, by wait() or by what returns numbers to the host.
+  [[nodiscard]] virtual std::uint64_t waits() const noexcept { return 0; }
   /// Uninitialised, dense, in memory that `memory` receives.
   [[nodiscard]] Tensor allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memory);
 
@@ -202,7 +210,8 @@ class Device {
   virtual void upload(std::span<const float> host, const Tensor& out) = 0;
   virtual void download(const Tensor& in, std::span<float> host) = 0;
 
-  /// Bytes of the device's memory to the host's, or to shared memory; `to` is as large as `from`.
+  /// Bytes of the device's memory to shared memory, where the host finds them after a wait(); `to` is as large as
+  /// `from`.
   virtual void read(std::span<const std::byte> from, std::span<std::byte> to);
 
   /// Packs a weight as it is read: beside the packed form at most a few MiB are needed at a time.
@@ -262,8 +271,8 @@ class Device {
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) {
     return route(in, weight, options, {});
   }
-  /// (rows): sigmoid(in * weight^T) for a weight of one row (1, hidden).
-  [[nodiscard]] virtual std::vector<float> gate(const Tensor& in, const PackedMatrix& weight) = 0;
+  /// out = factor * sigmoid(x * weight^T) * in, row by row, for a weight of one row (1, columns of x).
+  virtual void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) = 0;
   /// out = each row through its expert. Groups cover the rows of `in`; one call for all experts that have rows.
   virtual void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) = 0;
   /// The gradients of experts(); those of weights are added to `gradients`, (groups). f32 weights only. What went on

@@ -62,6 +62,13 @@ void require_router(const RouterOptions& options, const RouterBiases& biases, st
   }
 }
 
+void require_gate(const Tensor& x, const PackedMatrix& weight, DType type, const Tensor& in, const Tensor& out) {
+  require(weight.out_features() == 1, "gate: the weight has more than one row");
+  require_shape(x, type, x.rows, weight.in_features(), "gate: the rows that it is computed from");
+  require_shape(in, type, x.rows, in.cols, "gate: the input");
+  require_shape(out, type, x.rows, in.cols, "gate: the output");
+}
+
 void require_attention(const AttentionShape& shape, const KvCache& cache) {
   require(shape.heads >= 1 && shape.kv_heads >= 1 && shape.heads % shape.kv_heads == 0 && shape.head_dim >= 1 &&
               shape.window >= 0,

@@ -4,12 +4,14 @@
 #include "kernels/require.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 namespace coterie {
 namespace {
 
 /// Rows of a weight that are read at a time.
 constexpr std::int64_t panel_numbers = std::int64_t{1} << 20;
+constexpr std::size_t least_pinned = std::size_t{1} << 20;  // bytes
 
 }  // namespace
 
@@ -32,24 +34,35 @@ std::string CudaDevice::name() const {
 }
 
 DeviceMemory CudaDevice::allocate(std::size_t bytes) {
-  void* memory = nullptr;
-  check(cudaMalloc(&memory, std::max<std::size_t>(bytes, 1)), "memory");
-  return {static_cast<std::byte*>(memory), [](std::byte* m) { (void)cudaFree(m); }};
+  return {memory_->take(bytes), [arena = memory_](std::byte* memory) { arena->give(memory); }};
 }
 
 DeviceMemory CudaDevice::allocate_shared(std::size_t bytes) {
-  void* memory = nullptr;
-  check(cudaMallocHost(&memory, std::max<std::size_t>(bytes, 1)), "pinned memory");
-  return {static_cast<std::byte*>(memory), [](std::byte* m) { (void)cudaFreeHost(m); }};
+  return {pinned_->take(bytes), [arena = pinned_](std::byte* memory) { arena->give(memory); }};
+}
+
+void CudaDevice::reserve(std::size_t bytes, std::size_t shared) {
+  memory_->reserve(bytes);
+  pinned_->reserve(shared);
+}
+
+std::optional<std::size_t> CudaDevice::free_memory() const {
+  std::size_t free = 0;
+  std::size_t total = 0;
+  check(cudaMemGetInfo(&free, &total), "asking for the memory that is free");
+  return free;
 }
 
 void CudaDevice::wait() {
   check(cudaStreamSynchronize(stream_), "waiting");
+  ++waits_;
+  sent_ = 0;
 }
 
 void CudaDevice::read(std::span<const std::byte> from, std::span<std::byte> to) {
   require(from.size() == to.size(), "read: the sizes differ");
-  if (!from.empty()) fetch(from.data(), from.size(), to.data());
+  if (from.empty()) return;
+  check(cudaMemcpyAsync(to.data(), from.data(), from.size(), cudaMemcpyDeviceToHost, stream_), "a copy to the host");
 }
 
 std::byte* CudaDevice::Buffer::reserve(std::size_t bytes) {
@@ -61,9 +74,32 @@ std::byte* CudaDevice::Buffer::reserve(std::size_t bytes) {
   return memory_.get();
 }
 
-void CudaDevice::fetch(const void* from, std::size_t bytes, void* to) {
-  check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "a copy to the host");
+void CudaDevice::send(const void* from, std::size_t bytes, void* to) {
+  if (bytes == 0) return;
+  if (sent_ + bytes > sending_size_) {
+    if (sent_ > 0) wait();
+    if (bytes > sending_size_) {
+      sending_size_ = std::max(least_pinned, 2 * bytes);
+      sending_ = allocate_shared(sending_size_);
+    }
+  }
+  std::byte* const place = sending_.get() + sent_;
+  sent_ += (bytes + 63) / 64 * 64;
+  std::memcpy(place, from, bytes);
+  check(cudaMemcpyAsync(to, place, bytes, cudaMemcpyHostToDevice, stream_), "a copy to the device");
+}
+
+const std::byte* CudaDevice::fetch(const Bytes2D& from) {
+  const std::size_t bytes = from.width * from.height;
+  if (bytes > fetched_size_) {
+    fetched_size_ = std::max(least_pinned, bytes + bytes / 4);
+    fetched_ = allocate_shared(fetched_size_);
+  }
+  check(cudaMemcpy2DAsync(fetched_.get(), from.width, from.data, from.pitch, from.width, from.height,
+                          cudaMemcpyDeviceToHost, stream_),
+        "a copy to the host");
   wait();
+  return fetched_.get();
 }
 
 void CudaDevice::upload(std::span<const float> host, const Tensor& out) {
@@ -86,14 +122,15 @@ void CudaDevice::upload(std::span<const float> host, const Tensor& out) {
 void CudaDevice::download(const Tensor& in, std::span<float> host) {
   require(static_cast<std::int64_t>(host.size()) == in.rows * in.cols, "download: the sizes differ");
   if (host.empty()) return;
-  std::vector<std::uint16_t> narrow(in.type == DType::bf16 ? host.size() : 0);
-  void* to = in.type == DType::bf16 ? static_cast<void*>(narrow.data()) : host.data();
   const std::size_t width = static_cast<std::size_t>(in.cols) * size_of(in.type);
-  check(cudaMemcpy2DAsync(to, width, in.data, static_cast<std::size_t>(in.stride) * size_of(in.type), width,
-                          static_cast<std::size_t>(in.rows), cudaMemcpyDeviceToHost, stream_),
-        "a copy to the host");
-  wait();
-  std::ranges::transform(narrow, host.begin(), from_bf16);
+  const std::byte* came = fetch(
+      {in.data, static_cast<std::size_t>(in.stride) * size_of(in.type), width, static_cast<std::size_t>(in.rows)});
+  if (in.type == DType::bf16) {
+    std::ranges::transform(std::span(reinterpret_cast<const std::uint16_t*>(came), host.size()), host.begin(),
+                           from_bf16);
+  } else {
+    std::memcpy(host.data(), came, host.size_bytes());
+  }
 }
 
 std::unique_ptr<PackedMatrix> CudaDevice::pack(const WeightSource& source) {

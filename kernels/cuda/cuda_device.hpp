@@ -1,7 +1,9 @@
 // A GPU as a device, through CUDA. One file for each phase implements these members. Kernels of one device run one
-// after the other on its stream; a call returns before they end unless it returns numbers to the host.
+// after the other on its stream; a call returns before they end unless it returns numbers to the host. What the host
+// gives them travels through pinned memory, so that nothing waits for a copy.
 #pragma once
 
+#include "kernels/cuda/cuda_arena.hpp"
 #include "kernels/cuda/gpu.hpp"
 #include "kernels/device.hpp"
 
@@ -70,7 +72,10 @@ class CudaDevice final : public Device {
   using Device::allocate;
   [[nodiscard]] DeviceMemory allocate(std::size_t bytes) override;
   [[nodiscard]] DeviceMemory allocate_shared(std::size_t bytes) override;
+  void reserve(std::size_t bytes, std::size_t shared) override;
+  [[nodiscard]] std::optional<std::size_t> free_memory() const override;
   void wait() override;
+  [[nodiscard]] std::uint64_t waits() const noexcept override { return waits_; }
   void read(std::span<const std::byte> from, std::span<std::byte> to) override;
   void upload(std::span<const float> host, const Tensor& out) override;
   void download(const Tensor& in, std::span<float> host) override;
@@ -103,7 +108,7 @@ class CudaDevice final : public Device {
   using Device::route;
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
                               const RouterBiases& biases) override;
-  [[nodiscard]] std::vector<float> gate(const Tensor& in, const PackedMatrix& weight) override;
+  void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
   void experts_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
                         std::span<const ExpertGradients> gradients) override;
@@ -121,9 +126,7 @@ class CudaDevice final : public Device {
     template <class T>
     [[nodiscard]] T* put(std::span<const T> host) {
       T* to = get<T>(static_cast<std::int64_t>(host.size()));
-      if (!host.empty()) {
-        check(cudaMemcpyAsync(to, host.data(), host.size_bytes(), cudaMemcpyHostToDevice, device_.stream_), "a copy");
-      }
+      device_.send(host.data(), host.size_bytes(), to);
       return to;
     }
 
@@ -136,14 +139,29 @@ class CudaDevice final : public Device {
 
   /// All of them in one launch.
   void multiply(std::span<const Product> products, bool accumulate);
-  /// Copies to the host and waits.
-  void fetch(const void* from, std::size_t bytes, void* to);
+  /// Copies to the device; `from` is read at once.
+  void send(const void* from, std::size_t bytes, void* to);
+  /// Rows of `width` bytes, `pitch` apart.
+  struct Bytes2D {
+    const void* data;
+    std::size_t pitch, width, height;
+  };
+  /// Copies to pinned memory, dense there and valid until the next fetch, and waits.
+  [[nodiscard]] const std::byte* fetch(const Bytes2D& from);
   struct Attention;
   void attend(const Attention& call, std::span<const SequenceRows> sequences, const KvCache& cache);
 
   DeviceOptions options_;
   int index_;
+  std::shared_ptr<CudaArena> memory_ = std::make_shared<CudaArena>(CudaArena::Kind::device);
+  std::shared_ptr<CudaArena> pinned_ = std::make_shared<CudaArena>(CudaArena::Kind::pinned);
   cudaStream_t stream_ = nullptr;
+  std::uint64_t waits_ = 0;
+  DeviceMemory sending_;  ///< pinned: what was sent since the last wait
+  std::size_t sending_size_ = 0;
+  std::size_t sent_ = 0;  ///< bytes of it
+  DeviceMemory fetched_;  ///< pinned
+  std::size_t fetched_size_ = 0;
   Buffer rows_{*this};  ///< of what is done row by row
   Buffer more_rows_{*this};
   Buffer products_{*this};

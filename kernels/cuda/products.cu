@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <vector>
 
 namespace coterie {
@@ -256,19 +255,6 @@ void CudaDevice::linear_by_head(const Tensor& in, std::span<const std::unique_pt
                         out.col_range(head * sizes.outputs, sizes.outputs)});
   }
   multiply(products, false);
-}
-
-std::vector<float> CudaDevice::gate(const Tensor& in, const PackedMatrix& packed) {
-  const CudaMatrix& weight = as_cuda_matrix(packed);
-  require_shape(in, options_.activations, in.rows, weight.in_features(), "gate: the input");
-  require(weight.out_features() == 1, "gate: the weight has more than one row");
-  std::vector<float> out(static_cast<std::size_t>(in.rows));
-  if (out.empty()) return out;
-  float* logits = hidden_.get<float>(in.rows);
-  multiply(std::array{Product{in, &weight, {reinterpret_cast<std::byte*>(logits), DType::f32, in.rows, 1, 1}}}, false);
-  fetch(logits, out.size() * sizeof(float), out.data());
-  for (float& x : out) x = 1.0F / (1.0F + std::exp(-x));
-  return out;
 }
 
 void CudaDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) {

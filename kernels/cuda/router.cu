@@ -3,6 +3,7 @@
 #include "kernels/require.hpp"
 
 #include <array>
+#include <cstring>
 #include <limits>
 
 namespace coterie {
@@ -235,8 +236,10 @@ Routing CudaDevice::route(const Tensor& in, const PackedMatrix& packed, const Ro
                        weights};
   const std::size_t shared = warps * static_cast<std::size_t>(2 * outputs + 2 * options.top_k) * sizeof(float);
   launch(route_rows, static_cast<unsigned>((in.rows + warps - 1) / warps), route_threads, shared, stream_, call);
-  fetch(experts, routing.experts.size() * sizeof(std::int32_t), routing.experts.data());
-  fetch(weights, routing.weights.size() * sizeof(float), routing.weights.data());
+  const std::size_t half = routing.experts.size() * sizeof(std::int32_t);
+  const std::byte* came = fetch({experts, 2 * half, 2 * half, 1});
+  std::memcpy(routing.experts.data(), came, half);
+  std::memcpy(routing.weights.data(), came + half, half);
   return routing;
 }
 

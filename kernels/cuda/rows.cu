@@ -4,6 +4,7 @@
 #include "kernels/require.hpp"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 namespace coterie {
@@ -124,6 +125,16 @@ __global__ void rotate(Matrix<T> x, const std::int64_t* positions, RotaryCall ca
   }
 }
 
+/// out = factor * sigmoid(logit) * in
+template <class T>
+__global__ void gate_by_logit(Matrix<const T> in, const float* logits, float factor, std::int64_t columns,
+                              Matrix<T> out) {
+  const float weight = factor * (1.0F / (1.0F + expf(-logits[blockIdx.x])));
+  const T* from = in.row(blockIdx.x);
+  T* to = out.row(blockIdx.x);
+  for (std::int64_t c = threadIdx.x; c < columns; c += row_threads) to[c] = from_float<T>(weight * to_float(from[c]));
+}
+
 unsigned rows_of(const Tensor& tensor) {
   return static_cast<unsigned>(tensor.rows);
 }
@@ -206,6 +217,17 @@ void CudaDevice::scale(const Tensor& x, float factor) {
   require_shape(x, options_.activations, x.rows, x.cols, "scale");
   with_type(x.type, [&]<class T>(T) {
     launch(scale_rows<T>, rows_of(x), row_threads, 0, stream_, as_matrix<T>(x), factor, x.cols);
+  });
+}
+
+void CudaDevice::gate(const Tensor& x, const PackedMatrix& packed, float factor, const Tensor& in, const Tensor& out) {
+  const CudaMatrix& weight = as_cuda_matrix(packed);
+  require_gate(x, weight, options_.activations, in, out);
+  float* logits = hidden_.get<float>(x.rows);
+  multiply(std::array{Product{x, &weight, {reinterpret_cast<std::byte*>(logits), DType::f32, x.rows, 1, 1}}}, false);
+  with_type(in.type, [&]<class T>(T) {
+    launch(gate_by_logit<T>, rows_of(in), row_threads, 0, stream_, as_matrix<const T>(in),
+           static_cast<const float*>(logits), factor, in.cols, as_matrix<T>(out));
   });
 }
 

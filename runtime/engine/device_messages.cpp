@@ -25,7 +25,8 @@ DeviceMessages::DeviceMessages(Device& device) {
                                         const std::lock_guard lock(pieces->mutex);
                                         pieces->held.erase(memory);
                                       },
-                                      [&device] { device.wait(); }});
+                                      0, [&device] { return device.waits(); },
+                                      [&device](std::uint64_t when) { return when < device.waits(); }});
 }
 
 }  // namespace coterie

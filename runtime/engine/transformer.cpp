@@ -12,6 +12,7 @@ namespace {
 /// One message of two: what `a` dispatches and the partial sums of `b`.
 Message joined(Message a, Message b) {
   if (b.wire().empty()) return a;
+  if (a.wire().empty()) return b;
   SectionSizes sizes{};
   for (std::size_t s = 0; s < kSections; ++s) {
     const auto section = static_cast<Section>(s);
@@ -67,6 +68,7 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
       Outbox out = moe.depart(batch, flight, rows.scratch, observe);
       if (dispatches || flight.spill.travels) {
         const Timed timed(context_.metrics.phases.exchange);
+        if (leaves(out) || leaves(waiting.flight.sums)) context_.device.wait();
         for (std::size_t r = 0; r < waiting.flight.sums.size(); ++r) {
           out[r] = joined(std::move(out[r]), std::move(waiting.flight.sums[r]));
         }
@@ -74,7 +76,6 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
         for (int r = 0; r < context_.comm.ranks(); ++r) {
           if (!here.takes_part(r)) out[r] = {};  // flags, which don't concern it
         }
-        context_.device.wait();
         flight.exchange = Exchange(context_.comm, std::move(out), here);
       } else {
         flight.exchange = Exchange(std::move(out));
@@ -99,11 +100,18 @@ Place Transformer::place(const char* collective, const MoeLayer& layer, const In
   return {collective, layer.index(), flight.step, context_.metrics.kind_name(), among};
 }
 
+bool Transformer::leaves(const Outbox& out) const {
+  for (int r = 0; r < static_cast<int>(out.size()); ++r) {
+    if (r != context_.comm.rank() && !out[r].wire().empty()) return true;
+  }
+  return false;
+}
+
 void Transformer::settle(Waiting& waiting, bool always) {
   Inbox sums;
   if (always || MoeLayer::partial_sums_follow(waiting.flight)) {
     const Timed timed(context_.metrics.phases.exchange);
-    context_.device.wait();
+    if (leaves(waiting.flight.sums)) context_.device.wait();
     sums = context_.comm.exchange(std::move(waiting.flight.sums), place("combine", *waiting.layer, waiting.flight));
   }
   land(waiting, sums);
@@ -135,7 +143,7 @@ void Transformer::finish(const Batch& batch, std::int64_t step) {
     if (!context_.domains.coherent() || batch.replicated_everywhere(context_.domains.count())) continue;
     const Timed timed(context_.metrics.phases.exchange);
     Outbox out = freight.for_peers(context_.device, context_.domains, batch, rows.at.rows);
-    context_.device.wait();
+    if (leaves(out)) context_.device.wait();
     Inbox came =
         context_.comm.exchange(std::move(out), {"freight", moe_.back().index(), step, context_.metrics.kind_name()});
     for (Message& message : came) freight.store(context_.device, batch, message.section(Section::freight));

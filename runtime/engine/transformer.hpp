@@ -47,6 +47,8 @@ class Transformer {
 
   /// Where the ranks stand that exchange something at a MoE layer.
   [[nodiscard]] Place place(const char* collective, const MoeLayer& layer, const InFlight& flight) const;
+  /// Whether anything is for another rank; then what the device still writes is waited for before it goes.
+  [[nodiscard]] bool leaves(const Outbox& out) const;
   void start(const Batch& batch, int micro_batch);
   /// Layers [first, last) without experts, in which rows stay where they are; returns the K and V rows.
   [[nodiscard]] Freight dense_layers(int first, int last, const Batch& batch, MicroBatch& rows);

@@ -224,12 +224,14 @@ void MoeLayer::share(const Batch& batch, const Resident& here, InFlight& flight,
   const std::vector<ExpertRows> all{{weights_.moe.shared.get(), 0, rows}};
   context_.device.experts(normed, compute_meanwhile(flight.exchange, all, normed, outputs, context_.device), outputs);
 
-  std::vector<float> gates(mine.size(), 1);
-  if (weights_.moe.shared_gate) gates = context_.device.gate(normed, *weights_.moe.shared_gate);
+  if (weights_.moe.shared_gate) {
+    context_.device.gate(normed, *weights_.moe.shared_gate, residual_scale_, outputs, flight.shared.sums);
+    return;
+  }
   std::vector<std::int64_t> offsets{0};
   std::vector<Contribution> contributions;
   for (std::int32_t i = 0; i < rows; ++i) {
-    contributions.push_back({i, residual_scale_ * gates[i]});
+    contributions.push_back({i, residual_scale_});
     offsets.push_back(i + 1);
   }
   context_.device.combine(outputs, offsets, contributions, flight.shared.sums);

@@ -23,7 +23,7 @@ TEST(MessageMemory, IsUsedAgainForMessagesOfAboutTheSameSize) {
 /// Hands out heap memory and knows what it has not got back.
 struct Ledger {
   std::set<std::byte*> out;
-  int waits = 0;
+  std::uint64_t now = 0;
 
   MessageMemorySource source() {
     return {[this](std::size_t bytes) {
@@ -35,7 +35,7 @@ struct Ledger {
               EXPECT_EQ(out.erase(memory), 1U) << "came from elsewhere";
               std::free(memory);
             },
-            [this] { ++waits; }};
+            0, [this] { return now; }, [this](std::uint64_t when) { return when < now; }};
   }
 };
 
@@ -48,17 +48,33 @@ TEST(MessageMemory, GoesBackWhereItCameFromWhateverTheSourceIsByThen) {
     std::byte* first = take_message_memory(100);
     late = take_message_memory(5'000);
     give_message_memory(before, 5'000);
+    ledger.now = 7;
     give_message_memory(first, 100);
+    ledger.now = 8;
     EXPECT_EQ(ledger.out.size(), 2U) << "kept for the next message";
-    EXPECT_EQ(ledger.waits, 0);
     kept = take_message_memory(100);
     EXPECT_EQ(kept, first);
-    EXPECT_EQ(ledger.waits, 1) << "somebody may still read what it held";
     give_message_memory(kept, 100);
   }
   EXPECT_EQ(ledger.out.size(), 1U) << "only what a message still uses";
   give_message_memory(late, 5'000);
   EXPECT_TRUE(ledger.out.empty());
+}
+
+TEST(MessageMemory, IsNotUsedAgainWhileSomebodyReadsWhatItHeld) {
+  Ledger ledger;
+  const MessageMemoryFrom from(ledger.source());
+  std::byte* first = take_message_memory(100);
+  give_message_memory(first, 100);
+  std::byte* second = take_message_memory(100);
+  EXPECT_NE(second, first);
+  ledger.now = 1;
+  give_message_memory(second, 100);
+  EXPECT_EQ(take_message_memory(100), first) << "the second may still be read";
+  ledger.now = 2;
+  EXPECT_EQ(take_message_memory(100), second);
+  EXPECT_EQ(ledger.out.size(), 2U);
+  for (std::byte* memory : {first, second}) give_message_memory(memory, 100);
 }
 
 TEST(MessageMemory, BlocksInUseDoNotOverlapWhateverTheirSizesAndThreads) {

@@ -36,7 +36,10 @@ MessageMemorySource pinned() {
             if (cudaMallocHost(&memory, bytes) != cudaSuccess) throw std::bad_alloc();
             return static_cast<std::byte*>(memory);
           },
-          [](std::byte* memory) { (void)cudaFreeHost(memory); }, [] {}};
+          [](std::byte* memory) { (void)cudaFreeHost(memory); },
+          0,
+          {},
+          {}};
 }
 
 /// Messages are in memory that GPUs reach while a test runs. Collective: no rank gives up before all have started.

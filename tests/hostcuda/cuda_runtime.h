@@ -59,6 +59,15 @@ template <class T>
 /// Whether cudaMallocHost gave it.
 [[nodiscard]] bool is_pinned(const void* memory, std::size_t bytes);
 
+/// What the host has asked for so far that holds it up.
+struct Calls {
+  std::int64_t allocations = 0;      ///< of the device's or pinned memory
+  std::int64_t frees = 0;            ///< the same; they wait for the device
+  std::int64_t waits = 0;            ///< for streams
+  std::int64_t pageable_copies = 0;  ///< whose end on the host isn't pinned: the driver copies once more, and may wait
+};
+[[nodiscard]] Calls calls();
+
 }  // namespace hostcuda
 
 inline void __syncthreads() {
@@ -106,11 +115,13 @@ cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int device);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaMalloc(void** memory, std::size_t bytes);
 cudaError_t cudaFree(void* memory);
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
 cudaError_t cudaMallocHost(void** memory, std::size_t bytes);
 cudaError_t cudaFreeHost(void* memory);
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream);
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
                               std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t stream);
+cudaError_t cudaDeviceSynchronize();
 cudaError_t cudaStreamCreate(cudaStream_t* stream);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamQuery(cudaStream_t stream);

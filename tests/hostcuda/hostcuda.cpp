@@ -83,6 +83,11 @@ class DeviceHeap {
 #endif
   }
 
+  /// At the end of the range; pieces that came back are not counted.
+  [[nodiscard]] std::size_t free_bytes() const {
+    return reserved - used_;
+  }
+
   void give(void* memory) {
 #ifdef __SANITIZE_ADDRESS__
     std::free(memory);
@@ -116,8 +121,9 @@ class DeviceHeap {
     }
   }
 
- private:
   static constexpr std::size_t reserved = std::size_t{16} << 30;
+
+ private:
   std::byte* base_ = nullptr;
   std::size_t used_ = 0;
   bool grown_ = false;
@@ -198,6 +204,7 @@ void run_block(const std::function<void()>& body, std::mt19937& random) {
 }
 
 std::map<const std::byte*, std::size_t> pinned;  // from cudaMallocHost
+Calls counted;
 
 unsigned seed() {
   const char* text = std::getenv("COTERIE_HOSTCUDA_SEED");
@@ -214,6 +221,14 @@ bool is_pinned(const void* memory, std::size_t bytes) {
   const auto* first = static_cast<const std::byte*>(memory);
   auto piece = pinned.upper_bound(first);
   return piece != pinned.begin() && first + bytes <= std::prev(piece)->first + std::prev(piece)->second;
+}
+
+Calls calls() {
+  return counted;
+}
+
+void count_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  if (!is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes)) ++counted.pageable_copies;
 }
 
 void run(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body) {
@@ -290,35 +305,50 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  ++hostcuda::counted.allocations;
   *memory = hostcuda::heap.take(bytes);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 cudaError_t cudaFree(void* memory) {
+  ++hostcuda::counted.frees;
   hostcuda::heap.give(memory);
   return cudaSuccess;
 }
 
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  *free = hostcuda::heap.free_bytes();
+  *total = hostcuda::DeviceHeap::reserved;
+  return cudaSuccess;
+}
+
 cudaError_t cudaMallocHost(void** memory, std::size_t bytes) {
+  ++hostcuda::counted.allocations;
   *memory = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
   hostcuda::pinned[static_cast<std::byte*>(*memory)] = bytes;
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void* memory) {
+  ++hostcuda::counted.frees;
   hostcuda::pinned.erase(static_cast<std::byte*>(memory));
   std::free(memory);
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+  hostcuda::count_copy(to, from, bytes, kind);
   const hostcuda::Opened opened;
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 
 cudaError_t cudaMemcpy2DAsync(void* to, std::size_t to_pitch, const void* from, std::size_t from_pitch,
-                              std::size_t width, std::size_t height, cudaMemcpyKind, cudaStream_t) {
+                              std::size_t width, std::size_t height, cudaMemcpyKind kind, cudaStream_t) {
+  if (height > 0) {
+    const std::size_t pitch = kind == cudaMemcpyHostToDevice ? from_pitch : to_pitch;
+    hostcuda::count_copy(to, from, (height - 1) * pitch + width, kind);
+  }
   const hostcuda::Opened opened;
   for (std::size_t r = 0; r < height; ++r) {
     std::memcpy(static_cast<char*>(to) + r * to_pitch, static_cast<const char*>(from) + r * from_pitch, width);
@@ -349,8 +379,15 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  ++hostcuda::counted.waits;
   while (cudaStreamQuery(stream) != cudaSuccess) {
   }
+  return cudaSuccess;
+}
+
+/// Work on streams is the host's own here, and goes on when it is asked for.
+cudaError_t cudaDeviceSynchronize() {
+  ++hostcuda::counted.waits;
   return cudaSuccess;
 }
 

@@ -195,12 +195,16 @@ TEST_P(DeviceTest, PackingReadsEveryRowOnceInBoundedPieces) {
 }
 
 TEST_P(DeviceTest, GateIsTheSigmoidOfOneOutput) {
-  const Numbers in = normal(7 * 36);
+  const Numbers x = normal(7 * 36);
   const Numbers weight = normal(36, 0.4F);
-  const auto logits = product(as_weights(in), as_weights(weight), 7, 36, 1);
-  const auto gates = device->gate(on_device(in, 7, 36).tensor, *packed(weight, 1, 36));
-  ASSERT_EQ(gates.size(), logits.size());
-  for (std::size_t t = 0; t < gates.size(); ++t) EXPECT_NEAR(gates[t], 1 / (1 + std::exp(-logits[t].value)), 1e-5);
+  const Numbers in = normal(7 * 150);
+  const auto logits = product(as_weights(x), as_weights(weight), 7, 36, 1);
+  const Array out = blank(7, 150, 3);
+  device->gate(on_device(x, 7, 36).tensor, *packed(weight, 1, 36), 0.5F, on_device(in, 7, 150, 5).tensor, out.tensor);
+  const Numbers actual = on_host(out);
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    EXPECT_NEAR(actual[i], 0.5 / (1 + std::exp(-logits[i / 150].value)) * in[i], 1e-5 * (1 + std::abs(in[i])));
+  }
 }
 
 }  // namespace

@@ -68,6 +68,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   const Plan plan =
       options.plan.value_or(contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
   const auto device = make_test_device(options);
+  if (options.reserved > 0) device->reserve(options.reserved, options.reserved);
   const DeviceMessages messages(*device);
   Worker worker(
       spec, checkpoint, plan, nullptr, *device, comm,
@@ -75,8 +76,11 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   poison(worker.kv(), *device);
   TraceRecorder trace(comm.rank(), spec.top_k());
   LogitsRecorder logits;
-  worker.observe_routing([&](const Batch& batch, std::span<const std::int32_t> rows, int layer,
-                             const Routing& routing) { trace.record(batch, rows, layer, routing); });
+  worker.observe_routing(
+      [&](const Batch& batch, std::span<const std::int32_t> rows, int layer, const Routing& routing) {
+        trace.record(batch, rows, layer, routing);
+        if (options.observe) options.observe(batch, rows, layer, routing);
+      });
   worker.scheduler().observe_prompt_logits(
       [&](const Request& r, std::int64_t position, std::span<const float> row) { logits.record(r, position, row); });
 

@@ -42,6 +42,8 @@ struct JobOptions {
   std::optional<Plan> plan;           ///< contiguous without
   std::optional<SpillOptions> spill;  ///< none: plain dispatch
   std::function<bool()> short_of_memory;
+  std::size_t reserved = 0;  ///< bytes of its memory, and of shared memory, that the device takes at the start; 0: none
+  RoutingObserver observe;
 };
 
 /// What is known on rank 0.

@@ -1,0 +1,90 @@
+// What a decode step asks of CUDA once memory is reserved and a step like it was done: what the host waits for.
+#include "comm/communicator.hpp"
+#include "tests/mpi_main.hpp"
+#include "tests/runtime/test_job.hpp"
+
+#include <cuda_runtime.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+namespace coterie {
+namespace {
+
+struct Form {
+  const char* model;
+  DType dtype = DType::f32;
+  Coherence coherence = Coherence::rank;
+  bool replicate = false;
+  int micro_batches = 1;
+};
+
+/// The calls so far when a layer of a step has routed its rows.
+struct Routed {
+  int step;  ///< of those with rows
+  int layer;
+  bool decode;
+  bool rows;  ///< whether this rank has any
+  hostcuda::Calls calls;
+};
+
+class StepCalls : public testing::TestWithParam<Form> {
+ protected:
+  std::vector<Routed> run() {
+    const Form& form = GetParam();
+    const auto model = std::filesystem::path(COTERIE_FIXTURES) / "models" / form.model;
+    const Reference reference = read_reference(model);
+    std::vector<Request> requests;
+    for (std::size_t i = 0; i < reference.prompts.size(); ++i) requests.push_back(greedy_request(reference, i));
+    std::vector<Routed> routed;
+    int step = -1;
+    JobOptions options;
+    options.dtype = form.dtype;
+    options.coherence = form.coherence;
+    options.scheduler.replicate = form.replicate;
+    options.micro_batches = form.micro_batches;
+    options.reserved = std::size_t{64} << 20;
+    options.observe = [&](const Batch& batch, std::span<const std::int32_t> rows, int layer, const Routing&) {
+      const bool prompts = std::ranges::any_of(batch.sequences, [](const BatchSequence& s) { return s.prompt; });
+      if (layer == 0 && (routed.empty() || routed.back().layer != 0)) ++step;
+      routed.push_back({step, layer, !prompts && !batch.sequences.empty(), !rows.empty(), hostcuda::calls()});
+    };
+    const auto transport = make_test_transport();
+    CountingCommunicator comm(*transport);
+    (void)run_job(model, requests, options, comm);
+    return routed;
+  }
+};
+
+TEST_P(StepCalls, OfADecodeStep) {
+  const std::vector<Routed> routed = run();
+  const bool alone = test_session().ranks() == 1;
+  int compared = 0, decode_steps = 0;
+  for (std::size_t i = 0; i + 1 < routed.size(); ++i) {
+    const Routed& from = routed[i];
+    const Routed& to = routed[i + 1];
+    if (from.decode && from.layer == 0) ++decode_steps;
+    if (!from.decode || !to.decode || decode_steps < 3) continue;
+    SCOPED_TRACE("step " + std::to_string(from.step) + ", layer " + std::to_string(from.layer));
+    EXPECT_EQ(to.calls.allocations, from.calls.allocations);
+    EXPECT_EQ(to.calls.frees, from.calls.frees);
+    EXPECT_EQ(to.calls.pageable_copies, from.calls.pageable_copies);
+    // What the router says, and at a step's end the logits; what goes to other ranks lies in the host's memory.
+    const int said = (to.rows ? 1 : 0) + (to.layer == 0 ? 1 : 0);
+    const int sent = alone ? 0 : 2;
+    const std::int64_t waits = to.calls.waits - from.calls.waits;
+    EXPECT_GE(waits, alone ? said : 0);
+    EXPECT_LE(waits, said + sent);
+    ++compared;
+  }
+  EXPECT_GT(compared, 4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, StepCalls,
+                         testing::Values(Form{"mixtral"}, Form{"qwen2-moe", DType::bf16}, Form{"deepseek-v3"},
+                                         Form{"gpt-oss", DType::bf16, Coherence::world},
+                                         Form{"mixtral", DType::f32, Coherence::world, true}));
+
+}  // namespace
+}  // namespace coterie
