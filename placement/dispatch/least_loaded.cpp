@@ -48,7 +48,6 @@ void LeastLoaded::drop(const DispatchCopy& copy) {
 DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, const DispatchOptions& options) {
   using Stayed = DispatchPlan::Stayed;
   loads_ = &loads;
-  options_ = &options;
   most_arrivals_ = options.most_arrivals;
   ranks_ = loads.layer().ranks;
   nodes_ = loads.layer().nodes;
@@ -110,14 +109,6 @@ void LeastLoaded::search_all(bool copied) {
     if (round > 0) fewer = fewer * 3 / 4;
     count = round == 0 ? 0 : fewer;
   }
-  if (may_be_far() && loads_->layer().holders == loads_->layer().experts &&
-      llep_.solve(*loads_, *options_, order_->ranks)) {
-    loads_->spread({});
-    prepare();
-    const std::int64_t before = best_;
-    follow_llep();
-    if (best_ < before) made = 0;
-  }
   if (loads_->copies().size() != made) loads_->spread(copies_.copies().first(made));
 }
 
@@ -159,10 +150,6 @@ void LeastLoaded::prepare() {
     owners_own_.resize(most);
     pool_.resize(most * nodes_);
     base_pool_.resize(most * nodes_);
-    llep_.reserve(layer);
-    wanted_.reserve(ranks);
-    wanted_of_node_.reserve(nodes_);
-    pool_then_.reserve(nodes_);
     pass_ = 0;
   }
   const std::size_t chunks = 2 * (ranks + most);  // each fills a rank or ends an item, of own rows or of all
@@ -212,12 +199,6 @@ void LeastLoaded::keep_if_best() {
 
 bool LeastLoaded::mostly_work() const {
   return 4 * least_ > 3 * floor_;
-}
-
-bool LeastLoaded::may_be_far() const {
-  const bool much_work = 3 * least_ > 2 * floor_;
-  return ranks_ <= kFew ? !near_floor()
-                        : mostly_work() || best_ > 3 * floor_ || (much_work && best_ > floor_ + floor_ / 8);
 }
 
 bool LeastLoaded::near_floor() const {

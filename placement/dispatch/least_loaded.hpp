@@ -4,7 +4,6 @@
 
 #include "placement/dispatch/dispatch_copies.hpp"
 #include "placement/dispatch/dispatch_loads.hpp"
-#include "placement/dispatch/llep.hpp"
 
 #include <array>
 #include <cstdint>
@@ -33,8 +32,7 @@ struct DispatchDraw {
 /// Copies that pay for themselves are made first (all of them, or the best so many). From there a search for the time
 /// of the slowest rank: for a target each rank above it gives rows of its experts, the hottest first, to the rank where
 /// the least is done for what is saved; the rows that lie there come first, then those of its node. A helper passes
-/// nothing on. Among few ranks the search is repeated with other orders of what is given. Where the work is most of the
-/// time or little was found, what LLEP assigns is tried, too, with rows that lie at a helper first.
+/// nothing on. Among few ranks the search is repeated with other orders of what is given.
 class LeastLoaded {
  public:
   /// Whether something is spilled, and if not, why not; `loads` are left with the copies of the solution.
@@ -105,11 +103,7 @@ class LeastLoaded {
   [[nodiscard]] bool reach(std::int64_t target);
   void begin_pass(std::int64_t target);
   void keep_if_best();
-  /// A pass that gives as LLEP does.
-  void follow_llep();
-  void follow_llep(std::span<const DispatchPart> chunks);
   [[nodiscard]] bool mostly_work() const;  ///< rows' and weights' ways are little beside the products
-  [[nodiscard]] bool may_be_far() const;
   void give(int place);
   void give_cheapest(std::span<const int> items, int place, bool own_only);
   /// Of items, the hottest first: the last that would bring their rank down by `excess` alone, else the first.
@@ -130,8 +124,6 @@ class LeastLoaded {
     std::array<std::int64_t, Offer::sources> there, costs, savings;
   };
   [[nodiscard]] Sources sources(int item, int helper);
-  using Limits = std::array<std::int64_t, Offer::sources>;
-  void give_rows(int item, int helper, std::int64_t rows, const Limits& most);
   /// The weights' way and the expert's own costs; false where nobody can send the weights.
   [[nodiscard]] bool begin_offer(int item, int helper, Offer& offer);
   void take(int item, int helper, const Offer& offer);
@@ -144,8 +136,6 @@ class LeastLoaded {
 
   DispatchLoads* loads_ = nullptr;
   DispatchCopies copies_;
-  Llep llep_;
-  const DispatchOptions* options_ = nullptr;
   int most_arrivals_ = 0, ranks_ = 0, nodes_ = 0;
   Style style_;
   std::int64_t target_ = 0;
@@ -175,8 +165,6 @@ class LeastLoaded {
   std::vector<std::int64_t> left_, owners_own_;       ///< (items): rows that stay, of them those of its rank
   std::vector<std::int64_t> base_pool_, pool_;        ///< (items, nodes): of them those of others
   std::vector<Here> here_;                            ///< (experts, places)
-  std::vector<std::int64_t> wanted_, wanted_of_node_,
-      pool_then_;  ///< (places), (nodes), (nodes): when LLEP is followed
   std::uint32_t pass_ = 0;
   bool found_ = false;
   std::int64_t floor_ = 0;

@@ -89,62 +89,6 @@ LeastLoaded::Offer LeastLoaded::offer(int index, int helper, bool own_only) {
   return offer;
 }
 
-/// `rows` of the item's, first those of the sources that come first, of each at most so many.
-void LeastLoaded::give_rows(int index, int helper, std::int64_t rows, const Limits& most) {
-  Offer offer;
-  if (rows <= 0 || !begin_offer(index, helper, offer)) return;
-  const Sources from = sources(index, helper);
-  for (std::size_t s = 0; s < from.there.size(); ++s) {
-    const std::int64_t of_source = std::min({rows - offer.total, from.there[s], most[s]});
-    if (of_source > 0) offer.add(s, of_source, from.costs[s], from.savings[s]);
-  }
-  if (offer.total == 0) return;
-  if (offer.total == left_[index]) offer.saving += loads_->costs().expert;
-  take(index, helper, offer);
-}
-
-void LeastLoaded::follow_llep() {
-  begin_pass(std::numeric_limits<std::int64_t>::max() / 2);
-  const auto chunks = llep_.chunks();
-  for (std::size_t first = 0, last = 0; first < chunks.size(); first = last) {
-    while (last < chunks.size() && chunks[last].expert == chunks[first].expert) ++last;
-    follow_llep(chunks.subspan(first, last - first));
-  }
-  if (*std::max_element(arrivals_.begin(), arrivals_.end()) <= most_arrivals_) keep_if_best();
-}
-
-/// Of one expert: rows that lie at their helper, then each helper's share of its node's, then the others.
-void LeastLoaded::follow_llep(std::span<const DispatchPart> chunks) {
-  constexpr std::int64_t kAll = std::numeric_limits<std::int64_t>::max();
-  const int expert = chunks.front().expert;
-  const auto& items = loads_->items();
-  const auto item = std::lower_bound(items.begin(), items.end(), expert,
-                                     [](const DispatchItem& a, int number) { return a.expert < number; });
-  const auto index = static_cast<int>(item - items.begin());
-  touch(index);
-  wanted_.assign(ranks_, 0);
-  wanted_of_node_.assign(nodes_, 0);
-  for (const DispatchPart& chunk : chunks) wanted_[order_->place_of_rank[chunk.rank]] += chunk.to - chunk.from;
-  const int owner = order_->place_of_rank[llep_.owner(expert)];
-  const std::int64_t stays = std::exchange(wanted_[owner], 0);
-  const auto give_all = [&](const auto& most) {
-    for (int p = 0; p < ranks_; ++p) {
-      const std::int64_t before = left_[index];
-      if (wanted_[p] > 0) give_rows(index, p, wanted_[p], most(p));
-      wanted_[p] -= before - left_[index];
-    }
-  };
-  give_all([&](int) { return Limits{kAll}; });
-  for (int p = 0; p < ranks_; ++p) wanted_of_node_[node_[p]] += wanted_[p];
-  wanted_of_node_[node_[owner]] += std::max<std::int64_t>(0, stays - owners_own_[index]);
-  pool_then_.assign(pool(index), pool(index) + nodes_);
-  give_all([&](int p) {
-    return Limits{0, std::min(wanted_[p], pool_then_[node_[p]] * wanted_[p] /
-                                              std::max<std::int64_t>(1, wanted_of_node_[node_[p]]))};
-  });
-  give_all([&](int) { return Limits{kAll, kAll, kAll, kAll, kAll}; });
-}
-
 void LeastLoaded::draw(int item, int node, std::int64_t rows) {
   if (rows == 0) return;
   if (node >= 0) pool(item)[node] -= rows;

@@ -1,136 +1,257 @@
 #include "placement/dispatch/llep.hpp"
 
 #include <algorithm>
-#include <numeric>
+#include <limits>
+#include <utility>
 
 namespace coterie {
+namespace {
+
+/// The rows of both [a, b) and [from, to).
+std::int64_t common(std::int64_t a, std::int64_t b, std::int64_t from, std::int64_t to) {
+  return std::max<std::int64_t>(0, std::min(b, to) - std::max(a, from));
+}
+
+}  // namespace
 
 void Llep::reserve(const DispatchLayer& layer) {
   const auto experts = static_cast<std::size_t>(layer.experts), ranks = static_cast<std::size_t>(layer.ranks);
   owner_.reserve(experts);
-  by_rows_.reserve(experts);
+  load_.reserve(ranks);
+  listed_.reserve(ranks);
+  by_node_.reserve(ranks);
+  list_.reserve(experts);
   first_chunk_.reserve(experts);
   chunks_.reserve(2 * experts + ranks);  // each ends an expert, or a rank's room
-  assigned_.reserve(ranks);
-  pending_.reserve(ranks);
+  shares_.reserve(ranks);
+  share_of_rank_.reserve(ranks);
+  first_row_.reserve(layer.nodes + 1);
+  leave_.reserve(layer.nodes);
+  come_.reserve(layer.nodes);
+  times_.reserve(ranks);
+  arrivals_.reserve(ranks);
+  from_place_.reserve(layer.nodes + 1);
 }
 
-bool Llep::solve(const DispatchLoads& loads, const DispatchOptions& options, std::span<const int> ranks) {
+bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   const DispatchLayer& layer = loads.layer();
   reserve(layer);
+  loads_ = &loads;
   owner_.resize(layer.experts);
-  assigned_.assign(layer.ranks, 0);
-  pending_.assign(layer.ranks, 0);
+  load_.assign(layer.ranks, 0);
   std::int64_t sum = 0;
   for (int e = 0; e < layer.experts; ++e) {
-    const auto held = layer.held.begin() + static_cast<std::ptrdiff_t>(e) * layer.ranks;
-    owner_[e] = layer.only_holder[e] >= 0 ? layer.only_holder[e]
-                                          : static_cast<int>(std::find(held, held + layer.ranks, 1) - held);
-    pending_[owner_[e]] += loads.rows(e);
+    owner_[e] = layer.only_holder[e];
+    if (owner_[e] < 0) {
+      const std::vector<int>& ranks = loads.order().ranks;
+      const std::uint8_t* held = layer.held.data() + static_cast<std::size_t>(e) * layer.ranks;
+      owner_[e] = *std::find_if(ranks.begin(), ranks.end(), [&](int rank) { return held[rank] != 0; });
+    }
+    load_[owner_[e]] += loads.rows(e);
     sum += loads.rows(e);
   }
-  const std::int64_t heaviest = *std::max_element(pending_.begin(), pending_.end());
+  const std::int64_t heaviest = *std::max_element(load_.begin(), load_.end());
   const double mean = static_cast<double>(sum) / layer.ranks;
   if (sum == 0 || static_cast<double>(heaviest) < options.llep_threshold * mean) return false;
   capacity_ = static_cast<std::int64_t>(options.llep_alpha * mean);
+  min_rows_ = options.llep_min_rows;
 
-  by_rows_.clear();
-  for (int e = 0; e < layer.experts; ++e) by_rows_.emplace_back(-loads.rows(e), e);
-  std::sort(by_rows_.begin(), by_rows_.end());
+  by_node_.resize(layer.ranks);
+  const DispatchOrder& order = loads.order();
+  from_place_.assign(order.node_begin.begin(), order.node_begin.end());
+  for (int r = 0; r < layer.ranks; ++r) by_node_[from_place_[layer.node_of_rank[r]]++] = r;
+
+  listed_.assign(layer.ranks, 0);
+  for (int r = 0; r < layer.ranks; ++r) listed_[r] = load_[r] > capacity_ ? 1 : 0;
+  list_.clear();
+  for (int e = 0; e < layer.experts; ++e) {
+    if (listed_[owner_[e]] != 0) list_.emplace_back(-loads.rows(e), e);
+  }
+  std::sort(list_.begin(), list_.end());
   first_chunk_.assign(layer.experts, -1);
   chunks_.clear();
-  for (const auto& [less, e] : by_rows_) {
-    const std::int64_t rows = -less;
-    const int owner = owner_[e];
-    pending_[owner] -= rows;
-    const std::int64_t stays = std::clamp<std::int64_t>(capacity_ - load(owner), 0, rows);
-    assigned_[owner] += stays;
-    if (stays == rows) continue;
+  for (std::size_t i = 0; i < list_.size(); ++i) {
+    const auto [less, e] = list_[i];
+    const std::int64_t rows = -less, excess = std::min(rows, load_[owner_[e]] - capacity_);
+    if (excess <= 0) continue;
+    load_[owner_[e]] -= excess;
     first_chunk_[e] = static_cast<int>(chunks_.size());
-    if (stays > 0) chunks_.push_back({e, owner, 0, stays});
-    spill(e, stays, rows, options.llep_min_rows, ranks);
+    if (excess < rows) chunks_.push_back({e, owner_[e], 0, rows - excess});
+    spill(rows - excess, rows, i + 1);
   }
   return true;
 }
 
 /// The least-loaded rank has the most room: where a chunk doesn't fit there, it fits nowhere.
-void Llep::spill(int expert, std::int64_t from, std::int64_t to, std::int64_t min_rows, std::span<const int> ranks) {
-  const int owner = owner_[expert];
+void Llep::spill(std::int64_t from, std::int64_t to, std::size_t next) {
+  const int expert = list_[next - 1].second, owner = owner_[expert];
+  const std::vector<int>& ranks = loads_->order().ranks;
   while (from < to) {
-    int taker = ranks.size() == 1 ? owner : -1;
+    int taker = owner;
+    std::int64_t least = std::numeric_limits<std::int64_t>::max();
     for (const int r : ranks) {
-      if (r != owner && (taker < 0 || load(r) < load(taker))) taker = r;
+      if (load_[r] >= least || r == owner) continue;
+      least = load_[r];
+      taker = r;
     }
-    const std::int64_t left = to - from, chunk = std::min(left, capacity_ - load(taker));
-    const bool fits = chunk > 0 && (chunk >= min_rows || chunk == left);
+    const std::int64_t left = to - from, chunk = std::min(left, capacity_ - load_[taker]);
+    const bool fits = chunk > 0 && (chunk >= min_rows_ || chunk == left);
     const std::int64_t rows = fits ? chunk : left;
-    assigned_[taker] += rows;
+    load_[taker] += rows;
     chunks_.push_back({expert, taker, from, from + rows});
+    if (load_[taker] > capacity_) list_later(taker, next);
     from += rows;
   }
 }
 
-void Llep::write(const DispatchLoads& loads, std::vector<DispatchPart>& parts,
-                 std::vector<DispatchTransfer>& transfers) const {
-  for (int e = 0; e < loads.layer().experts; ++e) {
-    if (loads.rows(e) == 0) continue;
+/// A rank beyond its capacity gives of its own experts, too, of those that are still to come.
+void Llep::list_later(int rank, std::size_t next) {
+  if (std::exchange(listed_[rank], 1) != 0) return;
+  const Key last = list_[next - 1];
+  for (int e = 0; e < loads_->layer().experts; ++e) {
+    if (owner_[e] != rank) continue;
+    const Key key{-loads_->rows(e), e};
+    const auto later = list_.begin() + static_cast<std::ptrdiff_t>(next);
+    if (key > last) list_.insert(std::upper_bound(later, list_.end(), key), key);
+  }
+}
+
+std::span<const DispatchPart> Llep::chunks(int expert) const {
+  std::size_t first = first_chunk_[expert], last = first;
+  while (last < chunks_.size() && chunks_[last].expert == expert) ++last;
+  return std::span(chunks_).subspan(first, last - first);
+}
+
+/// What each rank computes of a divided expert.
+void Llep::share(int expert, Rows which) {
+  const DispatchLayer& layer = loads_->layer();
+  shares_.clear();
+  share_of_rank_.assign(layer.ranks, -1);
+  first_row_.assign(1, 0);
+  for (int n = 0; n < layer.nodes; ++n) first_row_.push_back(first_row_.back() + loads_->node_rows(n, expert));
+  for (const DispatchPart& chunk : chunks(expert)) {
+    int& index = share_of_rank_[chunk.rank];
+    if (index < 0) {
+      index = static_cast<int>(shares_.size());
+      shares_.push_back({chunk.rank});
+    }
+    const int node = layer.node_of_rank[chunk.rank];
+    shares_[index].rows += chunk.to - chunk.from;
+    shares_[index].near += common(chunk.from, chunk.to, first_row_[node], first_row_[node + 1]);
+  }
+  if (which == Rows::in_order) {
+    std::int64_t begin = 0;
+    for (const int r : by_node_) {
+      const std::int64_t end = begin + loads_->count(r, expert);
+      for (const DispatchPart& chunk : share_of_rank_[r] < 0 ? std::span<const DispatchPart>() : chunks(expert)) {
+        if (chunk.rank == r) shares_[share_of_rank_[r]].own += common(chunk.from, chunk.to, begin, end);
+      }
+      begin = end;
+    }
+    return;
+  }
+  // Of a node's rows the more stay there, as those of its ranks that go elsewhere are exchanged for what these get from
+  // elsewhere, by which nobody loses.
+  leave_.assign(layer.nodes, 0);
+  come_.assign(layer.nodes, 0);
+  for (int n = 0; n < layer.nodes; ++n) leave_[n] = loads_->node_rows(n, expert);
+  for (const Share& share : shares_) {
+    leave_[layer.node_of_rank[share.rank]] -= share.near;
+    come_[layer.node_of_rank[share.rank]] += share.rows - share.near;
+  }
+  for (Share& share : shares_) {
+    std::int64_t &leave = leave_[layer.node_of_rank[share.rank]], &come = come_[layer.node_of_rank[share.rank]];
+    const std::int64_t far = share.rows - share.near, kept = come <= leave ? far : leave * far / come;
+    leave -= kept;
+    come -= far;
+    share.near += kept;
+    share.own = std::min(share.near, loads_->count(share.rank, expert));
+  }
+}
+
+Llep::Price Llep::price(Rows which) {
+  const DispatchLayer& layer = loads_->layer();
+  const DispatchCosts& costs = loads_->costs();
+  Price price;
+  times_.assign(layer.ranks, 0);
+  arrivals_.assign(layer.ranks, 0);
+  const auto add = [&](int rank, std::int64_t rows, std::int64_t near, std::int64_t own) {
+    times_[rank] +=
+        costs.expert + rows * costs.row + (rows - near) * costs.row_between + (near - own) * costs.row_inside;
+  };
+  for (int e = 0; e < layer.experts; ++e) {
+    const int owner = owner_[e];
+    if (loads_->rows(e) == 0) continue;
     if (first_chunk_[e] < 0) {
-      parts.push_back({e, owner_[e], 0, loads.rows(e)});
+      add(owner, loads_->rows(e), loads_->node_rows(layer.node_of_rank[owner], e), loads_->count(owner, e));
       continue;
     }
-    const auto first = static_cast<std::ptrdiff_t>(parts.size());
-    for (auto chunk = chunks_.begin() + first_chunk_[e]; chunk != chunks_.end() && chunk->expert == e; ++chunk) {
-      const auto at = [&](const DispatchPart& part) { return part.rank == chunk->rank; };
-      const bool again = std::any_of(parts.begin() + first, parts.end(), at);
-      if (again && parts.back().rank == chunk->rank) {
-        parts.back().to = chunk->to;  // neighbours of one rank are one part
-        continue;
-      }
-      parts.push_back(*chunk);
-      if (!again && !loads.holds(chunk->rank, e)) transfers.push_back({e, owner_[e], chunk->rank});
+    share(e, which);
+    for (const Share& share : shares_) {
+      add(share.rank, share.rows, share.near, share.own);
+      if (loads_->holds(share.rank, e)) continue;
+      for (const int rank : {owner, share.rank}) times_[rank] += loads_->weights_way(owner, share.rank);
+      ++price.transfers;
+      ++arrivals_[share.rank];
+    }
+  }
+  most_arrivals_ = *std::max_element(arrivals_.begin(), arrivals_.end());
+  price.time = *std::max_element(times_.begin(), times_.end());
+  return price;
+}
+
+void Llep::write(Rows which, DispatchRows& rows, DispatchPlan& plan) {
+  for (int e = 0; e < loads_->layer().experts; ++e) {
+    if (loads_->rows(e) == 0) continue;
+    if (first_chunk_[e] < 0) {
+      plan.parts.push_back({e, owner_[e], 0, loads_->rows(e)});
+      continue;
+    }
+    share(e, which);
+    for (const Share& share : shares_) {
+      if (!loads_->holds(share.rank, e)) plan.transfers.push_back({e, owner_[e], share.rank});
+    }
+    rows.begin(*loads_, e);
+    if (which == Rows::in_order) {
+      deal_in_order(e, rows);
+    } else {
+      deal_own_first(rows);
+    }
+    rows.write(loads_->destinations(e), plan.parts);  // nothing is left
+  }
+}
+
+void Llep::deal_in_order(int expert, DispatchRows& rows) const {
+  auto source = by_node_.begin();
+  for (const DispatchPart& chunk : chunks(expert)) {
+    for (std::int64_t wanted = chunk.to - chunk.from; wanted > 0;) {
+      const int place = loads_->order().place_of_rank[*source];
+      const std::int64_t some = std::min(wanted, rows.left(place));
+      rows.give(place, chunk.rank, some);
+      wanted -= some;
+      if (wanted > 0) ++source;
     }
   }
 }
 
-std::int64_t predicted_time(DispatchLoads& loads, const std::vector<DispatchPart>& parts,
-                            const std::vector<DispatchTransfer>& transfers, std::vector<std::int64_t>& times) {
-  const DispatchLayer& layer = loads.layer();
-  const DispatchCosts& costs = loads.costs();
-  const std::vector<int>& place = loads.order().place_of_rank;
-  times.assign(layer.ranks, 0);
-  const std::int32_t* rows_of = nullptr;  // (places)
-  int expert = -1, source = 0;
-  std::int64_t end = 0;  // of the source's rows
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    const DispatchPart& part = parts[i];
-    if (part.expert != expert) {
-      expert = part.expert;
-      if (part.to == loads.rows(expert)) {  // all of it
-        const std::int64_t near = loads.node_rows(layer.node_of_rank[part.rank], expert);
-        times[part.rank] += costs.expert + part.to * costs.row + (part.to - near) * costs.row_between +
-                            (near - loads.count(part.rank, expert)) * costs.row_inside;
-        continue;
-      }
-      rows_of = loads.sources(expert);
-      source = 0;
-      end = rows_of[place[0]];
+void Llep::deal_own_first(DispatchRows& rows) {
+  const DispatchOrder& order = loads_->order();
+  from_place_.assign(order.node_begin.begin(), order.node_begin.end());
+  const auto give = [&](int& place, int rank, std::int64_t wanted) {
+    while (true) {
+      const std::int64_t some = std::min(wanted, rows.left(place));
+      rows.give(place, rank, some);
+      wanted -= some;
+      if (wanted == 0) return;
+      ++place;
     }
-    bool first = true;
-    for (std::size_t j = i; first && j-- > 0 && parts[j].expert == expert;) first = parts[j].rank != part.rank;
-    if (first) times[part.rank] += costs.expert;
-    times[part.rank] += (part.to - part.from) * costs.row;
-    for (std::int64_t at = part.from; at < part.to;) {
-      while (end <= at) end += rows_of[place[++source]];
-      const std::int64_t rows = std::min(end, part.to) - at;
-      times[part.rank] += rows * loads.row_way(source, part.rank);
-      at += rows;
-    }
+  };
+  for (const Share& share : shares_) rows.give(order.place_of_rank[share.rank], share.rank, share.own);
+  for (const Share& share : shares_) {
+    give(from_place_[loads_->layer().node_of_rank[share.rank]], share.rank, share.near - share.own);
   }
-  for (const DispatchTransfer& t : transfers) {
-    times[t.from] += loads.weights_way(t.from, t.to);
-    times[t.to] += loads.weights_way(t.from, t.to);
-  }
-  return *std::max_element(times.begin(), times.end());
+  int place = 0;
+  for (const Share& share : shares_) give(place, share.rank, share.rows - share.near);
 }
 
 }  // namespace coterie

@@ -1,8 +1,9 @@
 // The policy llep: least-loaded assignment and spill by rows, as LLEP states it (arXiv 2601.17111, Algorithms 2 to 4).
 #pragma once
 
-#include "placement/dispatch/dispatch_loads.hpp"
+#include "placement/dispatch/dispatch_rows.hpp"
 
+#include <compare>
 #include <cstdint>
 #include <span>
 #include <utility>
@@ -10,36 +11,64 @@
 
 namespace coterie {
 
+/// Ties, which the paper leaves open, are broken by `order` of the loads: of equally loaded ranks its first takes rows,
+/// and an expert that several ranks hold belongs to its first of them.
 class Llep {
  public:
-  /// So that solve() allocates nothing.
+  /// So that nothing else allocates.
   void reserve(const DispatchLayer& layer);
-  /// Decides where rows go; of equally loaded ranks the first one in `ranks` takes them. False where the heaviest rank
-  /// is below the threshold. An expert that several ranks hold belongs to the first of them.
-  [[nodiscard]] bool solve(const DispatchLoads& loads, const DispatchOptions& options, std::span<const int> ranks);
-  /// Experts that their ranks don't keep whole, one after the other: what each rank computes of them, by `from`.
-  [[nodiscard]] std::span<const DispatchPart> chunks() const noexcept { return chunks_; }
-  [[nodiscard]] int owner(int expert) const noexcept { return owner_[expert]; }
+  /// Decides where rows go. False where the heaviest rank is below the threshold, and all go as the placement says.
+  [[nodiscard]] bool solve(DispatchLoads& loads, const DispatchOptions& options);
+
+  /// Which rows of an expert its ranks compute.
+  enum class Rows {
+    in_order,   ///< as the paper has it: those of rank 0 first, node by node
+    own_first,  ///< as many, but a rank's own first, then its node's: each has at least as many of these as in order
+  };
+  /// What the plan takes: picoseconds of the slowest rank, and transfers. The smaller, the better.
+  struct Price {
+    std::int64_t time = 0;
+    std::size_t transfers = 0;
+    friend auto operator<=>(const Price&, const Price&) = default;
+  };
+  [[nodiscard]] Price price(Rows which);
+  /// The experts whose weights a rank gets by it, at most. price() was asked for.
+  [[nodiscard]] int most_arrivals() const noexcept { return most_arrivals_; }
   /// Appends all rows, by expert and `from`, and each transfer that they need.
-  void write(const DispatchLoads& loads, std::vector<DispatchPart>& parts,
-             std::vector<DispatchTransfer>& transfers) const;
+  void write(Rows which, DispatchRows& rows, DispatchPlan& plan);
 
  private:
-  /// Rows [from, to) of an expert.
-  void spill(int expert, std::int64_t from, std::int64_t to, std::int64_t min_rows, std::span<const int> ranks);
-  [[nodiscard]] std::int64_t load(int rank) const { return assigned_[rank] + pending_[rank]; }
+  /// Of an expert's rows those of a rank; of them those that come from its node; of these its own.
+  struct Share {
+    int rank = 0;
+    std::int64_t rows = 0, near = 0, own = 0;
+  };
+  using Key = std::pair<std::int64_t, int>;  ///< less than no rows, expert
 
-  std::int64_t capacity_ = 0;
-  std::vector<int> owner_;                             ///< (experts)
-  std::vector<std::pair<std::int64_t, int>> by_rows_;  ///< less than no rows, expert
-  std::vector<int> first_chunk_;                       ///< (experts): -1: all rows stay
-  std::vector<DispatchPart> chunks_;                   ///< of the other experts, one after the other
-  std::vector<std::int64_t> assigned_, pending_;       ///< (ranks)
+  /// Rows [from, to) of the expert in turn, after which the list goes on at `next`.
+  void spill(std::int64_t from, std::int64_t to, std::size_t next);
+  void list_later(int rank, std::size_t next);
+  [[nodiscard]] std::span<const DispatchPart> chunks(int expert) const;
+  void share(int expert, Rows which);
+  void deal_in_order(int expert, DispatchRows& rows) const;
+  void deal_own_first(DispatchRows& rows);
+
+  std::int64_t capacity_ = 0, min_rows_ = 0;
+  DispatchLoads* loads_ = nullptr;
+  std::vector<int> owner_;            ///< (experts)
+  std::vector<std::int64_t> load_;    ///< (ranks): assigned and pending
+  std::vector<std::uint8_t> listed_;  ///< (ranks): whether the list has its experts
+  std::vector<Key> list_;         ///< experts of ranks that were beyond the capacity: the others stay where they are
+  std::vector<int> first_chunk_;  ///< (experts): -1: all rows stay
+  std::vector<DispatchPart> chunks_;
+  std::vector<int> by_node_;                            ///< all ranks, those of a node in turn
+  std::vector<Share> shares_;                           ///< of the expert in hand
+  std::vector<int> share_of_rank_;                      ///< (ranks): -1: none
+  std::vector<std::int64_t> first_row_, leave_, come_;  ///< (nodes + 1), (nodes), (nodes): of the expert in hand
+  std::vector<int> from_place_;                         ///< (nodes): before it all is dealt
+  std::vector<std::int64_t> times_;                     ///< (ranks)
+  std::vector<int> arrivals_;                           ///< (ranks)
+  int most_arrivals_ = 0;
 };
-
-/// The time of the slowest rank, by the prices of DispatchCosts, when rows are computed so.
-[[nodiscard]] std::int64_t predicted_time(DispatchLoads& loads, const std::vector<DispatchPart>& parts,
-                                          const std::vector<DispatchTransfer>& transfers,
-                                          std::vector<std::int64_t>& times);
 
 }  // namespace coterie

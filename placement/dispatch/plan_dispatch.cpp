@@ -1,12 +1,12 @@
 #include "placement/dispatch/plan_dispatch.hpp"
 
+#include "placement/dispatch/dispatch_rows.hpp"
 #include "placement/dispatch/least_loaded.hpp"
 #include "placement/dispatch/llep.hpp"
 #include "placement/splitmix.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <stdexcept>
 #include <utility>
 
@@ -70,33 +70,18 @@ DispatchLayer::DispatchLayer(std::vector<int> nodes_of, std::vector<int> to, std
 }
 
 struct DispatchPlanner::Scratch {
-  /// Rows of one source that a rank computes; those of a source are linked, the last first.
-  struct Given {
-    int rank = 0;
-    std::int64_t rows = 0;
-    int next = -1;
-  };
-
   DispatchLoads loads;
   LeastLoaded least_loaded;
   Llep llep;
+  DispatchRows rows;
   std::vector<int> chunk_of_expert, next_chunk;  ///< (experts), (chunks): linked, -1 ends
-  std::vector<std::int64_t> left;                ///< (places): rows of the expert in hand that nobody has yet
-  std::vector<int> given_of_place;               ///< (places)
   std::vector<int> from_place;                   ///< (nodes): before it all rows of the owner in hand are given
   std::vector<int> first_part;                   ///< (experts)
-  std::vector<Given> given;
-  std::vector<std::int64_t> times;
-  std::vector<int> all_ranks;
 
-  void give(int place, int rank, std::int64_t rows) {
-    if (rows == 0) return;
-    given.push_back({rank, rows, std::exchange(given_of_place[place], static_cast<int>(given.size()))});
-    left[place] -= rows;
-  }
   void write(DispatchPlan& plan);
   void write_split(int expert, DispatchPlan& plan);
   void write_copies(DispatchPlan& plan);
+  void follow_llep(const DispatchOptions& options, DispatchPlan& plan);
 };
 
 /// The least-loaded solution, or none, as parts of all experts.
@@ -105,8 +90,7 @@ void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
   const auto& chunks = least_loaded.chunks();
   const std::size_t most = 2 * (static_cast<std::size_t>(layer.ranks) + layer.holders + most_copies(layer));
   next_chunk.reserve(most);
-  given.reserve(6 * most);
-  plan.parts.reserve(4 * most);
+  plan.parts.reserve(static_cast<std::size_t>(layer.experts) * (layer.ranks + layer.nodes) + 4 * most);
   plan.transfers.reserve(most);
   chunk_of_expert.assign(layer.experts, -1);
   next_chunk.resize(chunks.size());
@@ -142,16 +126,12 @@ void DispatchPlanner::Scratch::write_copies(DispatchPlan& plan) {
 }
 
 void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
-  const DispatchLayer& layer = loads.layer();
   const DispatchOrder& order = loads.order();
   const auto& chunks = least_loaded.chunks();
-  const std::int32_t* sources = loads.sources(expert);
   const int* destinations = loads.destinations(expert);
-  left.assign(sources, sources + layer.ranks);
-  given_of_place.assign(layer.ranks, -1);
-  given.clear();
+  rows.begin(loads, expert);
   for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
-    give(order.place_of_rank[chunks[i].rank], chunks[i].rank, chunks[i].own);
+    rows.give(order.place_of_rank[chunks[i].rank], chunks[i].rank, chunks[i].own);
   }
   int last_owner = -1;
   for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
@@ -162,34 +142,38 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
       const DispatchDraw& draw = least_loaded.draws()[d];
       std::int64_t wanted = draw.rows;
       if (draw.node < 0) {
-        give(order.place_of_rank[owner], chunk.rank, wanted);
+        rows.give(order.place_of_rank[owner], chunk.rank, wanted);
         continue;
       }
       for (int& p = from_place[draw.node]; wanted > 0; ++p) {
         if (order.ranks[p] == owner || destinations[p] != owner) continue;
-        const std::int64_t rows = std::min(wanted, left[p]);
-        give(p, chunk.rank, rows);
-        wanted -= rows;
+        const std::int64_t some = std::min(wanted, rows.left(p));
+        rows.give(p, chunk.rank, some);
+        wanted -= some;
         if (wanted == 0) break;
       }
     }
   }
-  std::int64_t begin = 0, end = 0;  // of the part in hand
-  int rank = -1;
-  const auto add = [&](int to, std::int64_t rows) {
-    if (rows == 0) return;
-    if (to != rank) {
-      if (end > begin) plan.parts.push_back({expert, rank, begin, end});
-      rank = to;
-      begin = end;
-    }
-    end += rows;
-  };
-  for (const int p : order.place_of_rank) {
-    add(destinations[p], left[p]);
-    for (int g = given_of_place[p]; g >= 0; g = given[g].next) add(given[g].rank, given[g].rows);
+  rows.write(destinations, plan.parts);
+}
+
+/// What makes least_loaded never slower than LLEP, nor as fast with more transfers: LLEP's own plan, with the same
+/// settings and prices, is taken where it is the better of the two. Its rows are then dealt so that no rank takes
+/// longer than by LLEP, and that, where the ranks of a node follow one another, their order doesn't matter.
+void DispatchPlanner::Scratch::follow_llep(const DispatchOptions& options, DispatchPlan& plan) {
+  if (!llep.solve(loads, options)) return;
+  const bool ours = options.policy == DispatchPolicy::least_loaded;
+  const Llep::Rows which = ours ? Llep::Rows::own_first : Llep::Rows::in_order;
+  const Llep::Price price = llep.price(which);
+  if (ours &&
+      (price >= Llep::Price{plan.after, plan.transfers.size()} || llep.most_arrivals() > options.most_arrivals)) {
+    return;
   }
-  plan.parts.push_back({expert, rank, begin, end});
+  plan.parts.clear();
+  plan.transfers.clear();
+  llep.write(which, rows, plan);
+  plan.after = price.time;
+  plan.stayed = DispatchPlan::Stayed::spilled;
 }
 
 DispatchPlanner::DispatchPlanner(const DispatchCosts& costs, const DispatchOptions& options)
@@ -206,24 +190,12 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
   plan_.transfers.clear();
   s.loads.measure(layer, costs_, counts, cached);
   plan_.before = plan_.after = *std::max_element(s.loads.times().begin(), s.loads.times().end());
-  plan_.stayed = Stayed::policy;
-  if (options_.policy == DispatchPolicy::llep) {
-    plan_.stayed = Stayed::balanced;
-    s.all_ranks.resize(layer.ranks);
-    std::iota(s.all_ranks.begin(), s.all_ranks.end(), 0);
-    if (s.llep.solve(s.loads, options_, s.all_ranks)) {
-      s.llep.write(s.loads, plan_.parts, plan_.transfers);
-      plan_.stayed = Stayed::spilled;
-      plan_.after = predicted_time(s.loads, plan_.parts, plan_.transfers, s.times);
-      return plan_;
-    }
-  }
+  plan_.stayed = options_.policy == DispatchPolicy::llep ? Stayed::balanced : Stayed::policy;
   s.least_loaded.clear();
-  if (options_.policy == DispatchPolicy::least_loaded) {
-    plan_.stayed = s.least_loaded.solve(s.loads, options_);
-  }
+  if (options_.policy == DispatchPolicy::least_loaded) plan_.stayed = s.least_loaded.solve(s.loads, options_);
   s.write(plan_);
   if (options_.policy == DispatchPolicy::least_loaded) plan_.after = s.least_loaded.time();
+  if (options_.policy != DispatchPolicy::plain) s.follow_llep(options_, plan_);
   return plan_;
 }
 
