@@ -11,7 +11,7 @@ void DispatchRows::begin(DispatchLoads& loads, int expert) {
   first_given_.assign(layer.ranks, -1);
   last_given_.resize(layer.ranks);
   given_.clear();
-  given_.reserve(4 * (static_cast<std::size_t>(layer.ranks) + layer.nodes) * layer.ranks);
+  given_.reserve(12 * (static_cast<std::size_t>(layer.ranks) + layer.holders + most_copies(layer)));
 }
 
 void DispatchRows::give(int place, int rank, std::int64_t rows) {

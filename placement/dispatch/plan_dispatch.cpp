@@ -157,9 +157,9 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
   rows.write(destinations, plan.parts);
 }
 
-/// What makes least_loaded never slower than LLEP, nor as fast with more transfers: LLEP's own plan, with the same
-/// settings and prices, is taken where it is the better of the two. Its rows are then dealt so that no rank takes
-/// longer than by LLEP, and that, where the ranks of a node follow one another, their order doesn't matter.
+/// What makes least_loaded never slower than LLEP, nor as fast with more transfers: the better plan of the two is
+/// taken, LLEP's being made with the same settings and prices. For it ranks compute as many rows as LLEP says, but no
+/// fewer of their own and their node's than by its order, so that none takes longer than by the policy llep.
 void DispatchPlanner::Scratch::follow_llep(const DispatchOptions& options, DispatchPlan& plan) {
   if (!llep.solve(loads, options)) return;
   const bool ours = options.policy == DispatchPolicy::least_loaded;

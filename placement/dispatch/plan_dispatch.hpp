@@ -28,9 +28,10 @@ struct DispatchCosts {
                                            std::int64_t weight_bytes, std::int64_t row_bytes);
 
 enum class DispatchPolicy {
-  plain,         ///< rows go where the plan says
-  llep,          ///< LLEP's Algorithms 2 to 4 (arXiv 2601.17111)
-  least_loaded,  ///< the smallest predicted time of the slowest rank
+  plain,  ///< rows go where the plan says
+  llep,   ///< LLEP's Algorithms 2 to 4 (arXiv 2601.17111); the order of an expert's rows is by node, then by rank
+  least_loaded,  ///< the smallest predicted time of the slowest rank: never more than llep's, nor as much with more
+                 ///< transfers (where these are at most most_arrivals a rank)
 };
 
 struct DispatchOptions {

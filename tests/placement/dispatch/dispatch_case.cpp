@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 #include <utility>
 
@@ -63,6 +64,74 @@ void fill_at_random(DispatchCase& c, SplitMix& random, const RandomCounts& of) {
     c.cached.resize(c.counts.size());
     for (std::uint8_t& cached : c.cached) cached = random.below(5) == 0 ? 1 : 0;
   }
+}
+
+DispatchCase any_case(SplitMix& random) {
+  const int ranks = 2 + random.below(random.below(2) == 0 ? 8 : 63), per_node = 1 + random.below(ranks);
+  const int experts = ranks * (1 + random.below(4)) - random.below(ranks), nodes = (ranks + per_node - 1) / per_node;
+  std::vector<int> node_of_rank(ranks, 0), destinations(static_cast<std::size_t>(ranks) * experts);
+  const int numbering = random.below(3);
+  for (int r = 1; r < ranks; ++r) {
+    node_of_rank[r] = numbering == 0   ? r / per_node
+                      : numbering == 1 ? node_of_rank[r - 1] + (random.below(per_node) == 0 ? 1 : 0)
+                                       : (r < nodes ? r : random.below(nodes));
+  }
+  std::vector<std::uint8_t> held(destinations.size(), 0);
+  const int replicas = random.below(4) == 0 ? 1 + random.below(experts) : 0, lone = random.below(ranks);
+  for (int e = 0; e < experts; ++e) {
+    const int owner = static_cast<int>(std::int64_t{e} * ranks / experts);
+    std::uint8_t* holds = held.data() + static_cast<std::size_t>(e) * ranks;
+    holds[owner] = 1;
+    for (int i = 0; e < replicas && i < 2; ++i) holds[random.below(ranks)] = 1;
+    for (int r = 0; r < ranks; ++r) {
+      destinations[static_cast<std::size_t>(r) * experts + e] = holds[r] != 0 ? r : owner;
+    }
+  }
+  DispatchCase c{{node_of_rank, destinations, held}, {}, {}, {}};
+  fill_at_random(c, random, {1, 100, 2 + random.below(4), 4});
+  constexpr DispatchCosts kGpu{150'000, 20'000'000, 70'000, 600'000, 200'000'000, 1'800'000'000};
+  constexpr DispatchCosts kFast{900'000, 10'000'000, 40'000, 40'000, 18'000'000, 18'000'000};
+  constexpr DispatchCosts kCpu{60'000'000, 500'000'000, 1'600'000, 7'000'000, 2'500'000'000, 10'500'000'000};
+  const int prices = random.below(6);
+  if (prices == 0) c.costs = kGpu;
+  if (prices == 1) c.costs = kFast;
+  if (prices == 2) c.costs = kCpu;
+  if (prices == 3) c.costs = {1, 0, 0, 0, 0, 0};
+  if (prices == 4) c.costs.weights_between = 1000 * (c.costs.weights_inside *= 1000);
+  const int load = random.below(8);
+  for (std::size_t i = 0; i < c.counts.size(); ++i) {
+    const auto expert = static_cast<int>(i % experts);
+    if (load == 0 && random.below(50) == 0) c.counts.assign(c.counts.size(), 0);
+    if (load == 1) c.counts[i] = 1 + c.counts[i] % 100;
+    if (load <= 2 && c.held(lone, expert)) c.counts[i] = 0;
+    if (load == 3 && expert > 1) c.counts[i] = 0;
+  }
+  return c;
+}
+
+DispatchCase reordered(const DispatchCase& c, SplitMix& random) {
+  const int ranks = c.layer.ranks, experts = c.layer.experts;
+  std::vector<int> to(ranks);  // new numbers
+  std::iota(to.begin(), to.end(), 0);
+  for (int i = 0; i < 3 * ranks; ++i) {
+    const int a = random.below(ranks), b = random.below(ranks);
+    if (c.layer.node_of_rank[a] == c.layer.node_of_rank[b]) std::swap(to[a], to[b]);
+  }
+  std::vector<int> destinations(c.layer.destinations.size());
+  std::vector<std::uint8_t> held(c.layer.held.size()), cached(c.cached.size());
+  std::vector<std::int32_t> counts(c.counts.size());
+  for (int r = 0; r < ranks; ++r) {
+    for (int e = 0; e < experts; ++e) {
+      const std::size_t from = static_cast<std::size_t>(r) * experts + e,
+                        at = static_cast<std::size_t>(to[r]) * experts + e,
+                        of_expert = static_cast<std::size_t>(e) * ranks;
+      destinations[at] = to[c.layer.destinations[from]];
+      counts[at] = c.counts[from];
+      held[of_expert + to[r]] = c.layer.held[of_expert + r];
+      if (!cached.empty()) cached[of_expert + to[r]] = c.cached[of_expert + r];
+    }
+  }
+  return {{c.layer.node_of_rank, destinations, held}, c.costs, counts, cached};
 }
 
 void add_rows(DispatchCase& c, const Trace& trace, int layer, std::int64_t begin, std::int64_t end, int repeat) {

@@ -48,6 +48,14 @@ struct RandomCounts {
 /// Prices, counts and caches without measure: what no machine has.
 void fill_at_random(DispatchCase& c, SplitMix& random, const RandomCounts& of);
 
+/// Any load: 2 to 64 ranks in nodes of any sizes, be they numbered in turn or not; experts that several ranks hold;
+/// caches; prices of real machines, none, and beyond measure; hot experts, nothing anywhere, all ranks overloaded but
+/// one.
+[[nodiscard]] DispatchCase any_case(SplitMix& random);
+
+/// The same with the ranks inside the nodes in another order.
+[[nodiscard]] DispatchCase reordered(const DispatchCase& c, SplitMix& random);
+
 /// Adds `repeat` rows for each choice of one layer's tokens from `begin` to `end`, dealt to the ranks one by one.
 void add_rows(DispatchCase& c, const Trace& trace, int layer, std::int64_t begin, std::int64_t end, int repeat);
 

@@ -92,29 +92,7 @@ TEST(PlanDispatch, TheOrderOfRanksInsideANodeDoesNotMatter) {
   SplitMix random(seed);
   for (int round = 0; round < 500; ++round) {
     SCOPED_TRACE("seed " + std::to_string(seed) + ", round " + std::to_string(round));
-    const DispatchCase c = random_case(random);
-    const int ranks = c.layer.ranks, experts = c.layer.experts;
-    std::vector<int> to(ranks);  // new numbers
-    std::iota(to.begin(), to.end(), 0);
-    for (int i = 0; i < 3 * ranks; ++i) {
-      const int a = random.below(ranks), b = random.below(ranks);
-      if (c.layer.node_of_rank[a] == c.layer.node_of_rank[b]) std::swap(to[a], to[b]);
-    }
-    std::vector<int> destinations(c.layer.destinations.size());
-    std::vector<std::uint8_t> held(c.layer.held.size()), cached(c.cached.size());
-    std::vector<std::int32_t> counts(c.counts.size());
-    for (int r = 0; r < ranks; ++r) {
-      for (int e = 0; e < experts; ++e) {
-        const std::size_t from = static_cast<std::size_t>(r) * experts + e,
-                          at = static_cast<std::size_t>(to[r]) * experts + e;
-        destinations[at] = to[c.layer.destinations[from]];
-        counts[at] = c.counts[from];
-        held[static_cast<std::size_t>(e) * ranks + to[r]] = c.layer.held[static_cast<std::size_t>(e) * ranks + r];
-        if (!cached.empty())
-          cached[static_cast<std::size_t>(e) * ranks + to[r]] = c.cached[static_cast<std::size_t>(e) * ranks + r];
-      }
-    }
-    const DispatchCase moved{DispatchLayer(c.layer.node_of_rank, destinations, held), c.costs, counts, cached};
+    const DispatchCase c = random_case(random), moved = reordered(c, random);
     const DispatchPlan a = planned(c), b = planned(moved);
     EXPECT_EQ(a.before, b.before);
     EXPECT_EQ(a.after, b.after);
