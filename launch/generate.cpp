@@ -201,6 +201,9 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
       form.coherence,
       form.micro_batches,
       form.spill};
+  if (form.gpu_bytes > 0) {
+    device->reserve(static_cast<std::size_t>(form.gpu_bytes), static_cast<std::size_t>(form.pinned_bytes));
+  }
   Worker worker(in.spec, *in.checkpoint, in.plan, in.tokenizer.get(), *device, comm, worker_options);
   in.checkpoint.reset();
   TraceRecorder trace(comm.rank(), in.spec.top_k());

@@ -1,5 +1,6 @@
 #include "launch/job_form.hpp"
 
+#include "launch/gpu_memory.hpp"
 #include "placement/number_text.hpp"
 #include "runtime/cost/calibration.hpp"
 #include "runtime/engine/agreement.hpp"
@@ -31,16 +32,23 @@ std::int64_t ranks_together(Coherence coherence, const Topology& topology) {
 }
 
 /// Blocks of a rank's KV cache: as many as --kv-memory holds, else what the largest batch can need, but no more than
-/// the ranks' share of a quarter of the node's memory.
-std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DType type, const Topology& topology,
+/// the ranks' share of a quarter of the node's memory, or what weights and work leave of a GPU.
+std::int64_t kv_blocks(const GenerateOptions& options, const JobFacts& facts, const Device& device, int rank,
                        Coherence coherence) {
-  const std::int64_t block = KvPool::block_bytes(spec, type);
+  const auto& [spec, checkpoint, plan, topology, rules] = facts;
+  const std::int64_t block = KvPool::block_bytes(spec, device.activation_type());
+  const std::int64_t together = ranks_together(coherence, topology);
+  const std::int64_t wanted = together * options.max_batch_size * KvPool::blocks_for(spec.max_positions);
+  const auto gpu = gpu_memory(options, facts, device, rank, together);
+  if (gpu && together > 1 && gpu->left() < static_cast<std::int64_t>(options.kv_memory.value_or(block))) return 0;
+  if (gpu && gpu->left() < block) throw does_not_fit(*gpu, block);
   const std::int64_t memory = std::int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGE_SIZE);
+  const std::int64_t most = gpu ? gpu->left() : memory / most_on_a_node(topology);
   if (options.kv_memory) {
-    const std::int64_t most = memory / most_on_a_node(topology);
     if (*options.kv_memory > static_cast<std::uint64_t>(most)) {
       throw bad_field("coterie generate", "--kv-memory", std::to_string(*options.kv_memory) + " bytes",
-                      "at most " + std::to_string(most) + " bytes, a rank's share of this node's memory");
+                      "at most " + std::to_string(most) + " bytes" +
+                          (gpu ? ": " + to_string(*gpu) : ", a rank's share of this node's memory"));
     }
     const std::int64_t blocks = static_cast<std::int64_t>(*options.kv_memory) / block;
     if (blocks == 0) {
@@ -50,9 +58,7 @@ std::int64_t kv_blocks(const GenerateOptions& options, const ModelSpec& spec, DT
     }
     return blocks;
   }
-  const std::int64_t wanted =
-      ranks_together(coherence, topology) * options.max_batch_size * KvPool::blocks_for(spec.max_positions);
-  return std::max<std::int64_t>(1, std::min(wanted, memory / 4 / most_on_a_node(topology) / block));
+  return std::max<std::int64_t>(1, std::min(wanted, (gpu ? most : most / 4) / block));
 }
 
 /// The requests that an input file begins with, as many as the whole job runs at a time; answered ones too, so that a
@@ -110,7 +116,7 @@ FirstBatch of_first_rank(Communicator& comm, const FirstBatch& mine) {
 }
 
 InputError too_large(const GenerateOptions& options, Coherence coherence, const KvRoom& room, const FirstBatch& batch,
-                     double block_bytes) {
+                     double block_bytes, bool on_gpu) {
   const std::string together = std::to_string(room.together);
   const std::int64_t largest = batch.largest[static_cast<std::size_t>(coherence)];
   const std::string smaller = largest > 0 ? "--max-batch-size " + std::to_string(largest) + " would fit"
@@ -121,8 +127,10 @@ InputError too_large(const GenerateOptions& options, Coherence coherence, const 
           " ranks holds the keys and values of all of them: " + bytes_text(room.needed(batch.blocks) * block_bytes) +
           " a rank for the first batch of " + grouped(room.needed(batch.requests)) + " sequences",
       std::string("at most ") + bytes_text(static_cast<double>(room.blocks) * block_bytes) +
-          (options.kv_memory ? " (--kv-memory)" : " (a quarter of the node's memory for its ranks)") + "; " + smaller +
-          ", or more --kv-memory, or --coherence rank");
+          (options.kv_memory ? " (--kv-memory)"
+           : on_gpu          ? " (what else there is on the GPU)"
+                             : " (a quarter of the node's memory for its ranks)") +
+          "; " + smaller + ", or more --kv-memory, or --coherence rank");
 }
 
 /// Whether another choice could change the last bits of a result: which replica a sum counts as depends on where the
@@ -200,7 +208,7 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
   all_or_none(comm, [&] {
     for (const Coherence c : kCoherences) {
       rooms.push_back(
-          {kv_blocks(options, facts.spec, type, topology, c), ranks_together(c, topology), topology.ranks()});
+          {kv_blocks(options, facts, device, comm.rank(), c), ranks_together(c, topology), topology.ranks()});
     }
     if (!options.machine.empty()) machine = read_machine(options.machine);
   });
@@ -245,8 +253,13 @@ JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& 
   }
   const KvRoom& room = rooms[static_cast<std::size_t>(form.coherence)];
   form.kv_blocks = room.blocks;
+  if (const auto gpu = gpu_memory(options, facts, device, comm.rank(), room.together)) {
+    form.gpu_bytes = gpu->weights + gpu->step.own + form.kv_blocks * KvPool::block_bytes(facts.spec, type);
+    form.pinned_bytes = gpu->step.shared;
+  }
   if (room.together == 1) return form;
-  if (!room.fits(batch.blocks)) throw AgreedError(too_large(options, form.coherence, room, batch, block).what());
+  if (!room.fits(batch.blocks))
+    throw AgreedError(too_large(options, form.coherence, room, batch, block, !device.is_the_host()).what());
   form.notes += "coterie: --coherence " + std::string(to_string(form.coherence)) + ": keys and values take " +
                 bytes_text(block / KvPool::kBlockTokens) + " a token on each of the " + std::to_string(room.together) +
                 " ranks of a domain, " + bytes_text(room.needed(batch.blocks) * block) + " a rank for the first " +

@@ -22,6 +22,8 @@ struct JobForm {
   int micro_batches = 1;
   bool replicate = false;
   std::int64_t kv_blocks = 0;        ///< of a rank
+  std::int64_t gpu_bytes = 0;        ///< that this rank takes of its GPU at the start; 0: it has none
+  std::int64_t pinned_bytes = 0;     ///< the same, of memory that the GPU shares with the host
   std::optional<FormChoice> choice;  ///< where something was left to the program
   std::optional<Machine> machine;    ///< by which it was chosen, and spills are
   std::optional<SpillOptions> spill;
@@ -38,8 +40,8 @@ struct JobFacts {
 };
 
 /// Decides what the options leave open, by the machine file or by a calibration of a second or less. Collective; the
-/// same answer on all ranks. Throws AgreedError when the first batch's keys and values don't fit a coherence domain
-/// that was asked for.
+/// same answer on all ranks but for a GPU's bytes. Throws AgreedError when the first batch's keys and values don't fit
+/// a coherence domain that was asked for.
 [[nodiscard]] JobForm job_form(const GenerateOptions& options, const JobFacts& facts, Device& device,
                                Communicator& comm);
 

@@ -84,6 +84,17 @@ TEST_F(HostCudaGenerateTest, AnswersInBf16) {
   EXPECT_EQ(texts().size(), 3U);
 }
 
+TEST_F(HostCudaGenerateTest, KeysAndValuesGetWhatIsLeftOfTheGpu) {
+  const std::string job = "--device cuda --share-gpu --kv-memory ";
+  EXPECT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, job + "8GiB"), 2);  // each has less than half of 16
+  EXPECT_THAT(read("log"), HasSubstr("--kv-memory"));
+  EXPECT_THAT(read("log"), HasSubstr("a rank has 83"));
+  EXPECT_THAT(read("log"), HasSubstr("bytes of its GPU, of which its weights take "));
+  EXPECT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, job + "4GiB"), 0) << read("log");
+  EXPECT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, "--device cuda --share-gpu --max-batch-tokens 3000000"), 2);
+  EXPECT_THAT(read("log"), HasSubstr("the model doesn't fit its GPUs"));
+}
+
 TEST_F(HostCudaGenerateTest, GpusAreSharedOnlyWhereTheUserSaysSo) {
   EXPECT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, "--device cuda"), 2);
   EXPECT_THAT(read("log"), HasSubstr("rank 1 found no GPU that no other rank has"));
