@@ -176,29 +176,11 @@ void CpuDevice::expert_backward(const ExpertsBackward& rows, const ExpertRows& g
 
 void CpuDevice::experts_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
                                  std::span<const ExpertGradients> gradients) {
-  const Tensor& in = rows.in;
-  const auto count = static_cast<std::size_t>(in.rows);
-  require_shape(in, in.rows, in.cols, "experts_backward: the input");
-  require_shape(rows.out_gradient, in.rows, in.cols, "experts_backward: the output's gradient");
-  require_shape(rows.in_gradient, in.rows, in.cols, "experts_backward: the input's gradient");
-  require(rows.weights.size() == count && rows.weight_gradient.size() == count,
-          "experts_backward: each row has one weight");
-  require(groups.size() == gradients.size(), "experts_backward: each group has gradients");
-  for (std::size_t g = 0; g < groups.size(); ++g) {
-    const ExpertRows& group = groups[g];
-    require_expert(group, in);
-    const std::int64_t width = group.expert->down->in_features();
+  require_backward(rows, groups, gradients);
+  for (const ExpertRows& group : groups) {
     require(as_cpu_matrix(*group.expert->gate_up).type() == DType::f32 &&
                 as_cpu_matrix(*group.expert->down).type() == DType::f32,
             "experts_backward: the weights must be f32");
-    require_shape(gradients[g].gate_up, 2 * width, in.cols, "experts_backward: a gradient of gate and up");
-    require_shape(gradients[g].down, in.cols, width, "experts_backward: a gradient of down");
-    if (group.expert->gate_up_bias.memory) {
-      require_shape(gradients[g].gate_up_bias, 1, 2 * width, "experts_backward: a gradient of gate's and up's bias");
-    }
-    if (group.expert->down_bias.memory) {
-      require_shape(gradients[g].down_bias, 1, in.cols, "experts_backward: a gradient of down's bias");
-    }
   }
   for (std::size_t g = 0; g < groups.size(); ++g) {
     for (std::int64_t first = 0; first < groups[g].rows; first += rows_a_task) {

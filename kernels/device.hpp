@@ -12,6 +12,9 @@
 
 namespace coterie {
 
+/// Which product a weight is for: a device may pack experts' in a way that only experts() reads.
+enum class WeightUse { linear, expert_gate_up, expert_down };
+
 /// Where the numbers of a weight matrix come from, (rows, cols), whatever they are stored as.
 struct WeightSource {
   std::int64_t rows = 0;  ///< output features
@@ -21,6 +24,7 @@ struct WeightSource {
   bool fits_bf16 = false;  ///< every number is a bf16's: a device may keep it so and lose nothing
   /// The same rows as bf16, for those that fit; may be missing. Each row is asked for once, from here or from `read`.
   std::function<void(std::int64_t first, std::int64_t count, std::uint16_t* out)> read_bf16 = {};
+  WeightUse use = WeightUse::linear;
 };
 
 /// What a device must know of a packed matrix to multiply with its bytes.

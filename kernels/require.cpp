@@ -91,6 +91,34 @@ void require_expert(const ExpertRows& group, const Tensor& in) {
   if (second.memory) require_shape(second.view, in.type, 1, in.cols, "experts: a bias of down");
 }
 
+void require_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
+                      std::span<const ExpertGradients> gradients) {
+  const Tensor& in = rows.in;
+  const auto count = static_cast<std::size_t>(in.rows);
+  const auto require_f32 = [](const Tensor& tensor, std::int64_t height, std::int64_t cols, const char* what) {
+    require_shape(tensor, DType::f32, height, cols, what);
+  };
+  require_f32(in, in.rows, in.cols, "experts_backward: the input");
+  require_f32(rows.out_gradient, in.rows, in.cols, "experts_backward: the output's gradient");
+  require_f32(rows.in_gradient, in.rows, in.cols, "experts_backward: the input's gradient");
+  require(rows.weights.size() == count && rows.weight_gradient.size() == count,
+          "experts_backward: each row has one weight");
+  require(groups.size() == gradients.size(), "experts_backward: each group has gradients");
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    const ExpertRows& group = groups[g];
+    require_expert(group, in);
+    const std::int64_t width = group.expert->down->in_features();
+    require_f32(gradients[g].gate_up, 2 * width, in.cols, "experts_backward: a gradient of gate and up");
+    require_f32(gradients[g].down, in.cols, width, "experts_backward: a gradient of down");
+    if (group.expert->gate_up_bias.memory) {
+      require_f32(gradients[g].gate_up_bias, 1, 2 * width, "experts_backward: a gradient of gate's and up's bias");
+    }
+    if (group.expert->down_bias.memory) {
+      require_f32(gradients[g].down_bias, 1, in.cols, "experts_backward: a gradient of down's bias");
+    }
+  }
+}
+
 HeadSizes require_heads(const Tensor& in, DType type, std::span<const std::unique_ptr<PackedMatrix>> weights,
                         const Tensor& out) {
   require(!weights.empty(), "linear_by_head: no heads");

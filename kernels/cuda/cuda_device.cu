@@ -1,6 +1,6 @@
 #include "kernels/cpu_simd.hpp"
 #include "kernels/cuda/cuda_device.hpp"
-#include "kernels/cuda_devices.hpp"
+#include "kernels/cuda/expert_slabs.hpp"
 #include "kernels/require.hpp"
 
 #include <algorithm>
@@ -15,10 +15,21 @@ constexpr std::size_t least_pinned = std::size_t{1} << 20;  // bytes
 
 }  // namespace
 
-CudaDevice::CudaDevice(const DeviceOptions& options, int index) : options_(options), index_(index) {
+CudaDevice::CudaDevice(const DeviceOptions& options, int index, ExpertKernels experts)
+    : options_(options), index_(index) {
   require(options.weights == DType::bf16 || options.activations == DType::f32,
           "activations in bf16 need weights in bf16");
   check(cudaSetDevice(index), "choosing the device");
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, index), "the device's properties");
+  processors_ = properties.multiProcessorCount;
+  const bool can = properties.major == 9 && properties.minor == 0 && options.activations == DType::bf16;
+  if (experts == ExpertKernels::wgmma && !can) {
+    throw std::runtime_error(std::string("experts by wgmma need compute capability 9.0 and activations in bf16; ") +
+                             properties.name + " has " + std::to_string(properties.major) + "." +
+                             std::to_string(properties.minor));
+  }
+  wgmma_ = can && experts != ExpertKernels::mma;
   check(cudaStreamCreate(&stream_), "a stream");
 }
 
@@ -133,8 +144,26 @@ void CudaDevice::download(const Tensor& in, std::span<float> host) {
   }
 }
 
+CudaLayout CudaDevice::layout_for(WeightUse use) const {
+  if (wgmma_ && use == WeightUse::expert_gate_up) return CudaLayout::gated_slabs;
+  if (wgmma_ && use == WeightUse::expert_down) return CudaLayout::slabs;
+  return options_.weights == DType::f32 ? CudaLayout::f32_rows : CudaLayout::bf16_rows;
+}
+
 std::unique_ptr<PackedMatrix> CudaDevice::pack(const WeightSource& source) {
   require(source.rows >= 1 && source.cols >= 1, "a weight without rows or columns can't be packed");
+  const CudaLayout layout = layout_for(source.use);
+  if (layout == CudaLayout::slabs || layout == CudaLayout::gated_slabs) {
+    const SlabOrder order = layout == CudaLayout::slabs ? SlabOrder::plain : SlabOrder::gated;
+    require(layout == CudaLayout::slabs || source.rows % 2 == 0, "gate and up have as many rows each");
+    DeviceMemory slabs = allocate(static_cast<std::size_t>(slab_sizes(source.rows, source.cols, order).bytes()));
+    pack_slabs(source, order, [&](std::int64_t first, std::span<const std::byte> some) {
+      check(cudaMemcpyAsync(slabs.get() + first, some.data(), some.size(), cudaMemcpyHostToDevice, stream_),
+            "a copy of weights");
+      wait();
+    });
+    return std::make_unique<CudaMatrix>(source.rows, source.cols, layout, std::move(slabs));
+  }
   const DType type = options_.weights;
   const std::int64_t stride = CudaMatrix::stride_of(source.cols);
   const std::size_t pitch = static_cast<std::size_t>(stride) * size_of(type);
@@ -167,32 +196,50 @@ std::unique_ptr<PackedMatrix> CudaDevice::pack(const WeightSource& source) {
           "a copy of weights");
     wait();
   }
-  return std::make_unique<CudaMatrix>(source.rows, source.cols, type, std::move(memory));
+  return std::make_unique<CudaMatrix>(source.rows, source.cols, layout, std::move(memory));
 }
 
 CudaMatrix::CudaMatrix(const PackedForm& form, std::span<const std::byte> bytes)
     : out_features_(form.out_features),
       in_features_(form.in_features),
-      type_(static_cast<DType>(form.layout)),
+      layout_(static_cast<CudaLayout>(form.layout)),
       data_(bytes.data()) {
-  require(form.layout == 0 || form.layout == 1, "a packed weight of another kind of device");
+  require(form.layout >= 0 && form.layout <= static_cast<std::int64_t>(CudaLayout::gated_slabs),
+          "a packed weight of another kind of device");
   require(CudaMatrix::bytes().size() == bytes.size(), "a packed weight's bytes don't fit its form");
 }
 
+std::span<const std::byte> CudaMatrix::bytes() const noexcept {
+  std::int64_t count = 0;
+  switch (layout_) {
+    case CudaLayout::f32_rows:
+      count = out_features_ * stride() * 4;
+      break;
+    case CudaLayout::bf16_rows:
+      count = out_features_ * stride() * 2;
+      break;
+    case CudaLayout::slabs:
+      count = slab_sizes(out_features_, in_features_, SlabOrder::plain).bytes();
+      break;
+    case CudaLayout::gated_slabs:
+      count = slab_sizes(out_features_, in_features_, SlabOrder::gated).bytes();
+      break;
+  }
+  return {data_, static_cast<std::size_t>(count)};
+}
+
 std::unique_ptr<PackedMatrix> CudaDevice::adopt(const PackedForm& form, std::span<const std::byte> bytes) {
-  require(form.layout == static_cast<std::int64_t>(options_.weights), "a packed weight is of another type");
-  return std::make_unique<CudaMatrix>(form, bytes);
+  auto matrix = std::make_unique<CudaMatrix>(form, bytes);
+  const auto fits = [&](WeightUse use) { return matrix->layout() == layout_for(use); };
+  require(fits(WeightUse::linear) || fits(WeightUse::expert_gate_up) || fits(WeightUse::expert_down),
+          "a packed weight is of another type, or of a GPU of another kind");
+  return matrix;
 }
 
 const CudaMatrix& as_cuda_matrix(const PackedMatrix& matrix) {
   const auto* cuda = dynamic_cast<const CudaMatrix*>(&matrix);
   if (cuda == nullptr) throw std::invalid_argument("a weight was packed by another kind of device");
   return *cuda;
-}
-
-void CudaDevice::experts_backward(const ExpertsBackward&, std::span<const ExpertRows>,
-                                  std::span<const ExpertGradients>) {
-  throw std::invalid_argument("gradients are computed on the CPU only");
 }
 
 std::vector<std::string> cuda_devices() {
@@ -216,8 +263,8 @@ std::vector<std::string> cuda_devices() {
   return uuids;
 }
 
-std::unique_ptr<Device> make_cuda_device(const DeviceOptions& options, int index) {
-  return std::make_unique<CudaDevice>(options, index);
+std::unique_ptr<Device> make_cuda_device(const DeviceOptions& options, int index, ExpertKernels experts) {
+  return std::make_unique<CudaDevice>(options, index, experts);
 }
 
 }  // namespace coterie

@@ -5,7 +5,7 @@
 
 #include "kernels/cuda/cuda_arena.hpp"
 #include "kernels/cuda/gpu.hpp"
-#include "kernels/device.hpp"
+#include "kernels/cuda_devices.hpp"
 
 #include <memory>
 #include <span>
@@ -14,13 +14,20 @@
 
 namespace coterie {
 
-/// Row-major (out_features, in_features), each row filled up with zeros to a multiple of 8 numbers.
+/// The order of a packed weight's numbers.
+enum class CudaLayout : std::int64_t {
+  f32_rows,  ///< row-major (out_features, in_features), each row filled up with zeros to a multiple of 8 numbers
+  bf16_rows,
+  slabs,  ///< of an expert, bf16 (expert_slabs.hpp)
+  gated_slabs,
+};
+
 class CudaMatrix final : public PackedMatrix {
  public:
-  CudaMatrix(std::int64_t out_features, std::int64_t in_features, DType type, DeviceMemory memory)
+  CudaMatrix(std::int64_t out_features, std::int64_t in_features, CudaLayout layout, DeviceMemory memory)
       : out_features_(out_features),
         in_features_(in_features),
-        type_(type),
+        layout_(layout),
         memory_(std::move(memory)),
         data_(memory_.get()) {}
   /// A view of what another one packed. Throws std::invalid_argument when the bytes don't fit the form.
@@ -28,21 +35,23 @@ class CudaMatrix final : public PackedMatrix {
 
   [[nodiscard]] std::int64_t out_features() const noexcept override { return out_features_; }
   [[nodiscard]] std::int64_t in_features() const noexcept override { return in_features_; }
-  [[nodiscard]] std::span<const std::byte> bytes() const noexcept override {
-    return {data_, static_cast<std::size_t>(out_features_ * stride()) * size_of(type_)};
-  }
+  [[nodiscard]] std::span<const std::byte> bytes() const noexcept override;
   [[nodiscard]] PackedForm form() const noexcept override {
-    return {out_features_, in_features_, static_cast<std::int64_t>(type_)};
+    return {out_features_, in_features_, static_cast<std::int64_t>(layout_)};
   }
 
-  [[nodiscard]] DType type() const noexcept { return type_; }
+  [[nodiscard]] CudaLayout layout() const noexcept { return layout_; }
+  [[nodiscard]] bool in_slabs() const noexcept {
+    return layout_ == CudaLayout::slabs || layout_ == CudaLayout::gated_slabs;
+  }
   [[nodiscard]] static std::int64_t stride_of(std::int64_t in_features) { return (in_features + 7) / 8 * 8; }
+  /// Of rows.
   [[nodiscard]] std::int64_t stride() const noexcept { return stride_of(in_features_); }
 
  private:
   std::int64_t out_features_;
   std::int64_t in_features_;
-  DType type_;
+  CudaLayout layout_;
   DeviceMemory memory_;  ///< none of a view
   const std::byte* data_;
 };
@@ -61,7 +70,7 @@ struct Product {
 class CudaDevice final : public Device {
  public:
   /// On GPU `index`. Activations are f32 when weights are, unless `activations` says otherwise.
-  CudaDevice(const DeviceOptions& options, int index);
+  CudaDevice(const DeviceOptions& options, int index, ExpertKernels experts);
   ~CudaDevice() override;
   CudaDevice(const CudaDevice&) = delete;
   CudaDevice& operator=(const CudaDevice&) = delete;
@@ -137,6 +146,10 @@ class CudaDevice final : public Device {
     std::size_t size_ = 0;
   };
 
+  /// How a weight is packed, and so which kernels multiply with it.
+  [[nodiscard]] CudaLayout layout_for(WeightUse use) const;
+  void experts_by_mma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out);
+  void experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out);
   /// All of them in one launch.
   void multiply(std::span<const Product> products, bool accumulate);
   /// Copies to the device; `from` is read at once.
@@ -156,6 +169,9 @@ class CudaDevice final : public Device {
   std::shared_ptr<CudaArena> memory_ = std::make_shared<CudaArena>(CudaArena::Kind::device);
   std::shared_ptr<CudaArena> pinned_ = std::make_shared<CudaArena>(CudaArena::Kind::pinned);
   cudaStream_t stream_ = nullptr;
+  bool wgmma_ = false;  ///< experts are packed for it
+  int processors_ = 0;
+  bool shared_allowed_ = false;  ///< to kernels that need more shared memory than others
   std::uint64_t waits_ = 0;
   DeviceMemory sending_;  ///< pinned: what was sent since the last wait
   std::size_t sending_size_ = 0;

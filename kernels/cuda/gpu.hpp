@@ -28,7 +28,9 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef COTERIE_HOSTCUDA
   (void)stream;
-  hostcuda::run(grid, block, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); });
+  hostcuda::run(
+      grid, block, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); },
+      reinterpret_cast<const void*>(kernel));
 #else
   kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
 #endif
@@ -90,6 +92,19 @@ __device__ inline float warp_sum(float value) {
 __device__ inline float warp_max(float value) {
   for (unsigned half = 16; half > 0; half /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffffU, value, half));
   return value;
+}
+
+/// The sum over a block of so many threads, to each of them, in an order that doesn't change.
+template <unsigned Threads>
+__device__ float block_sum(float value) {
+  __shared__ float sums[Threads / 32];
+  value = warp_sum(value);
+  __syncthreads();  // the last sum is read
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  float sum = 0;
+  for (unsigned warp = 0; warp < Threads / 32; ++warp) sum += sums[warp];
+  return sum;
 }
 
 }  // namespace coterie

@@ -197,6 +197,7 @@ std::vector<Task<T, Weight, Out>> tasks_of(std::span<const Product> products, st
   for (const Product& product : products) {
     if (product.in.rows == 0) continue;
     const CudaMatrix& weight = *product.weight;
+    require(!weight.in_slabs(), "an expert's weight multiplies in experts() only");
     tasks.push_back({as_matrix<const T>(product.in), reinterpret_cast<const Weight*>(weight.bytes().data()),
                      weight.stride(), as_matrix<Out>(product.out), product.in.rows, weight.out_features(),
                      weight.in_features(), tiles});
@@ -261,14 +262,28 @@ void CudaDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, c
   const DType type = options_.activations;
   require_shape(in, type, in.rows, in.cols, "experts: the input");
   require_shape(out, type, in.rows, in.cols, "experts: the output");
-  std::int64_t width = 0;
-  std::int64_t most = 0;
+  std::int64_t rows = 0;
+  std::size_t in_slabs = 0;
   for (const ExpertRows& group : groups) {
     require_expert(group, in);
-    width = std::max(width, group.expert->down->in_features());
-    most = std::max(most, group.rows);
+    const ExpertWeights& first = *groups.front().expert;
+    require(group.expert->down->in_features() == first.down->in_features(), "experts: experts of different widths");
+    const CudaLayout gate_up = as_cuda_matrix(*group.expert->gate_up).layout();
+    const CudaLayout down = as_cuda_matrix(*group.expert->down).layout();
+    require((gate_up == CudaLayout::gated_slabs) == (down == CudaLayout::slabs), "experts: weights of two kinds");
+    in_slabs += down == CudaLayout::slabs;
+    rows += group.rows;
   }
-  if (most == 0) return;
+  require(in_slabs == 0 || in_slabs == groups.size(), "experts: experts packed for different kernels");
+  if (rows == 0) return;
+  in_slabs > 0 ? experts_by_wgmma(in, groups, out) : experts_by_mma(in, groups, out);
+}
+
+void CudaDevice::experts_by_mma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) {
+  const DType type = options_.activations;
+  const std::int64_t width = groups.front().expert->down->in_features();
+  std::int64_t most = 0;
+  for (const ExpertRows& group : groups) most = std::max(most, group.rows);
   float* numbers = hidden_.get<float>(in.rows * 3 * width);
   const Tensor both{reinterpret_cast<std::byte*>(numbers), DType::f32, in.rows, 2 * width, 2 * width};
   const Tensor hidden{reinterpret_cast<std::byte*>(numbers + in.rows * 2 * width), type, in.rows, width, width};
@@ -279,7 +294,6 @@ void CudaDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, c
   for (const ExpertRows& group : groups) {
     if (group.rows == 0) continue;
     const ExpertWeights& expert = *group.expert;
-    require(expert.down->in_features() == width, "experts: experts of different widths");
     const Tensor rows = both.row_range(group.first_row, group.rows);
     up.push_back({in.row_range(group.first_row, group.rows), &as_cuda_matrix(*expert.gate_up), rows});
     down.push_back({hidden.row_range(group.first_row, group.rows), &as_cuda_matrix(*expert.down),

@@ -12,18 +12,6 @@ namespace {
 
 constexpr unsigned row_threads = 128;
 
-/// The sum of `value` over the block, to every thread.
-__device__ float block_sum(float value) {
-  __shared__ float sums[row_threads / 32];
-  value = warp_sum(value);
-  __syncthreads();  // the last sum is read
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
-  __syncthreads();
-  float sum = 0;
-  for (unsigned warp = 0; warp < row_threads / 32; ++warp) sum += sums[warp];
-  return sum;
-}
-
 template <class Table, class T>
 __global__ void gather_rows(Matrix<const Table> table, const std::int32_t* rows, std::int64_t cols, Matrix<T> out) {
   const Table* from = table.row(rows[blockIdx.x]);
@@ -53,14 +41,14 @@ __global__ void normalise(Matrix<const T> in, const T* weight, const T* bias, st
   float mean = 0;
   if (centred) {
     for (std::int64_t c = threadIdx.x; c < width; c += row_threads) mean += to_float(from[c]);
-    mean = block_sum(mean) / static_cast<float>(width);
+    mean = block_sum<row_threads>(mean) / static_cast<float>(width);
   }
   float squares = 0;
   for (std::int64_t c = threadIdx.x; c < width; c += row_threads) {
     const float x = to_float(from[c]) - mean;
     squares += x * x;
   }
-  const float factor = 1.0F / sqrtf(block_sum(squares) / static_cast<float>(width) + epsilon);
+  const float factor = 1.0F / sqrtf(block_sum<row_threads>(squares) / static_cast<float>(width) + epsilon);
   for (std::int64_t c = threadIdx.x; c < width; c += row_threads) {
     const float x = (to_float(from[c]) - mean) * factor * to_float(weight[c]);
     to[c] = from_float<T>(bias == nullptr ? x : x + to_float(bias[c]));

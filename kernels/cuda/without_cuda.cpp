@@ -9,7 +9,7 @@ std::vector<std::string> cuda_devices() {
   return {};
 }
 
-std::unique_ptr<Device> make_cuda_device(const DeviceOptions&, int) {
+std::unique_ptr<Device> make_cuda_device(const DeviceOptions&, int, ExpertKernels) {
   throw std::runtime_error("this program was built without CUDA");
 }
 

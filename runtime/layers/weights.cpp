@@ -33,8 +33,10 @@ struct Loader {
   /// By layer and number, as several layers may use the same.
   std::map<std::pair<int, int>, std::shared_ptr<const ExpertWeights>> experts{};
 
-  [[nodiscard]] std::unique_ptr<PackedMatrix> matrix(const StackedRef& refs) const {
-    return device.pack(checkpoint.source(refs));
+  [[nodiscard]] std::unique_ptr<PackedMatrix> matrix(const StackedRef& refs, WeightUse use = WeightUse::linear) const {
+    WeightSource source = checkpoint.source(refs);
+    source.use = use;
+    return device.pack(source);
   }
   /// A vector (1, width), stored as a row or as columns one below the other; empty for no references.
   [[nodiscard]] DeviceArray vector(const StackedRef& refs) const { return vector(refs, device.activation_type()); }
@@ -53,7 +55,8 @@ struct Loader {
   [[nodiscard]] ExpertWeights mlp(const ExpertRef& ref) const {
     StackedRef gate_up_bias = ref.gate_bias;
     gate_up_bias.insert(gate_up_bias.end(), ref.up_bias.begin(), ref.up_bias.end());
-    return {matrix({ref.gate, ref.up}), matrix({ref.down}), vector(gate_up_bias), vector(ref.down_bias), ref.gating};
+    return {matrix({ref.gate, ref.up}, WeightUse::expert_gate_up), matrix({ref.down}, WeightUse::expert_down),
+            vector(gate_up_bias), vector(ref.down_bias), ref.gating};
   }
   [[nodiscard]] LatentWeights latent(const LatentSpec& spec) const {
     LatentWeights out;

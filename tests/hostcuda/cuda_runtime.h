@@ -9,8 +9,10 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #define COTERIE_HOSTCUDA
+#define CUDART_VERSION 13000
 
 #define __global__
 #define __device__
@@ -18,6 +20,7 @@
 #define __forceinline__ inline
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   constexpr dim3(unsigned columns = 1, unsigned rows = 1, unsigned layers = 1) : x(columns), y(rows), z(layers) {}
@@ -34,14 +37,20 @@ extern dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 namespace hostcuda {
 
-/// Runs `body` as every thread of every block.
-void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
+/// Runs `body` as every thread of every block. More than 48 KiB of shared memory need cudaFuncSetAttribute before.
+void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body, const void* kernel);
 
 /// Waits for the threads of the block, or of the warp.
 void wait_for_block();
 void wait_for_warp();
 /// The memory that a launch asked for, contents undefined.
 [[nodiscard]] std::byte* dynamic_shared();
+[[nodiscard]] std::size_t dynamic_shared_bytes();
+/// Lets other threads go on, of a thread that waits for what they do; changed() when it did something that one may wait
+/// for. Threads that all wait with nothing changing end the program.
+void poll();
+void changed();
+[[noreturn]] void fail(const char* what);
 /// Another lane's value. All lanes of the warp take part.
 [[nodiscard]] std::uint64_t exchange(std::uint64_t value, unsigned lane);
 [[nodiscard]] unsigned lane();
@@ -85,6 +94,17 @@ T __shfl_sync(unsigned, T value, unsigned from) {
   return hostcuda::shuffle(value, from % 32);
 }
 
+template <class T>
+T atomicAdd(T* at, T value) {
+  return std::exchange(*at, *at + value);
+}
+inline float __expf(float x) {
+  return std::exp(x);
+}
+inline float __fdividef(float x, float y) {
+  return x / y;
+}
+
 // The functions of the CUDA runtime that the project calls.
 using cudaStream_t = struct CUstream_st*;
 namespace hostcuda {
@@ -107,7 +127,11 @@ struct cudaDeviceProp {
   char name[256];
   cudaUUID_t uuid;
   int major, minor;
+  int multiProcessorCount;
 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0, cudaDriverEntryPointSymbolNotFound = 1 };
+constexpr unsigned long long cudaEnableDefault = 0;
 
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaSetDevice(int device);
@@ -127,5 +151,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamQuery(cudaStream_t stream);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
+cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
+                                             unsigned long long flags, cudaDriverEntryPointQueryResult* found);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);

@@ -22,15 +22,16 @@ struct CUstream_st {
 dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 namespace hostcuda {
-namespace {
 
-namespace context = boost::context;
-
-[[noreturn]] void fail(const char* what) {
+void fail(const char* what) {
   std::fprintf(stderr, "hostcuda: %s (block %u %u %u, thread %u %u %u)\n", what, blockIdx.x, blockIdx.y, blockIdx.z,
                threadIdx.x, threadIdx.y, threadIdx.z);
   std::abort();
 }
+
+namespace {
+
+namespace context = boost::context;
 
 enum class State { ready, at_block_barrier, at_warp_barrier, done };
 
@@ -49,6 +50,8 @@ struct Block {
 };
 Block block;
 std::vector<std::byte> shared;
+std::map<const void*, std::size_t> allowed_shared;  // bytes, of kernels that asked for more than any has
+bool has_changed = false;                           // since the threads had their last turn
 context::pooled_fixedsize_stack stacks(std::size_t{64} << 10);
 
 /// Device memory: from one range of addresses, which the host may not touch outside of copies and kernels. Under
@@ -186,6 +189,7 @@ void run_block(const std::function<void()>& body, std::mt19937& random) {
     });
   }
   const auto running = [](const Thread& thread) { return thread.state != State::done; };
+  int idle = 0;
   while (std::ranges::any_of(block.threads, running)) {
     std::shuffle(order.begin(), order.end(), random);
     for (const std::size_t i : order) {
@@ -195,11 +199,17 @@ void run_block(const std::function<void()>& body, std::mt19937& random) {
       threadIdx = thread.index;
       thread.fiber = std::move(thread.fiber).resume();
     }
+    const bool some_poll = std::ranges::any_of(block.threads, [](const Thread& t) { return t.state == State::ready; });
     bool released = release(0, count, State::at_block_barrier);
     for (std::size_t warp = 0; warp < count; warp += 32) {
       released = release(warp, std::min(warp + 32, count), State::at_warp_barrier) || released;
     }
-    if (!released && std::ranges::any_of(block.threads, running)) fail("threads wait at different barriers");
+    if (!released && !some_poll && std::ranges::any_of(block.threads, running)) {
+      fail("threads wait at different barriers");
+    }
+    constexpr int patience = 1000;  // of turns, while copies end by chance
+    idle = released || std::exchange(has_changed, false) ? 0 : idle + 1;
+    if (idle > patience) fail("threads wait for what nobody does");
   }
 }
 
@@ -231,12 +241,15 @@ void count_copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind ki
   if (!is_pinned(kind == cudaMemcpyHostToDevice ? from : to, bytes)) ++counted.pageable_copies;
 }
 
-void run(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body) {
+void run(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body, const void* kernel) {
   constexpr std::size_t most_threads = 1024;
   constexpr std::size_t most_shared = std::size_t{48} << 10;
   const std::size_t threads = std::size_t{size.x} * size.y * size.z;
   if (threads == 0 || threads > most_threads || grid.y > 65535 || grid.z > 65535) fail("a launch out of range");
-  if (shared_bytes > most_shared) fail("a launch with more than 48 KiB of shared memory");
+  const auto allowed = allowed_shared.find(kernel);
+  if (shared_bytes > (allowed == allowed_shared.end() ? most_shared : allowed->second)) {
+    fail("a launch with more shared memory than its kernel may have");
+  }
   static std::mt19937 random(seed());
   const Opened opened;
   gridDim = grid;
@@ -262,6 +275,18 @@ void wait_for_block() {
 
 void wait_for_warp() {
   wait(State::at_warp_barrier);
+}
+
+void poll() {
+  wait(State::ready);
+}
+
+void changed() {
+  has_changed = true;
+}
+
+std::size_t dynamic_shared_bytes() {
+  return shared.size();
 }
 
 std::byte* dynamic_shared() {
@@ -300,7 +325,7 @@ cudaError_t cudaDeviceGetPCIBusId(char* id, int length, int) {
 }
 
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
-  *properties = {"hostcuda", {}, 0, 0};
+  *properties = {"hostcuda", {}, 9, 0, 3};
   return cudaSuccess;
 }
 
@@ -382,6 +407,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   ++hostcuda::counted.waits;
   while (cudaStreamQuery(stream) != cudaSuccess) {
   }
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  constexpr int most = 227 << 10;
+  if (value < 0 || value > most) return cudaErrorInvalidValue;
+  hostcuda::allowed_shared[kernel] = static_cast<std::size_t>(value);
   return cudaSuccess;
 }
 

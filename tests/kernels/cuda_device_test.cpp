@@ -19,6 +19,9 @@ const DeviceCase cases[] = {{"f32", {DType::f32, 1}, make}, {"bf16", {DType::bf1
 INSTANTIATE_TEST_SUITE_P(Cuda, DeviceTest, testing::ValuesIn(cases),
                          [](const auto& instance) { return instance.param.name; });
 
+INSTANTIATE_TEST_SUITE_P(Cuda, GradientDeviceTest, testing::ValuesIn(std::span(cases).first(1)),
+                         [](const auto& instance) { return instance.param.name; });
+
 /// The same operation on two devices with weights in bf16: one with activations in f32, which the suite has judged, one
 /// with activations in bf16. Inputs are bf16's numbers.
 class Bf16Activations : public testing::Test {
