@@ -1,17 +1,21 @@
 // Times a GPU's operations in bf16, each call by itself and with cold caches, from the call to its end as the host sees
-// it: grouped experts beside a loop of cuBLAS calls, rows and attention beside a copy inside the device's memory, the
-// router. usage: cuda_bench [largest]; largest: GiB of experts' weights at a time (8)
+// it: grouped experts by each kernel that there is beside cuBLAS (a loop of calls, and grouped calls) and the rate of
+// one dense product, rows and attention beside a copy inside the device's memory, the router.
+// usage: cuda_bench [largest]; largest: GiB of experts' weights at a time (23), which it keeps twice
 #include "kernels/cuda_devices.hpp"
 #include "tests/bench/cublas_loop.hpp"
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <numeric>
 #include <random>
+#include <span>
+#include <stdexcept>
 #include <vector>
 
 namespace coterie {
@@ -29,6 +33,8 @@ struct Model {
   std::int64_t hidden, intermediate;
 };
 
+constexpr DeviceOptions kInBf16{DType::bf16, 1, DType::bf16};
+
 class CudaBench {
  public:
   explicit CudaBench(std::unique_ptr<Device> device) : device_(std::move(device)) {
@@ -39,40 +45,27 @@ class CudaBench {
     }
     const std::size_t bytes = std::size_t{1} << 30;
     const DeviceMemory from = device_->allocate(bytes), to = device_->allocate(bytes);
-    std::vector<double> times;
-    for (int i = 0; i < 9; ++i) times.push_back(peer_.copy_seconds(to.get(), from.get(), bytes));
-    std::ranges::sort(times);
-    copy_ = 2.0 * static_cast<double>(bytes) / times[times.size() / 2];
-    std::printf("%s; a copy in its memory reads and writes %.0f GB/s together\n", device_->name().c_str(),
-                1e-9 * copy_);
+    copy_ = 2.0 * static_cast<double>(bytes) / median([&] { return peer_.copy_seconds(to.get(), from.get(), bytes); });
+    constexpr std::int64_t size = 8192;
+    const Array a = array(size, size), b = array(size, size), out = array(size, size);
+    dense_ = 2.0 * size * size * size / median([&] { return peer_.dense_seconds(a.tensor, b.tensor, out.tensor); });
+    std::printf(
+        "%s; a copy in its memory reads and writes %.0f GB/s together; cuBLAS multiplies %ld^3 at %.0f TFLOP/s\n",
+        device_->name().c_str(), 1e-9 * copy_, static_cast<long>(size), 1e-12 * dense_);
+    try {
+      wgmma_ = make_cuda_device(kInBf16, 0, ExpertKernels::wgmma);
+    } catch (const std::runtime_error& e) {
+      std::printf("without wgmma: %s\n", e.what());
+    }
   }
 
-  void experts(const Model& model, int count, std::int64_t rows_each, bool skewed) {
-    const std::int64_t rows = rows_each * count;
-    std::vector<ExpertWeights> weights(static_cast<std::size_t>(count));
-    for (ExpertWeights& w : weights) {
-      w.gate_up = matrix(2 * model.intermediate, model.hidden);
-      w.down = matrix(model.hidden, model.intermediate);
+  /// `loads`: rows of each expert on average.
+  void experts(const Model& model, int count, std::span<const std::int64_t> loads) {
+    const std::vector<ExpertWeights> weights = copies(model, count, *device_);
+    const std::vector<ExpertWeights> slabs = wgmma_ ? copies(model, count, *wgmma_) : std::vector<ExpertWeights>{};
+    for (const std::int64_t rows_each : loads) {
+      for (const bool skewed : {false, true}) experts(model, weights, slabs, rows_each, skewed);
     }
-    // Skewed: half of all rows go to the first expert.
-    std::vector<ExpertRows> groups;
-    std::int64_t first = 0;
-    for (int e = 0; e < count; ++e) {
-      std::int64_t of = rows_each;
-      if (skewed)
-        of = e == 0 ? rows / 2 : (rows - rows / 2) * e / (count - 1) - (rows - rows / 2) * (e - 1) / (count - 1);
-      if (of > 0) groups.push_back({&weights[static_cast<std::size_t>(e)], first, of});
-      first += of;
-    }
-    const Array in = array(rows, model.hidden), out = array(rows, model.hidden);
-    const Array between = array(rows, 2 * model.intermediate);
-    const auto times = time_in_turn({[&] { device_->experts(in.tensor, groups, out.tensor); },
-                                     [&] { peer_.experts(in.tensor, groups, between.tensor, out.tensor); }});
-    const double numbers = 3.0 * static_cast<double>(model.hidden * model.intermediate);
-    std::printf("%-12s %4d %6ld %-8s %10.1f %8.1f %8.0f %12.1f %8.2f\n", model.name, count,
-                static_cast<long>(rows_each), skewed ? "skewed" : "uniform", 1e6 * times[0],
-                2e-12 * numbers * static_cast<double>(rows) / times[0],
-                2e-9 * numbers * static_cast<double>(groups.size()) / times[0], 1e6 * times[1], times[1] / times[0]);
   }
 
   void rows(std::int64_t tokens, std::int64_t hidden) {
@@ -127,18 +120,101 @@ class CudaBench {
   }
 
  private:
-  /// Median seconds of each, in turn.
+  void experts(const Model& model, const std::vector<ExpertWeights>& weights, const std::vector<ExpertWeights>& slabs,
+               std::int64_t rows_each, bool skewed) {
+    const auto count = static_cast<int>(weights.size());
+    const std::int64_t rows = rows_each * count;
+    // Skewed: half of all rows go to the first expert.
+    std::vector<ExpertRows> groups;
+    std::int64_t first = 0;
+    for (int e = 0; e < count; ++e) {
+      std::int64_t of = rows_each;
+      if (skewed)
+        of = e == 0 ? rows / 2 : (rows - rows / 2) * e / (count - 1) - (rows - rows / 2) * (e - 1) / (count - 1);
+      if (of > 0) groups.push_back({&weights[static_cast<std::size_t>(e)], first, of});
+      first += of;
+    }
+    std::vector<ExpertRows> in_slabs = groups;
+    if (wgmma_) {
+      for (ExpertRows& group : in_slabs) group.expert = &slabs[static_cast<std::size_t>(group.expert - weights.data())];
+    }
+    const Array in = array(rows, model.hidden), out = array(rows, model.hidden);
+    const Array between = array(rows, 2 * model.intermediate);
+    const auto by_device = [&](Device& device, std::span<const ExpertRows> of) {
+      device.experts(in.tensor, of, out.tensor);
+      device.wait();
+    };
+    std::vector<Call> calls{[&] { by_device(*device_, groups); },
+                            [&] {
+                              peer_.experts(in.tensor, groups, between.tensor, out.tensor);
+                              peer_.wait();
+                            }};
+    const bool has_grouped = peer_.grouped_experts(in.tensor, groups, between.tensor, out.tensor);
+    peer_.wait();
+    if (has_grouped) {
+      calls.emplace_back([&] {
+        (void)peer_.grouped_experts(in.tensor, groups, between.tensor, out.tensor);
+        peer_.wait();
+      });
+    }
+    if (wgmma_) calls.emplace_back([&] { by_device(*wgmma_, in_slabs); });
+    const std::vector<double> times = time_in_turn(calls);
+    const double best_peer = has_grouped ? std::min(times[1], times[2]) : times[1];
+    const double best = wgmma_ ? std::min(times[0], times.back()) : times[0];
+    const double numbers = 3.0 * static_cast<double>(model.hidden * model.intermediate);
+    const double rate = 2 * numbers * static_cast<double>(rows) / best;
+    const double bytes = 2 * numbers * static_cast<double>(groups.size()) / best;
+    const auto time = [](double seconds) { return seconds > 0 ? 1e6 * seconds : NAN; };
+    std::printf("%-12s %4d %6ld %-8s %9.1f %9.1f %9.1f %9.1f %8.1f %6.0f %8.0f %6.0f %6.2f\n", model.name, count,
+                static_cast<long>(rows_each), skewed ? "skewed" : "uniform", time(wgmma_ ? times.back() : 0),
+                time(times[0]), time(times[1]), time(has_grouped ? times[2] : 0), 1e-12 * rate, 100 * rate / dense_,
+                1e-9 * bytes, 100 * bytes / copy_, best_peer / best);
+    std::fflush(stdout);
+  }
+
+  /// So many experts with the same numbers, each in memory of its own.
+  std::vector<ExpertWeights> copies(const Model& model, int count, Device& device) {
+    const auto gate_up = matrix(2 * model.intermediate, model.hidden, device, WeightUse::expert_gate_up);
+    const auto down = matrix(model.hidden, model.intermediate, device, WeightUse::expert_down);
+    const auto copy = [&](const PackedMatrix& matrix) {
+      const std::span<const std::byte> bytes = matrix.bytes();
+      DeviceMemory& memory = memory_.emplace_back(device.allocate(bytes.size()));
+      (void)peer_.copy_seconds(memory.get(), bytes.data(), bytes.size());
+      return device.adopt(matrix.form(), {memory.get(), bytes.size()});
+    };
+    std::vector<ExpertWeights> experts(static_cast<std::size_t>(count));
+    for (ExpertWeights& expert : experts) {
+      expert.gate_up = copy(*gate_up);
+      expert.down = copy(*down);
+    }
+    return experts;
+  }
+
+  template <class Seconds>
+  static double median(const Seconds& seconds) {
+    std::vector<double> times;
+    for (int i = -2; i < 9; ++i) {
+      const double time = seconds();
+      if (i >= 0) times.push_back(time);
+    }
+    std::ranges::sort(times);
+    return times[times.size() / 2];
+  }
+
+  /// Median seconds of each, in turn: 11 times, fewer of what takes long.
   std::vector<double> time_in_turn(const std::vector<Call>& calls) {
-    constexpr int kTimes = 11;
+    constexpr int kTimes = 11, kLeast = 3;
+    constexpr double kEnough = 1;  // seconds
     std::vector<std::vector<double>> times(calls.size());
-    for (int i = -2; i < kTimes; ++i) {
+    double all = 0;
+    for (int i = -2; i < kTimes && (i < kLeast || all < kEnough); ++i) {
       for (std::size_t c = 0; c < calls.size(); ++c) {
         peer_.forget();
         const auto start = std::chrono::steady_clock::now();
         calls[c]();
         device_->wait();
-        peer_.wait();
         const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+        all += taken.count();
         if (i >= 0) times[c].push_back(taken.count());
       }
     }
@@ -151,10 +227,14 @@ class CudaBench {
   }
 
   std::unique_ptr<PackedMatrix> matrix(std::int64_t rows, std::int64_t cols) {
+    return matrix(rows, cols, *device_, WeightUse::linear);
+  }
+  std::unique_ptr<PackedMatrix> matrix(std::int64_t rows, std::int64_t cols, Device& device, WeightUse use) {
     WeightSource source;
     source.rows = rows;
     source.cols = cols;
     source.fits_bf16 = true;
+    source.use = use;
     source.read_bf16 = [&](std::int64_t first, std::int64_t count, std::uint16_t* out) {
       for (std::int64_t left = count * cols; left > 0; left -= static_cast<std::int64_t>(halves_.size())) {
         const auto some = static_cast<std::size_t>(std::min<std::int64_t>(left, std::ssize(halves_)));
@@ -162,7 +242,7 @@ class CudaBench {
       }
       (void)first;
     };
-    return device_->pack(source);
+    return device.pack(source);
   }
 
   Array array(std::int64_t rows, std::int64_t cols) {
@@ -176,10 +256,13 @@ class CudaBench {
     return a;
   }
 
-  std::unique_ptr<Device> device_;
+  std::unique_ptr<Device> device_;  ///< all its weights row-major
+  std::unique_ptr<Device> wgmma_;   ///< or none
   CublasLoop peer_;
+  std::vector<DeviceMemory> memory_;  ///< of experts
   std::vector<std::uint16_t> halves_ = std::vector<std::uint16_t>(std::size_t{1} << 20);
-  double copy_ = 0;  ///< bytes read and written a second
+  double copy_ = 0;   ///< bytes read and written a second
+  double dense_ = 0;  ///< operations a second
 };
 
 constexpr Model kModels[] = {
@@ -190,17 +273,18 @@ int run(double largest) {
     std::printf("no GPU\n");
     return 77;
   }
-  CudaBench bench(make_cuda_device({DType::bf16, 1, DType::bf16}, 0));
-  std::printf("\nexperts\n%-12s %4s %6s %-8s %10s %8s %8s %12s %8s\n", "shapes of", "E", "rows", "load", "us",
-              "TFLOP/s", "GB/s", "cuBLAS us", "ratio");
+  CudaBench bench(make_cuda_device(kInBf16, 0, ExpertKernels::mma));
+  std::printf(
+      "\nexperts: us of each; the best of our own in TFLOP/s, %% of dense, GB/s of weights, %% of a copy, and how many "
+      "times as fast as the best of cuBLAS\n%-12s %4s %6s %-8s %9s %9s %9s %9s %8s %6s %8s %6s %6s\n",
+      "shapes of", "E", "rows", "load", "wgmma", "mma", "cuBLAS", "grouped", "TFLOP/s", "%", "GB/s", "%", "times");
   for (const Model& model : kModels) {
     for (const int count : {8, 32, 128, 256}) {
       const double gib = 6.0 * static_cast<double>(model.hidden * model.intermediate) * count / (1U << 30);
       if (gib > largest) continue;
-      for (const std::int64_t rows : {1, 16, 128, 512, 4096}) {
-        if (rows * count > (1 << 17)) continue;
-        for (const bool skewed : {false, true}) bench.experts(model, count, rows, skewed);
-      }
+      std::vector<std::int64_t> loads{1, 16, 128, 512, 4096};
+      std::erase_if(loads, [&](std::int64_t rows) { return rows * count > (1 << 17); });
+      bench.experts(model, count, loads);
     }
   }
   std::printf("\nrows\n");
@@ -222,7 +306,7 @@ int run(double largest) {
 
 int main(int argc, char** argv) {
   try {
-    return coterie::run(argc > 1 ? std::atof(argv[1]) : 8);
+    return coterie::run(argc > 1 ? std::atof(argv[1]) : 23);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "cuda_bench: %s\n", e.what());
     return 1;
