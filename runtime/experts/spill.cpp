@@ -11,7 +11,7 @@ namespace {
 constexpr std::size_t kMicroBatches = 2;
 constexpr std::int64_t kManyMore = 2;        // times the rows
 constexpr int kLongestVain = 6;              // then every 64th call is planned
-constexpr int kSurely = 2;                   // times what a plan costs it must gain: predictions are rough
+constexpr int kSurely = 3;                   // times what a plan costs it must gain: gains of twice that were none
 constexpr std::int64_t kGrowthShare = 16;    // of the overhead, with each gather, until a shorter one is seen
 constexpr std::int64_t kGrowth = 1'000'000;  // picoseconds, the same
 constexpr std::int64_t kUnknown = 1 << 16;   // tokens of the first step: enough that counts are gathered
@@ -110,7 +110,8 @@ const DispatchPlan& Spill::plan(int layer, std::span<const std::int32_t> counts,
   if (options_.planner) own_ = options_.planner(layers_[layer], counts, cached);
   const DispatchPlan& plan = options_.planner ? own_ : planner_.plan(layers_[layer], counts, cached);
   Patience& patience = patience_[layer];
-  const bool pays = plan.before - plan.after > kSurely * overhead_;
+  const bool pays = options_.dispatch.policy == DispatchPolicy::llep ||  // it doesn't ask
+                    plan.before - plan.after > kSurely * overhead_;
   patience.in_vain = pays ? 0 : std::min(patience.in_vain + 1, kLongestVain);
   patience.wait = (1 << patience.in_vain) - 1;
   counts_.add(plan, layers_[layer], counts, rank_);

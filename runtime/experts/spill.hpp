@@ -54,7 +54,8 @@ class Spill {
   Spill(const SpillOptions& options, std::vector<DispatchLayer> layers, int rank, Device& device);
 
   /// Whether the counts of a layer with so many rows, one per (token, expert) on all ranks, are worth gathering: not
-  /// where no spill can pay at all, and seldom where the last ones didn't. Every rank asks before every call.
+  /// where no spill can pay at all, and seldom where the last ones didn't; LLEP's policy doesn't ask what pays. Every
+  /// rank asks before every call.
   [[nodiscard]] bool may_pay(int layer, std::int64_t rows);
   /// Every rank's `mine`, one after the other. Collective, before a plan. Throws CommError when ranks don't know the
   /// caches alike. Where any rank's weights changed, all drop what they keep.

@@ -270,6 +270,19 @@ TEST_P(SpillTest, WherePlansGainNothingFewerAndFewerAreMade) {
   EXPECT_GT(calls["paused"], calls["not_worth_it"]);
 }
 
+TEST_P(SpillTest, LlepPlansEveryCallWhateverItCosts) {
+  JobOptions options;
+  options.spill = spilling(DispatchPolicy::llep, kAmple);
+  options.spill->dispatch.llep_threshold = 100;
+  options.spill->counts_gather = std::int64_t{1} << 50;
+  const JobResult got = run(options);
+  expect_reference(got);
+  if (comm_.rank() != 0) return;
+  const auto& calls = got.metrics["dispatch"]["calls"];
+  EXPECT_GT(calls["balanced"], 0);
+  EXPECT_EQ(calls["paused"], 0);
+}
+
 const char* const kFew[] = {"mixtral", "qwen2-moe", "gpt-oss", "deepseek-v3"};
 const char* const kAll[] = {
     "mixtral",          "mixtral-variants", "olmoe",       "olmoe-top1",   "qwen2-moe",   "qwen3-moe", "granitemoe",
