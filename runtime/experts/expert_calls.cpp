@@ -7,6 +7,7 @@ namespace coterie {
 namespace {
 
 constexpr std::int64_t kPieceFlop = 100'000'000;  // a millisecond of a core, about
+constexpr std::int64_t kPieceRows = 16;  // of an expert at least, however large it is: each piece reads its weights
 
 std::int64_t flop_of_row(const ExpertWeights& weights) {
   const PackedMatrix& gate_up = *weights.gate_up;
@@ -25,7 +26,7 @@ std::vector<ExpertRows> compute_meanwhile(Exchange& exchange, std::span<const Ex
     for (std::int64_t flop = 0; flop < kPieceFlop && !left.empty();) {
       ExpertRows& next = left.back();
       const std::int64_t row = flop_of_row(*next.expert);
-      const std::int64_t rows = std::min(next.rows, (kPieceFlop - flop + row - 1) / row);
+      const std::int64_t rows = std::min(next.rows, std::max(kPieceRows, (kPieceFlop - flop + row - 1) / row));
       piece.push_back({next.expert, next.first_row, rows});
       flop += rows * row;
       next.first_row += rows;
