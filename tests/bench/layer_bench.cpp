@@ -1,11 +1,14 @@
 // One MoE layer under each dispatch policy, interleaved in one run, on LLEP's workloads (arXiv 2601.17111):
 //   mpirun -n P layer_bench [--model NAME] [--scale S] [--tokens T] [--repeats N] [--backward] [--load TEXT]
+//   mpirun -n P layer_bench --overlap ...
 //   mpirun -n P layer_bench --peak POLICY --load TEXT ...
 // Models by name, hidden and intermediate size and the tokens of LLEP's 8 ranks divided by the scale. A load is
 // "balanced" or a share of all rows spread over the first 1, 4 or 16 experts, "95 % in 1", the rest over the others;
 // --load picks one. Which row chose which expert is shuffled anew in each repeat; a row may choose one twice, else no
-// expert could get more than 1/k of all. Times are the slowest rank's medians. With --peak a process runs one policy
-// and tells its memory, for a peak is a process's.
+// expert could get more than 1/k of all. In each repeat another policy is the first; times are the slowest rank's
+// medians. With --overlap it is least-loaded dispatch beside the same that waits for weights before it computes
+// anything. With --peak a process runs one policy and tells its memory, for a peak is a process's.
+#include "comm/wrapped_communicator.hpp"
 #include "placement/splitmix.hpp"
 #include "runtime/cost/calibration.hpp"
 #include "runtime/experts/expert_layer.hpp"
@@ -20,7 +23,9 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace coterie {
@@ -57,15 +62,43 @@ std::vector<Load> loads() {
 struct Policy {
   std::string name;
   DispatchPolicy policy;
+  bool overlaps = true;  ///< computes while weights are under way
 };
-const std::vector<Policy> policies = {
+using Policies = std::vector<Policy>;
+const Policies all_policies = {
     {"plain", DispatchPolicy::plain}, {"llep", DispatchPolicy::llep}, {"least-loaded", DispatchPolicy::least_loaded}};
+const Policies without_and_with_overlap = {{"least-loaded that waits", DispatchPolicy::least_loaded, false},
+                                           {"least-loaded", DispatchPolicy::least_loaded}};
+
+/// Can make rows wait for weights, as if all came in one piece.
+class MayOverlap final : public WrappedCommunicator {
+ public:
+  using WrappedCommunicator::WrappedCommunicator;
+
+  bool overlaps = true;
+
+  [[nodiscard]] bool progress() override { return all_ || inner_.progress(); }
+  [[nodiscard]] Inbox& wait_for_rows() override {
+    if (overlaps) return inner_.wait_for_rows();
+    if (!all_) all_ = inner_.finish();
+    return *all_;
+  }
+  [[nodiscard]] Inbox finish() override {
+    if (!all_) return inner_.finish();
+    return *std::exchange(all_, {});
+  }
+
+ private:
+  std::optional<Inbox> all_;
+};
 
 struct Options {
   std::string model, load, peak;
   std::int64_t scale = 8, tokens = 0;
   int repeats = 5;
-  bool backward = false;
+  bool backward = false, overlap = false;
+
+  [[nodiscard]] const Policies& policies() const { return overlap ? without_and_with_overlap : all_policies; }
 };
 
 std::vector<float> random_numbers(std::int64_t count, float size, std::uint64_t seed) {
@@ -141,6 +174,7 @@ class Bench {
       : model_(model),
         options_(options),
         comm_(comm),
+        layers_comm_(comm),
         x_(random_numbers(model.tokens * model.hidden, 1, 1 + comm.rank())),
         y_(x_.size()),
         dx_(options.backward ? x_.size() : 0),
@@ -150,7 +184,7 @@ class Bench {
         costs_(dispatch_costs(machine_, model.hidden, model.intermediate, 12 * model.hidden * model.intermediate,
                               8 * model.hidden)),
         layer_({model.hidden, model.intermediate, model.top_k}, contiguous(model.experts, comm.node_of_rank()),
-               {.costs = costs_}, *device_, comm) {
+               {.costs = costs_}, *device_, layers_comm_) {
     const std::int64_t numbers = model.hidden * model.intermediate;
     const float size = 1 / std::sqrt(static_cast<float>(model.hidden));
     for (const int e : layer_.held()) {
@@ -165,11 +199,13 @@ class Bench {
 
   /// Collective.
   [[nodiscard]] std::vector<Measured> measure(const Load& load) {
+    const Policies& policies = options_.policies();
     std::vector<Measured> all(policies.size());
     for (int repeat = -1; repeat < options_.repeats; ++repeat) {  // the first is for the allocations
       choose(load, repeat + 1);
-      for (std::size_t p = 0; p < policies.size(); ++p) {
-        Measured once = run(policies[p].policy);
+      for (std::size_t turn = 0; turn < policies.size(); ++turn) {
+        const std::size_t p = (turn + static_cast<std::size_t>(repeat + 1)) % policies.size();
+        Measured once = run(policies[p]);
         if (repeat < 0) continue;
         all[p].forward.push_back(once.forward[0]);
         if (options_.backward) all[p].backward.push_back(once.backward[0]);
@@ -182,7 +218,7 @@ class Bench {
   }
 
   /// MiB of the fullest rank: at the most, and that without what it has before the layer runs. Collective.
-  std::pair<double, double> peak(const Load& load, DispatchPolicy policy) {
+  std::pair<double, double> peak(const Load& load, const Policy& policy) {
     choose(load, 0);
     const double before = memory("VmRSS");
     std::ofstream("/proc/self/clear_refs") << 5;  // forgets the peak so far
@@ -209,11 +245,12 @@ class Bench {
     chosen_.assign(mine, mine + model_.tokens * model_.top_k);
   }
 
-  [[nodiscard]] Measured run(DispatchPolicy policy) {
+  [[nodiscard]] Measured run(const Policy& policy) {
     using Clock = std::chrono::steady_clock;
     const auto seconds = [](auto from, auto to) { return std::chrono::duration<double>(to - from).count(); };
     DispatchOptions dispatch;
-    dispatch.policy = policy;
+    dispatch.policy = policy.policy;
+    layers_comm_.overlaps = policy.overlaps;
     dispatch.llep_min_rows = std::max<std::int64_t>(1, dispatch.llep_min_rows / options_.scale);
     layer_.set_dispatch({.dispatch = dispatch, .costs = costs_});
     (void)largest(comm_, 0);  // all begin together
@@ -236,6 +273,7 @@ class Bench {
   Model model_;
   Options options_;
   Communicator& comm_;
+  MayOverlap layers_comm_;
   std::unique_ptr<Device> device_ = make_cpu_device({DType::f32, 1});
   std::vector<float> x_, y_, dx_, gates_, by_gates_;
   Machine machine_;
@@ -272,7 +310,9 @@ void report_times(Bench& bench, const Load& load, bool backward, bool prints) {
   if (backward) print_times("", back), print_times("", both);
   std::printf("  ");
   for (const Measured& of : m) std::printf(" %8.0f", of.rows);
-  std::printf("   %3.0f %3.0f\n", m[1].guests, m[2].guests);
+  std::printf("  ");
+  for (const Measured& of : m) std::printf(" %3.0f", of.guests);
+  std::printf("\n");
   std::fflush(stdout);
 }
 
@@ -284,17 +324,20 @@ void run(const Options& options, Communicator& comm) {
     model.intermediate /= options.scale;
     model.tokens = options.tokens > 0 ? options.tokens : kPaperRanks * model.tokens / (options.scale * comm.ranks());
     Bench bench(model, options, comm);
+    const Link link = bench.machine().between_nodes.value_or(bench.machine().inside_node);
+    std::string names;
+    for (const Policy& policy : options.policies()) names += (names.empty() ? "" : ", ") + policy.name;
     if (prints && options.peak.empty()) {
       std::printf(
           "%s / %lld on %d ranks: %d experts, top %d, hidden %lld, intermediate %lld, %lld tokens a rank\n"
           "measured: %.1f us and %.2f GB/s between ranks, %.0f GFLOP/s in products of %lld rows\n"
-          "forward%s: plain, llep, least-loaded in ms, then the last two's speed-ups over plain with the range; "
-          "rows of the fullest rank; most experts sent to a rank\n",
+          "forward%s: %s in ms, then speed-ups over the first with the range; rows of the fullest rank; most experts "
+          "sent to a rank\n",
           model.name.c_str(), static_cast<long long>(options.scale), comm.ranks(), model.experts, model.top_k,
           static_cast<long long>(model.hidden), static_cast<long long>(model.intermediate),
-          static_cast<long long>(model.tokens), 1e6 * bench.machine().inside_node.latency,
-          1e-9 * bench.machine().inside_node.bandwidth, 1e-9 * bench.machine().gemm.back().rate,
-          static_cast<long long>(bench.machine().gemm.back().rows), options.backward ? ", backward, both" : "");
+          static_cast<long long>(model.tokens), 1e6 * link.latency, 1e-9 * link.bandwidth,
+          1e-9 * bench.machine().gemm.back().rate, static_cast<long long>(bench.machine().gemm.back().rows),
+          options.backward ? ", backward, both" : "", names.c_str());
     }
     for (const Load& load : loads()) {
       if (!options.load.empty() && load.name != options.load) continue;
@@ -302,9 +345,9 @@ void run(const Options& options, Communicator& comm) {
         report_times(bench, load, options.backward, prints);
         continue;
       }
-      for (const Policy& policy : policies) {
+      for (const Policy& policy : all_policies) {
         if (policy.name != options.peak) continue;
-        const auto [all, own] = bench.peak(load, policy.policy);
+        const auto [all, own] = bench.peak(load, policy);
         if (prints) {
           std::printf("%s / %lld %-12s %-12s %7.0f MiB at the most, %7.0f of them while it runs\n", model.name.c_str(),
                       static_cast<long long>(options.scale), load.name.c_str(), policy.name.c_str(), all, own);
@@ -326,6 +369,7 @@ Options parse(int argc, char** argv) {
   add("load", po::value(&o.load)->default_value(""));
   add("peak", po::value(&o.peak)->default_value(""));
   add("backward", po::bool_switch(&o.backward));
+  add("overlap", po::bool_switch(&o.overlap));
   po::variables_map values;
   po::store(po::parse_command_line(argc, argv, all), values);
   po::notify(values);
