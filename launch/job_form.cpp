@@ -32,7 +32,8 @@ std::int64_t ranks_together(Coherence coherence, const Topology& topology) {
 }
 
 /// Blocks of a rank's KV cache: as many as --kv-memory holds, else what the largest batch can need, but no more than
-/// the ranks' share of a quarter of the node's memory, or what weights and work leave of a GPU.
+/// the ranks' share of a quarter of the node's memory, or three quarters of what weights and work leave of a GPU: the
+/// rest is for steps with more work than reckoned.
 std::int64_t kv_blocks(const GenerateOptions& options, const JobFacts& facts, const Device& device, int rank,
                        Coherence coherence) {
   const auto& [spec, checkpoint, plan, topology, rules] = facts;
@@ -58,7 +59,7 @@ std::int64_t kv_blocks(const GenerateOptions& options, const JobFacts& facts, co
     }
     return blocks;
   }
-  return std::max<std::int64_t>(1, std::min(wanted, (gpu ? most : most / 4) / block));
+  return std::max<std::int64_t>(1, std::min(wanted, (gpu ? most / 4 * 3 : most / 4) / block));
 }
 
 /// The requests that an input file begins with, as many as the whole job runs at a time; answered ones too, so that a

@@ -87,7 +87,9 @@ void ExpertLayer::set_weights(int expert, std::span<const float> gate_up, std::s
 ExpertPass ExpertLayer::forward(const Tensor& x, const Choices& choices, const Tensor& out) {
   ExpertPass pass;
   SpillCall call;
-  Exchange exchange(comm_, depart(x, choices, pass, call), place("dispatch"));
+  Outbox dispatched = depart(x, choices, pass, call);
+  device_.wait();
+  Exchange exchange(comm_, std::move(dispatched), place("dispatch"));
   arrive(exchange.rows(), pass);
 
   scratch_.reset();
@@ -111,6 +113,7 @@ ExpertPass ExpertLayer::forward(const Tensor& x, const Choices& choices, const T
     sums[r] = Message(sizes_of({{Section::partial_sums, row_bytes(rows)}}));
     sum_pairs(results, pass.groups.contributions, pass, r, as_rows(sums[r].section(Section::partial_sums)));
   }
+  device_.wait();
   Inbox came = comm_.exchange(std::move(sums), place("combine"));
   sum_ranks(came, pass, out);
   return pass;
@@ -263,6 +266,7 @@ void ExpertLayer::backward(ExpertPass pass, const Tensor& out_gradient, const Gr
     rows[r] = Message(sizes_of({{Section::rows, row_bytes(static_cast<std::int64_t>(sent.size()))}}));
     device_.gather(out_gradient, sent, as_rows(rows[r].section(Section::rows)));
   }
+  device_.wait();
   Inbox arrived = comm_.exchange(std::move(rows), place("dispatch of gradients"));
 
   scratch_.reset();
@@ -288,6 +292,7 @@ void ExpertLayer::backward(ExpertPass pass, const Tensor& out_gradient, const Gr
       for (std::int64_t c = begin; c < end; ++c) out[c - begin] = by_gate[pass.groups.contributions[c].row];
     }
   }
+  device_.wait();
   Inbox came = comm_.exchange(std::move(back), place("combine of gradients"));
   sum_ranks(came, pass, gradients.x);
   std::fill(gradients.gates.begin(), gradients.gates.end(), 0.0F);
