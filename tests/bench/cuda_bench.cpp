@@ -66,6 +66,7 @@ class CudaBench {
     for (const std::int64_t rows_each : loads) {
       for (const bool skewed : {false, true}) experts(model, weights, slabs, rows_each, skewed);
     }
+    memory_.clear();
   }
 
   void rows(std::int64_t tokens, std::int64_t hidden) {
@@ -248,11 +249,15 @@ class CudaBench {
   Array array(std::int64_t rows, std::int64_t cols) {
     Array a;
     a.tensor = device_->allocate(rows, cols, a.memory);
-    std::vector<float> numbers(static_cast<std::size_t>(cols));
+    constexpr std::int64_t at_a_time = 256;  // rows, which are repeated
+    std::vector<float> numbers(static_cast<std::size_t>(std::min(rows, at_a_time) * cols));
     std::mt19937 random(4);
     std::uniform_real_distribution<float> number(-1, 1);
     for (float& x : numbers) x = number(random);
-    for (std::int64_t r = 0; r < rows; ++r) device_->upload(numbers, a.tensor.row_range(r, 1));
+    for (std::int64_t r = 0; r < rows; r += at_a_time) {
+      const std::int64_t some = std::min(at_a_time, rows - r);
+      device_->upload(std::span(numbers).first(static_cast<std::size_t>(some * cols)), a.tensor.row_range(r, some));
+    }
     return a;
   }
 
