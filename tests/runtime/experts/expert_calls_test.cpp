@@ -106,6 +106,27 @@ TEST_F(ExpertCallsTest, TheExchangeMovesOnBetweenPiecesOfOneExpertsRows) {
   EXPECT_LT(comm.left(), 1000 - 3);
 }
 
+/// Each piece reads all the weights, which takes longer than the products of a few rows.
+TEST_F(ExpertCallsTest, PiecesOfALargeExpertHaveManyRows) {
+  constexpr std::int64_t kLarge = 2048, kRows = 64;
+  const auto zeros = [&](std::int64_t rows) {
+    return device_->pack(
+        {rows, kLarge, [=](std::int64_t, std::int64_t count, float* out) { std::fill_n(out, count * kLarge, 0.0F); }});
+  };
+  ExpertWeights expert;
+  expert.gate_up = zeros(2 * kLarge);
+  expert.down = zeros(kLarge);
+  DeviceMemory in_memory, out_memory;
+  const Tensor in = device_->allocate(kRows, kLarge, in_memory), out = device_->allocate(kRows, kLarge, out_memory);
+  device_->upload(std::vector<float>(kRows * kLarge, 1), in);
+  SlowCommunicator comm(1000);
+  Exchange exchange(comm, Outbox(1), {"dispatch"});
+  const std::vector<ExpertRows> calls{{&expert, 0, kRows}};
+  EXPECT_TRUE(compute_meanwhile(exchange, calls, in, out, *device_).empty());
+  EXPECT_GE(comm.left(), 1000 - kRows / 16);
+  (void)exchange.all();
+}
+
 TEST_F(ExpertCallsTest, AnExpertWhoseWeightsNeverComeIsAFault) {
   Exchange nothing;
   const auto none = [](std::int32_t) -> const ExpertWeights* { return nullptr; };
