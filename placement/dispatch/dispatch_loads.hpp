@@ -55,6 +55,8 @@ class DispatchLoads {
   [[nodiscard]] std::span<const DispatchCopy> copies() const noexcept { return copies_; }
   /// (ranks): picoseconds.
   [[nodiscard]] const std::vector<std::int64_t>& times() const noexcept { return times_; }
+  /// The same without copies.
+  [[nodiscard]] const std::vector<std::int64_t>& planned_times() const noexcept { return planned_times_; }
   [[nodiscard]] std::int64_t rows(int expert) const noexcept { return totals_[expert]; }
   [[nodiscard]] std::int64_t node_rows(int node, int expert) const noexcept {
     return node_counts_[static_cast<std::size_t>(node) * layer_->experts + expert];
@@ -135,7 +137,7 @@ class DispatchLoads {
   std::vector<std::uint8_t> copied_;         ///< (experts): whether there is a copy
   std::vector<int> destinations_;            ///< (experts, places): of those
   std::vector<DispatchItem> items_;
-  std::vector<std::int64_t> times_;
+  std::vector<std::int64_t> times_, planned_times_;
   std::vector<std::int64_t> portion_, ways_;  ///< (ranks), of one expert
   std::vector<int> catcher_;                  ///< (nodes): the rank that gets the node's rows of it
   std::vector<std::uint64_t> signature_;      ///< (ranks), 0: not asked for yet

@@ -1,5 +1,7 @@
 #include "placement/dispatch/dispatch_rows.hpp"
 
+#include <utility>
+
 namespace coterie {
 
 void DispatchRows::begin(DispatchLoads& loads, int expert) {
@@ -8,19 +10,15 @@ void DispatchRows::begin(DispatchLoads& loads, int expert) {
   expert_ = expert;
   order_ = &loads.order();
   left_.assign(sources, sources + layer.ranks);
-  first_given_.assign(layer.ranks, -1);
-  last_given_.resize(layer.ranks);
+  given_of_place_.assign(layer.ranks, -1);
   given_.clear();
   given_.reserve(12 * (static_cast<std::size_t>(layer.ranks) + layer.holders + most_copies(layer)));
 }
 
 void DispatchRows::give(int place, int rank, std::int64_t rows) {
   if (rows == 0) return;
-  const auto index = static_cast<int>(given_.size());
-  (first_given_[place] < 0 ? first_given_[place] : given_[last_given_[place]].next) = index;
-  last_given_[place] = index;
-  given_.push_back({rank, rows, -1});
-  left_[place] -= rows;
+  given_.push_back({rank, rows, std::exchange(given_of_place_[place], static_cast<int>(given_.size()))});
+  left_[place] -= static_cast<std::int32_t>(rows);
 }
 
 void DispatchRows::write(const int* destinations, std::vector<DispatchPart>& parts) const {
@@ -37,7 +35,7 @@ void DispatchRows::write(const int* destinations, std::vector<DispatchPart>& par
   };
   for (const int p : order_->place_of_rank) {
     add(destinations[p], left_[p]);
-    for (int g = first_given_[p]; g >= 0; g = given_[g].next) add(given_[g].rank, given_[g].rows);
+    for (int g = given_of_place_[p]; g >= 0; g = given_[g].next) add(given_[g].rank, given_[g].rows);
   }
   if (end > begin) parts.push_back({expert_, rank, begin, end});
 }

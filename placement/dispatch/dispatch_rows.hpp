@@ -12,14 +12,14 @@ class DispatchRows {
  public:
   /// All rows of an expert, which nobody has yet.
   void begin(DispatchLoads& loads, int expert);
-  /// To `rank`, so many of the rank's in `place`: the next of them.
+  /// To `rank`, so many of the rank's in `place`: the last that are left.
   void give(int place, int rank, std::int64_t rows);
   [[nodiscard]] std::int64_t left(int place) const noexcept { return left_[place]; }
-  /// Appends parts by `from`; what is left, before what was given, goes to its place's destination.
+  /// Appends parts by `from`; what is left goes to its place's destination.
   void write(const int* destinations, std::vector<DispatchPart>& parts) const;
 
  private:
-  /// Rows of one source; those of a source are linked, the first first.
+  /// Rows of one source; those of a source are linked, the last first.
   struct Given {
     int rank = 0;
     std::int64_t rows = 0;
@@ -28,8 +28,8 @@ class DispatchRows {
 
   int expert_ = 0;
   const DispatchOrder* order_ = nullptr;
-  std::vector<std::int64_t> left_;             ///< (places): rows that nobody has yet
-  std::vector<int> first_given_, last_given_;  ///< (places): -1 ends
+  std::vector<std::int64_t> left_;   ///< (places): rows that nobody has yet
+  std::vector<int> given_of_place_;  ///< (places): -1 ends
   std::vector<Given> given_;
 };
 

@@ -17,7 +17,9 @@ std::int64_t common(std::int64_t a, std::int64_t b, std::int64_t from, std::int6
 void Llep::reserve(const DispatchLayer& layer) {
   const auto experts = static_cast<std::size_t>(layer.experts), ranks = static_cast<std::size_t>(layer.ranks);
   owner_.reserve(experts);
+  native_.reserve(ranks);
   load_.reserve(ranks);
+  least_.reserve(ranks);
   listed_.reserve(ranks);
   by_node_.reserve(ranks);
   list_.reserve(experts);
@@ -38,7 +40,7 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   reserve(layer);
   loads_ = &loads;
   owner_.resize(layer.experts);
-  load_.assign(layer.ranks, 0);
+  native_.assign(layer.ranks, 0);
   std::int64_t sum = 0;
   for (int e = 0; e < layer.experts; ++e) {
     owner_[e] = layer.only_holder[e];
@@ -47,10 +49,10 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
       const std::uint8_t* held = layer.held.data() + static_cast<std::size_t>(e) * layer.ranks;
       owner_[e] = *std::find_if(ranks.begin(), ranks.end(), [&](int rank) { return held[rank] != 0; });
     }
-    load_[owner_[e]] += loads.rows(e);
+    native_[owner_[e]] += loads.rows(e);
     sum += loads.rows(e);
   }
-  const std::int64_t heaviest = *std::max_element(load_.begin(), load_.end());
+  const std::int64_t heaviest = *std::max_element(native_.begin(), native_.end());
   const double mean = static_cast<double>(sum) / layer.ranks;
   if (sum == 0 || static_cast<double>(heaviest) < options.llep_threshold * mean) return false;
   capacity_ = static_cast<std::int64_t>(options.llep_alpha * mean);
@@ -61,8 +63,14 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   from_place_.assign(order.node_begin.begin(), order.node_begin.end());
   for (int r = 0; r < layer.ranks; ++r) by_node_[from_place_[layer.node_of_rank[r]]++] = r;
 
-  listed_.assign(layer.ranks, 0);
-  for (int r = 0; r < layer.ranks; ++r) listed_[r] = load_[r] > capacity_ ? 1 : 0;
+  load_.resize(layer.ranks);
+  least_.resize((layer.ranks + kBlock - 1) / kBlock);
+  listed_.resize(layer.ranks);
+  for (int p = 0; p < layer.ranks; ++p) {
+    const int rank = order.ranks[p];
+    listed_[rank] = native_[rank] > capacity_ ? 1 : 0;
+    set_load(p, native_[rank]);
+  }
   list_.clear();
   for (int e = 0; e < layer.experts; ++e) {
     if (listed_[owner_[e]] != 0) list_.emplace_back(-loads.rows(e), e);
@@ -72,9 +80,10 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   chunks_.clear();
   for (std::size_t i = 0; i < list_.size(); ++i) {
     const auto [less, e] = list_[i];
-    const std::int64_t rows = -less, excess = std::min(rows, load_[owner_[e]] - capacity_);
+    const int owner = order.place_of_rank[owner_[e]];
+    const std::int64_t rows = -less, excess = std::min(rows, load_[owner] - capacity_);
     if (excess <= 0) continue;
-    load_[owner_[e]] -= excess;
+    set_load(owner, load_[owner] - excess);
     first_chunk_[e] = static_cast<int>(chunks_.size());
     if (excess < rows) chunks_.push_back({e, owner_[e], 0, rows - excess});
     spill(rows - excess, rows, i + 1);
@@ -82,26 +91,30 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   return true;
 }
 
+void Llep::set_load(int place, std::int64_t load) {
+  load_[place] = load;
+  const auto first = load_.begin() + place / kBlock * kBlock, last = std::min(first + kBlock, load_.end());
+  least_[place / kBlock] = static_cast<int>(std::min_element(first, last) - load_.begin());
+}
+
 /// The least-loaded rank has the most room: where a chunk doesn't fit there, it fits nowhere.
 void Llep::spill(std::int64_t from, std::int64_t to, std::size_t next) {
-  const int expert = list_[next - 1].second, owner = owner_[expert];
   const std::vector<int>& ranks = loads_->order().ranks;
+  const int expert = list_[next - 1].second, owner = loads_->order().place_of_rank[owner_[expert]];
+  const std::int64_t owners = load_[owner];
+  set_load(owner, std::numeric_limits<std::int64_t>::max());  // it takes none, unless it is alone
   while (from < to) {
-    int taker = owner;
-    std::int64_t least = std::numeric_limits<std::int64_t>::max();
-    for (const int r : ranks) {
-      if (load_[r] >= least || r == owner) continue;
-      least = load_[r];
-      taker = r;
-    }
+    int taker = least_.front();
+    for (const int place : least_) taker = load_[place] < load_[taker] ? place : taker;
     const std::int64_t left = to - from, chunk = std::min(left, capacity_ - load_[taker]);
     const bool fits = chunk > 0 && (chunk >= min_rows_ || chunk == left);
     const std::int64_t rows = fits ? chunk : left;
-    load_[taker] += rows;
-    chunks_.push_back({expert, taker, from, from + rows});
-    if (load_[taker] > capacity_) list_later(taker, next);
+    if (taker != owner) set_load(taker, load_[taker] + rows);
+    chunks_.push_back({expert, ranks[taker], from, from + rows});
+    if (load_[taker] > capacity_) list_later(ranks[taker], next);
     from += rows;
   }
+  set_load(owner, owners);
 }
 
 /// A rank beyond its capacity gives of its own experts, too, of those that are still to come.
@@ -173,22 +186,26 @@ Llep::Price Llep::price(Rows which) {
   const DispatchLayer& layer = loads_->layer();
   const DispatchCosts& costs = loads_->costs();
   Price price;
-  times_.assign(layer.ranks, 0);
-  arrivals_.assign(layer.ranks, 0);
-  const auto add = [&](int rank, std::int64_t rows, std::int64_t near, std::int64_t own) {
-    times_[rank] +=
-        costs.expert + rows * costs.row + (rows - near) * costs.row_between + (near - own) * costs.row_inside;
+  const auto time = [&](std::int64_t rows, std::int64_t near, std::int64_t own) {
+    return costs.expert + rows * costs.row + (rows - near) * costs.row_between + (near - own) * costs.row_inside;
   };
+  const auto whole = [&](int e) {
+    return time(loads_->rows(e), loads_->node_rows(layer.node_of_rank[owner_[e]], e), loads_->count(owner_[e], e));
+  };
+  const bool as_planned = layer.holders == layer.experts;  // what isn't divided
+  times_.assign(loads_->planned_times().begin(), loads_->planned_times().end());
+  if (!as_planned) times_.assign(layer.ranks, 0);
+  arrivals_.assign(layer.ranks, 0);
   for (int e = 0; e < layer.experts; ++e) {
     const int owner = owner_[e];
-    if (loads_->rows(e) == 0) continue;
     if (first_chunk_[e] < 0) {
-      add(owner, loads_->rows(e), loads_->node_rows(layer.node_of_rank[owner], e), loads_->count(owner, e));
+      if (!as_planned && loads_->rows(e) > 0) times_[owner] += whole(e);
       continue;
     }
+    if (as_planned) times_[owner] -= whole(e);
     share(e, which);
     for (const Share& share : shares_) {
-      add(share.rank, share.rows, share.near, share.own);
+      times_[share.rank] += time(share.rows, share.near, share.own);
       if (loads_->holds(share.rank, e)) continue;
       for (const int rank : {owner, share.rank}) times_[rank] += loads_->weights_way(owner, share.rank);
       ++price.transfers;
@@ -222,14 +239,15 @@ void Llep::write(Rows which, DispatchRows& rows, DispatchPlan& plan) {
 }
 
 void Llep::deal_in_order(int expert, DispatchRows& rows) const {
-  auto source = by_node_.begin();
-  for (const DispatchPart& chunk : chunks(expert)) {
-    for (std::int64_t wanted = chunk.to - chunk.from; wanted > 0;) {
-      const int place = loads_->order().place_of_rank[*source];
-      const std::int64_t some = std::min(wanted, rows.left(place));
-      rows.give(place, chunk.rank, some);
+  auto source = by_node_.end();
+  const auto all = chunks(expert);
+  for (auto chunk = all.rbegin(); chunk != all.rend(); ++chunk) {  // as each is given the last rows that are left
+    for (std::int64_t wanted = chunk->to - chunk->from; wanted > 0;) {
+      const std::vector<int>& place = loads_->order().place_of_rank;
+      while (rows.left(place[source[-1]]) == 0) --source;
+      const std::int64_t some = std::min<std::int64_t>(wanted, rows.left(place[source[-1]]));
+      rows.give(place[source[-1]], chunk->rank, some);
       wanted -= some;
-      if (wanted > 0) ++source;
     }
   }
 }
@@ -239,7 +257,7 @@ void Llep::deal_own_first(DispatchRows& rows) {
   from_place_.assign(order.node_begin.begin(), order.node_begin.end());
   const auto give = [&](int& place, int rank, std::int64_t wanted) {
     while (true) {
-      const std::int64_t some = std::min(wanted, rows.left(place));
+      const std::int64_t some = std::min<std::int64_t>(wanted, rows.left(place));
       rows.give(place, rank, some);
       wanted -= some;
       if (wanted == 0) return;

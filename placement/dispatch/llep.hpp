@@ -43,10 +43,12 @@ class Llep {
     int rank = 0;
     std::int64_t rows = 0, near = 0, own = 0;
   };
+  static constexpr int kBlock = 8;
   using Key = std::pair<std::int64_t, int>;  ///< less than no rows, expert
 
   /// Rows [from, to) of the expert in turn, after which the list goes on at `next`.
   void spill(std::int64_t from, std::int64_t to, std::size_t next);
+  void set_load(int place, std::int64_t load);
   void list_later(int rank, std::size_t next);
   [[nodiscard]] std::span<const DispatchPart> chunks(int expert) const;
   void share(int expert, Rows which);
@@ -56,7 +58,9 @@ class Llep {
   std::int64_t capacity_ = 0, min_rows_ = 0;
   DispatchLoads* loads_ = nullptr;
   std::vector<int> owner_;            ///< (experts)
-  std::vector<std::int64_t> load_;    ///< (ranks): assigned and pending
+  std::vector<std::int64_t> native_;  ///< (ranks): rows of the experts that it owns
+  std::vector<std::int64_t> load_;    ///< (places): rows assigned and pending
+  std::vector<int> least_;            ///< of each kBlock places the first of the least loaded
   std::vector<std::uint8_t> listed_;  ///< (ranks): whether the list has its experts
   std::vector<Key> list_;         ///< experts of ranks that were beyond the capacity: the others stay where they are
   std::vector<int> first_chunk_;  ///< (experts): -1: all rows stay
