@@ -167,14 +167,15 @@ void copy_bulk(void* shared, const void* global, unsigned bytes, Barrier& ended)
 void copy_box(void* shared, const CUtensorMap& map, int column, int row, Barrier& ended) {
   const std::uint32_t to = shared_address(shared);
   if (to % 1024 != 0) hostcuda::fail("a box that isn't on 1,024 bytes");
-  const auto bytes = static_cast<std::size_t>(map.box_rows * swizzled_row);
+  const std::size_t bytes = static_cast<std::size_t>(map.box_rows) * swizzled_row;
   copies.push_back({to, std::vector<std::byte>(bytes),
                     [=](std::byte* out) {
                       for (int r = 0; r < map.box_rows; ++r) {
                         for (int c = 0; c < map.box_columns; ++c) {
                           std::uint16_t number = 0;
                           if (row + r >= 0 && row + r < map.rows && column + c >= 0 && column + c < map.columns) {
-                            std::memcpy(&number, map.data + (row + r) * map.row_bytes + (column + c) * 2, 2);
+                            std::memcpy(&number, map.data + (row + r) * map.row_bytes + std::ptrdiff_t{column + c} * 2,
+                                        2);
                           }
                           const std::uint32_t at = static_cast<std::uint32_t>(r * swizzled_row + c * 2);
                           std::memcpy(out + (swizzled(to + at) - to), &number, 2);

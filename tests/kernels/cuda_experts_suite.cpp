@@ -199,12 +199,12 @@ TEST_P(CudaExperts, OfWeightsThatWereSent) {
   const Numbered e = expert(c);
   const auto moved = [&](const PackedMatrix& matrix) { return device_->adopt(matrix.form(), matrix.bytes()); };
   const ExpertWeights sent{moved(*e.weights.gate_up), moved(*e.weights.down), {}, {}, {}};
-  const Array x = array(drawn(5 * 96, 1), 5, 96);
+  const Array x = array(drawn(480, 1), 5, 96);
   const Array y = array({}, 5, 96), z = array({}, 5, 96);
   const ExpertRows first{&e.weights, 0, 5}, second{&sent, 0, 5};
   device_->experts(x.tensor, std::span(&first, 1), y.tensor);
   device_->experts(x.tensor, std::span(&second, 1), z.tensor);
-  Numbers one(5 * 96), two(5 * 96);
+  Numbers one(480), two(480);
   device_->download(y.tensor, one);
   device_->download(z.tensor, two);
   expect_same(one, two, "a view of the weights");
@@ -213,7 +213,7 @@ TEST_P(CudaExperts, OfWeightsThatWereSent) {
 TEST_P(CudaExperts, KeepTheirWeightsToThemselves) {
   if (GetParam() == ExpertKernels::mma) GTEST_SKIP() << "any product may read them";
   const Numbered e = expert({96, 40, {}});
-  const Array x = array(drawn(2 * 40, 1), 2, 40);
+  const Array x = array(drawn(80, 1), 2, 40);
   const Array y = array({}, 2, 96);
   EXPECT_THROW(device_->linear(x.tensor, *e.weights.down, y.tensor), std::invalid_argument);
 }
