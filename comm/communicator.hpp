@@ -75,6 +75,8 @@ class Communicator {
   [[nodiscard]] virtual Inbox& wait_for_rows() = 0;
   /// Waits for all that is still under way.
   [[nodiscard]] virtual Inbox finish() = 0;
+  /// Leaves what is under way, as an error does that comes in between: nothing on this rank waits for it any longer.
+  virtual void abandon() noexcept {}
 };
 
 struct CommOptions {

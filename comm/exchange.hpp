@@ -3,9 +3,13 @@
 
 #include "comm/communicator.hpp"
 
+#include <memory>
+#include <utility>
+
 namespace coterie {
 
-/// Begun and finished once, on a communicator that outlives it. Destroyed unfinished, its communicator can't go on.
+/// Begun and finished once, on a communicator that outlives it. Destroyed unfinished, it is abandoned, and its
+/// communicator can't go on.
 class Exchange {
  public:
   Exchange() = default;
@@ -20,12 +24,17 @@ class Exchange {
   [[nodiscard]] bool progress() { return comm_ == nullptr || comm_->progress(); }
   [[nodiscard]] Inbox& rows() { return comm_ == nullptr ? inbox_ : comm_->wait_for_rows(); }
   Inbox& all() {
-    if (comm_ != nullptr) inbox_ = std::exchange(comm_, nullptr)->finish();
+    if (comm_ == nullptr) return inbox_;
+    inbox_ = comm_->finish();
+    (void)comm_.release();
     return inbox_;
   }
 
  private:
-  Communicator* comm_ = nullptr;  ///< none: all is here
+  struct Abandon {
+    void operator()(Communicator* comm) const noexcept { comm->abandon(); }
+  };
+  std::unique_ptr<Communicator, Abandon> comm_;  ///< none: all is here
   Inbox inbox_;
 };
 

@@ -267,8 +267,14 @@ void NcclCommunicator::listen() {
 }
 
 void NcclCommunicator::hear(int peer, const Notice& notice) {
-  if (auto answer = roll_call_->hear(peer, notice, number_, stamp_, to_string(stamp_)))
-    peers_[peer].answer = std::move(answer);
+  try {
+    if (auto answer = roll_call_->hear(peer, notice, number_, stamp_, to_string(stamp_))) {
+      peers_[peer].answer = std::move(answer);
+    }
+  } catch (const CommError&) {
+    abandon();
+    throw;
+  }
 }
 
 void NcclCommunicator::time_out() {

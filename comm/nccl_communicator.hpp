@@ -50,6 +50,10 @@ class NcclCommunicator final : public Communicator {
   [[nodiscard]] bool progress() override;
   [[nodiscard]] Inbox& wait_for_rows() override;
   [[nodiscard]] Inbox finish() override;
+  /// Or freeing memory of the GPU would wait for peers that may never come.
+  void abandon() noexcept override {
+    if (stage_ != Stage::idle) nccl_.reset();
+  }
 
  private:
   /// What is under way, in this order.

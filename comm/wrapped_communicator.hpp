@@ -19,6 +19,7 @@ class WrappedCommunicator : public Communicator {
   }
   void begin(Outbox outbox, const Place& place) override { inner_.begin(std::move(outbox), place); }
   [[nodiscard]] bool progress() override { return inner_.progress(); }
+  void abandon() noexcept override { inner_.abandon(); }
   [[nodiscard]] Inbox& wait_for_rows() override { return inner_.wait_for_rows(); }
   [[nodiscard]] Inbox finish() override { return inner_.finish(); }
 
