@@ -76,10 +76,16 @@ double product_rate(Communicator& comm, Device& device, const PackedMatrix& weig
   device.upload(std::vector<float>(static_cast<std::size_t>(in.rows * in.cols), 0.5F), in);
   device.linear(in, weight, out);
   send(comm, 0, false);  // all ranks at once: they may share cores
-  const auto start = std::chrono::steady_clock::now();
-  int times = 0;
-  for (; times < 2 || seconds_since(start) < kEnough; ++times) device.linear(in, weight, out);
-  const double seconds = largest(comm, seconds_since(start) / times);
+  int products = 0;
+  double seconds = 0;
+  for (int times = 2; seconds < kEnough; times *= 2) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < times; ++i) device.linear(in, weight, out);
+    device.wait();  // a GPU has only taken note of them
+    seconds = seconds_since(start);
+    products = times;
+  }
+  seconds = largest(comm, seconds / products);
   return 2 * static_cast<double>(rows * weight.in_features() * weight.out_features()) / seconds;
 }
 
