@@ -124,7 +124,7 @@ __device__ const TaskType& find_task(const TaskType* tasks, int count, std::int6
 template <int Rows, class T, class Weight, class Out>
 __global__ void __launch_bounds__(product_threads)
     multiply_tiles(const Task<T, Weight, Out>* tasks, int count, bool accumulate) {
-  __shared__ float sums[Rows * tile_columns];
+  alignas(32) __shared__ float sums[Rows * tile_columns];  // as wmma stores them
   const Task<T, Weight, Out>& task = find_task(tasks, count, std::int64_t{blockIdx.x});
   // Tiles of the same columns follow each other: they read the same weights.
   const std::int64_t tile = blockIdx.x - task.first_tile;

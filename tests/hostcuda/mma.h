@@ -1,5 +1,5 @@
-// Stands in for CUDA's header of the same name: products of 16 x 16 x 16 by the lanes of a warp. A lane keeps the
-// inputs whole, and 8 numbers of the sums.
+// Stands in for CUDA's header of the same name: products of 16 x 16 x 16 by the lanes of a warp. A lane has 8
+// neighbours of a row of the sums, and of the inputs what they need.
 #pragma once
 
 #include "tests/hostcuda/cuda_bf16.h"
@@ -14,12 +14,17 @@ struct col_major {};
 enum layout_t { mem_row_major };
 
 template <class Use, int M, int N, int K, class T, class Layout = void>
-struct fragment {
-  static_assert(M == 16 && N == 16 && K == 16);
-  float x[256];  ///< row by row
+struct fragment;
+template <class Layout>
+struct fragment<matrix_a, 16, 16, 16, __nv_bfloat16, Layout> {
+  float x[16];  ///< a row
 };
-template <int M, int N, int K>
-struct fragment<accumulator, M, N, K, float, void> {
+template <class Layout>
+struct fragment<matrix_b, 16, 16, 16, __nv_bfloat16, Layout> {
+  float x[16][8];  ///< rows of 8 columns
+};
+template <>
+struct fragment<accumulator, 16, 16, 16, float, void> {
   float x[8];
 };
 
@@ -27,13 +32,37 @@ inline void fill_fragment(fragment<accumulator, 16, 16, 16, float>& out, float v
   for (float& x : out.x) x = value;
 }
 
-template <class Use, class Layout>
-void load_matrix_sync(fragment<Use, 16, 16, 16, __nv_bfloat16, Layout>& out, const __nv_bfloat16* from, unsigned ld) {
-  for (unsigned r = 0; r < 16; ++r) {
-    for (unsigned c = 0; c < 16; ++c) {
-      const unsigned at = std::is_same_v<Layout, row_major> ? r * ld + c : c * ld + r;
-      out.x[r * 16 + c] = __bfloat162float(from[at]);
-    }
+/// What a GPU asks of memory and its stride.
+inline void require_aligned(const void* memory, std::size_t stride_bytes) {
+  if (reinterpret_cast<std::uintptr_t>(memory) % 32 != 0 || stride_bytes % 16 != 0) {
+    hostcuda::fail("a matrix that isn't aligned");
+  }
+}
+
+/// A lane's row, and the first of its columns.
+[[nodiscard]] inline unsigned row() {
+  return hostcuda::lane() / 2;
+}
+[[nodiscard]] inline unsigned column() {
+  return hostcuda::lane() % 2 * 8;
+}
+
+template <class Layout>
+void load_matrix_sync(fragment<matrix_a, 16, 16, 16, __nv_bfloat16, Layout>& out, const __nv_bfloat16* from,
+                      unsigned ld) {
+  require_aligned(from, ld * sizeof *from);
+  constexpr bool by_row = std::is_same_v<Layout, row_major>;
+  for (unsigned c = 0; c < 16; ++c) out.x[c] = __bfloat162float(from[by_row ? row() * ld + c : c * ld + row()]);
+}
+
+template <class Layout>
+void load_matrix_sync(fragment<matrix_b, 16, 16, 16, __nv_bfloat16, Layout>& out, const __nv_bfloat16* from,
+                      unsigned ld) {
+  require_aligned(from, ld * sizeof *from);
+  constexpr bool by_row = std::is_same_v<Layout, row_major>;
+  const __nv_bfloat16* first = from + (by_row ? column() : column() * ld);
+  for (unsigned c = 0; c < 8; ++c) {
+    for (unsigned r = 0; r < 16; ++r) out.x[r][c] = __bfloat162float(first[by_row ? r * ld + c : c * ld + r]);
   }
 }
 
@@ -42,19 +71,15 @@ void mma_sync(fragment<accumulator, 16, 16, 16, float>& out,
               const fragment<matrix_a, 16, 16, 16, __nv_bfloat16, LayoutA>& a,
               const fragment<matrix_b, 16, 16, 16, __nv_bfloat16, LayoutB>& b,
               const fragment<accumulator, 16, 16, 16, float>& before) {
-  for (unsigned i = 0; i < 8; ++i) {
-    const unsigned at = hostcuda::lane() * 8 + i;
-    float sum = before.x[i];
-    for (unsigned k = 0; k < 16; ++k) sum += a.x[at / 16 * 16 + k] * b.x[k * 16 + at % 16];
-    out.x[i] = sum;
+  out = before;
+  for (unsigned k = 0; k < 16; ++k) {
+    for (unsigned i = 0; i < 8; ++i) out.x[i] += a.x[k] * b.x[k][i];
   }
 }
 
 inline void store_matrix_sync(float* to, const fragment<accumulator, 16, 16, 16, float>& from, unsigned ld, layout_t) {
-  for (unsigned i = 0; i < 8; ++i) {
-    const unsigned at = hostcuda::lane() * 8 + i;
-    to[at / 16 * ld + at % 16] = from.x[i];
-  }
+  require_aligned(to, ld * sizeof *to);
+  for (unsigned i = 0; i < 8; ++i) to[row() * ld + column() + i] = from.x[i];
 }
 
 }  // namespace nvcuda::wmma
