@@ -27,9 +27,8 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
             Arguments... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
 #ifdef COTERIE_HOSTCUDA
-  (void)stream;
-  hostcuda::run(
-      grid, block, shared_bytes, [&] { kernel(static_cast<Parameters>(arguments)...); },
+  hostcuda::launch(
+      grid, block, shared_bytes, stream, [=] { kernel(static_cast<Parameters>(arguments)...); },
       reinterpret_cast<const void*>(kernel));
 #else
   kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
@@ -96,7 +95,7 @@ __device__ inline float warp_max(float value) {
 
 /// The sum over a block of so many threads, to each of them, in an order that doesn't change.
 template <unsigned Threads>
-__device__ float block_sum(float value) {
+__device__ static float block_sum(float value) {
   __shared__ float sums[Threads / 32];
   value = warp_sum(value);
   __syncthreads();  // the last sum is read

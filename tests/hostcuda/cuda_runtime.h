@@ -1,6 +1,8 @@
-// Stands in for CUDA's header where device code is compiled for the host: a kernel's threads are fibers of one host
-// thread, switched at barriers, in an order that COTERIE_HOSTCUDA_SEED shuffles. What device code may not do on a GPU
-// ends the program with a message: barriers that not all threads reach, host code that touches device memory.
+// Stands in for CUDA's header where device code is compiled for the host, with all the disorder that CUDA allows:
+// blocks and threads (fibers of one host thread, switched at barriers) in random orders, the work of streams as late as
+// can be and in a random order beside other streams', memory full of NaN at first. COTERIE_HOSTCUDA_SEED, which is
+// written to stderr, brings an order back. What may not be ends the program with a message: barriers that not all
+// threads reach, host code that touches device memory.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +20,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static
+#define __shared__ static __attribute__((section("hostcuda_shared")))
 #define __launch_bounds__(...)
 #define __grid_constant__
 
@@ -37,9 +39,6 @@ extern dim3 gridDim, blockDim, blockIdx, threadIdx;
 
 namespace hostcuda {
 
-/// Runs `body` as every thread of every block. More than 48 KiB of shared memory need cudaFuncSetAttribute before.
-void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body, const void* kernel);
-
 /// Waits for the threads of the block, or of the warp.
 void wait_for_block();
 void wait_for_warp();
@@ -50,6 +49,7 @@ void wait_for_warp();
 /// for. Threads that all wait with nothing changing end the program.
 void poll();
 void changed();
+/// Ends the program, with where it stands.
 [[noreturn]] void fail(const char* what);
 /// Another lane's value. All lanes of the warp take part.
 [[nodiscard]] std::uint64_t exchange(std::uint64_t value, unsigned lane);
@@ -107,10 +107,14 @@ inline float __fdividef(float x, float y) {
 
 // The functions of the CUDA runtime that the project calls.
 using cudaStream_t = struct CUstream_st*;
+using cudaEvent_t = struct CUevent_st*;
 namespace hostcuda {
-/// Puts work on a stream of cudaStreamCreateWithFlags that goes on while it is asked whether it is done; kernels and
-/// copies are done at once.
-void enqueue(cudaStream_t stream, std::function<bool()> is_done);
+/// Puts work on a stream: called, when its turn has come, until it says that it is done.
+void enqueue(cudaStream_t stream, std::function<bool()> work);
+/// A kernel, whose every thread is a call of `body`. More than 48 KiB of shared memory need cudaFuncSetAttribute
+/// before.
+void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream, std::function<void()> body,
+            const void* kernel);
 }  // namespace hostcuda
 enum cudaError_t {
   cudaSuccess = 0,
@@ -119,6 +123,7 @@ enum cudaError_t {
   cudaErrorNotReady = 600,
 };
 constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned cudaEventDisableTiming = 2;
 enum cudaMemcpyKind { cudaMemcpyHostToDevice = 1, cudaMemcpyDeviceToHost = 2 };
 struct cudaUUID_t {
   char bytes[16];
@@ -154,5 +159,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
                                              unsigned long long flags, cudaDriverEntryPointQueryResult* found);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t error);

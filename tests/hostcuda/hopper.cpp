@@ -1,10 +1,10 @@
 // What tests/hostcuda/kernels/cuda/ptx.hpp declares, by the rules of PTX ISA 8.0.
 #include "kernels/cuda/ptx.hpp"
+#include "tests/hostcuda/emulation.hpp"
 
 #include <array>
 #include <bit>
 #include <deque>
-#include <random>
 #include <vector>
 
 namespace coterie {
@@ -53,8 +53,8 @@ std::uint32_t swizzled(std::uint32_t address) {
 }
 
 void end_some_copy() {
-  static std::mt19937 random(7);
-  if (copies.empty() || random() % 4 == 0) return;
+  hostcuda::Random& random = hostcuda::the_random();
+  if (copies.empty() || random.one_in(4)) return;
   std::swap(copies[random() % copies.size()], copies.back());
   Copy copy = std::move(copies.back());
   copies.pop_back();

@@ -15,6 +15,7 @@ struct ncclComm {
   MPI_Comm comm = MPI_COMM_NULL;
   MPI_Request joining = MPI_REQUEST_NULL;  ///< its start, or its end
   bool unlaunched = false;                 ///< the last group has not come to its stream yet
+  bool aborted = false;
 };
 
 namespace {
@@ -75,7 +76,8 @@ struct Transfer {
 };
 
 int depth = 0;
-std::vector<std::unique_ptr<Transfer>> group;
+using Group = std::vector<std::unique_ptr<Transfer>>;
+Group group;
 
 ncclResult_t add(bool sends, void* data, std::size_t bytes, int peer, ncclComm* comm, cudaStream_t stream) {
   if (depth == 0) fail("a send or receive outside of a group, which waits for its peer's");
@@ -145,7 +147,8 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
 }
 
 /// What MPI may still do with it stays until the process ends.
-ncclResult_t ncclCommAbort(ncclComm_t) {
+ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  comm->aborted = true;
   return ncclSuccess;
 }
 
@@ -156,10 +159,20 @@ ncclResult_t ncclGroupStart() {
 
 ncclResult_t ncclGroupEnd() {
   if (--depth > 0 || group.empty()) return ncclSuccess;
-  const auto transfers = std::make_shared<std::vector<std::unique_ptr<Transfer>>>(std::move(group));
+  const auto transfers = std::make_shared<Group>(std::move(group));
   group.clear();
-  transfers->front()->comm->unlaunched = true;
-  hostcuda::enqueue(transfers->front()->stream, [transfers] {
+  ncclComm* comm = transfers->front()->comm;
+  cudaStream_t stream = transfers->front()->stream;
+  if (std::ranges::any_of(*transfers, [&](const auto& transfer) { return transfer->stream != stream; })) {
+    fail("a group on several streams, which all wait for each other");
+  }
+  comm->unlaunched = true;
+  hostcuda::enqueue(stream, [transfers, comm] {
+    if (comm->aborted) {
+      static auto& left_behind = *new std::vector<std::shared_ptr<Group>>;
+      left_behind.push_back(transfers);  // MPI may still write there
+      return true;
+    }
     bool done = true;
     for (const auto& transfer : *transfers) done = transfer->poll() && done;
     return done;
