@@ -17,7 +17,9 @@ namespace {
 
 class ExpertLayerTest : public testing::Test {
  protected:
-  std::unique_ptr<Communicator> mpi = make_mpi_communicator(test_session(), {.timeout = std::chrono::seconds(60)});
+  // Several nodes: between them weights come after the rows.
+  std::unique_ptr<Communicator> mpi = make_mpi_communicator(
+      test_session(), {.timeout = std::chrono::seconds(60), .ranks_per_node = test_session().ranks() > 2 ? 2 : 1});
   CountingCommunicator comm{*mpi};
 };
 
