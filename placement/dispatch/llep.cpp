@@ -135,7 +135,6 @@ std::span<const DispatchPart> Llep::chunks(int expert) const {
   return std::span(chunks_).subspan(first, last - first);
 }
 
-/// What each rank computes of a divided expert.
 void Llep::share(int expert, Rows which) {
   const DispatchLayer& layer = loads_->layer();
   shares_.clear();

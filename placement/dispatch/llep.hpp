@@ -11,12 +11,10 @@
 
 namespace coterie {
 
-/// Ties, which the paper leaves open, are broken by `order` of the loads: of equally loaded ranks its first takes rows,
-/// and an expert that several ranks hold belongs to its first of them.
+/// Ties, which the paper leaves open, are broken by the order of DispatchLoads: of equally loaded ranks its first takes
+/// rows, and an expert that several ranks hold belongs to its first of them.
 class Llep {
  public:
-  /// So that nothing else allocates.
-  void reserve(const DispatchLayer& layer);
   /// Decides where rows go. False where the heaviest rank is below the threshold, and all go as the placement says.
   [[nodiscard]] bool solve(DispatchLoads& loads, const DispatchOptions& options);
 
@@ -46,11 +44,13 @@ class Llep {
   static constexpr int kBlock = 8;
   using Key = std::pair<std::int64_t, int>;  ///< less than no rows, expert
 
+  void reserve(const DispatchLayer& layer);  ///< so that nothing else allocates
   /// Rows [from, to) of the expert in turn, after which the list goes on at `next`.
   void spill(std::int64_t from, std::int64_t to, std::size_t next);
   void set_load(int place, std::int64_t load);
   void list_later(int rank, std::size_t next);
   [[nodiscard]] std::span<const DispatchPart> chunks(int expert) const;
+  /// Of a divided expert what each rank computes, in shares_.
   void share(int expert, Rows which);
   void deal_in_order(int expert, DispatchRows& rows) const;
   void deal_own_first(DispatchRows& rows);
@@ -64,7 +64,7 @@ class Llep {
   std::vector<std::uint8_t> listed_;  ///< (ranks): whether the list has its experts
   std::vector<Key> list_;         ///< experts of ranks that were beyond the capacity: the others stay where they are
   std::vector<int> first_chunk_;  ///< (experts): -1: all rows stay
-  std::vector<DispatchPart> chunks_;
+  std::vector<DispatchPart> chunks_;                    ///< of the other experts, one after the other, by `from`
   std::vector<int> by_node_;                            ///< all ranks, those of a node in turn
   std::vector<Share> shares_;                           ///< of the expert in hand
   std::vector<int> share_of_rank_;                      ///< (ranks): -1: none

@@ -198,7 +198,7 @@ void run(int argc, char** argv) {
               "predicted ms", "transfers", "% moved");
   const auto report_wanted = [&](const std::vector<Load>& loads) {
     for (const Load& load : loads) {
-      if (load.name.find(wanted) != std::string::npos) report(load);
+      if (!load.counts.empty() && load.name.find(wanted) != std::string::npos) report(load);
     }
   };
   report_wanted(generated_loads());
