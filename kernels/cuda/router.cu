@@ -235,6 +235,7 @@ Routing CudaDevice::route(const Tensor& in, const PackedMatrix& packed, const Ro
                        experts,
                        weights};
   const std::size_t shared = warps * static_cast<std::size_t>(2 * outputs + 2 * options.top_k) * sizeof(float);
+  require(shared <= std::size_t{48} << 10, "route: more experts than this device's shared memory holds");
   launch(route_rows, static_cast<unsigned>((in.rows + warps - 1) / warps), route_threads, shared, stream_, call);
   const std::size_t half = routing.experts.size() * sizeof(std::int32_t);
   const std::byte* came = fetch({experts, 2 * half, 2 * half, 1});
