@@ -175,10 +175,10 @@ SpillOptions spill_options(const GenerateOptions& options, const JobFacts& facts
   SpillOptions spill;
   spill.dispatch = options.dispatch;
   spill.cache_bytes = static_cast<std::int64_t>(options.spill_cache);
-  spill.expert_bytes = std::max<std::int64_t>(
-      1, weight_bytes(spec, &facts.checkpoint, options.dtype).experts / std::max<std::int64_t>(1, experts));
+  const std::int64_t expert_bytes =
+      weight_bytes(spec, &facts.checkpoint, options.dtype).experts / std::max<std::int64_t>(1, experts);
   const std::int64_t row_bytes = 2 * spec.hidden * static_cast<std::int64_t>(size_of(type)) + kLabelBytes;
-  spill.costs = dispatch_costs(machine, spec.hidden, intermediate, spill.expert_bytes, row_bytes);
+  spill.costs = dispatch_costs(machine, spec.hidden, intermediate, expert_bytes, row_bytes);
   const double latency = machine.between_nodes ? machine.between_nodes->latency : machine.inside_node.latency;
   const double cells = static_cast<double>(spec.experts()) * facts.topology.ranks();
   spill.counts_gather = std::llround(kPicoseconds * (latency + cells * kPlanningSeconds));

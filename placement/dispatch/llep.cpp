@@ -88,7 +88,7 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
     if (excess < rows) chunks_.push_back({e, owner_[e], 0, rows - excess});
     spill(rows - excess, rows, i + 1);
   }
-  return true;
+  return !chunks_.empty();
 }
 
 void Llep::set_load(int place, std::int64_t load) {

@@ -15,7 +15,8 @@ namespace coterie {
 /// rows, and an expert that several ranks hold belongs to its first of them.
 class Llep {
  public:
-  /// Decides where rows go. False where the heaviest rank is below the threshold, and all go as the placement says.
+  /// Decides where rows go. False where the heaviest rank is below the threshold, or none beyond the capacity: all go
+  /// as the placement says.
   [[nodiscard]] bool solve(DispatchLoads& loads, const DispatchOptions& options);
 
   /// Which rows of an expert its ranks compute.

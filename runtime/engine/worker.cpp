@@ -1,14 +1,29 @@
 #include "runtime/engine/worker.hpp"
 
+#include "runtime/engine/agreement.hpp"
+#include "runtime/experts/expert_parcel.hpp"
+
 #include <algorithm>
 
 namespace coterie {
 namespace {
 
+/// Of the largest expert on any rank, as it is sent. Collective.
+std::int64_t largest_parcel(const Weights& weights, Communicator& comm) {
+  std::uint64_t largest = 1;
+  for (const LayerWeights& layer : weights.layers) {
+    for (const auto& expert : layer.moe.experts) largest = std::max(largest, expert ? parcel_bytes(*expert) : 0);
+  }
+  return -smallest(comm, -static_cast<std::int64_t>(largest));
+}
+
 std::unique_ptr<Spill> make_spill(const std::optional<SpillOptions>& options, const Plan& plan,
-                                  const Ownership& ownership, Device& device, const Communicator& comm) {
+                                  const Ownership& ownership, const Weights& weights, Device& device,
+                                  Communicator& comm) {
   if (!options || options->dispatch.policy == DispatchPolicy::plain || comm.ranks() == 1) return nullptr;
-  return std::make_unique<Spill>(*options, dispatch_layers(plan, ownership, comm.node_of_rank()), comm.rank(), device);
+  SpillOptions known = *options;
+  if (known.expert_bytes == 0) known.expert_bytes = largest_parcel(weights, comm);
+  return std::make_unique<Spill>(known, dispatch_layers(plan, ownership, comm.node_of_rank()), comm.rank(), device);
 }
 
 }  // namespace
@@ -20,7 +35,7 @@ Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& 
       ownership_(plan, comm.rank(), comm.node_of_rank()),
       weights_(load_weights(spec, checkpoint, ownership_, device, options.weights)),
       kv_(spec, device, options.kv_blocks),
-      spill_(make_spill(options.spill, plan, ownership_, device, comm)),
+      spill_(make_spill(options.spill, plan, ownership_, weights_, device, comm)),
       context_{device, notes_, ownership_, domains_, metrics_, spill_.get()},
       transformer_(spec, weights_, kv_, context_, options.micro_batches),
       scheduler_(kv_, tokenizer, spec.end_tokens, domains_, options.scheduler) {

@@ -31,7 +31,7 @@ struct SpillOptions {
   /// don't depend on it.
   bool measures_gather = false;
   std::int64_t cache_bytes = 0;   ///< of a rank, for experts that came to it
-  std::int64_t expert_bytes = 1;  ///< of one of them
+  std::int64_t expert_bytes = 0;  ///< of one of them; a Worker takes what its model's largest takes as it is sent for 0
   /// Plans in place of the policy, where there is one: a pure function of the layer, the counts and what is cached.
   std::function<DispatchPlan(const DispatchLayer&, std::span<const std::int32_t>, std::span<const std::uint8_t>)>
       planner = nullptr;

@@ -317,6 +317,37 @@ TEST_F(GenerateTest, ABatchThatDoesNotFitNamesTheLargestThatDoes) {
   EXPECT_EQ(results().size(), 24U);
 }
 
+TEST_F(GenerateTest, SpillsAsAskedAndKeepsExpertsOnlyWhereOneFits) {
+  const std::filesystem::path model = kModel.parent_path().parent_path() / "deepseek-v3";
+  const json ids{{"return_token_ids", true}, {"max_tokens", 24}};
+  write("requests.jsonl", line("a", {1, 2}, ids) + line("b", {5, 6, 7}, ids) + line("c", {7, 7, 7, 7}, ids));
+  const auto answers = [&](const std::string& dispatch) {
+    std::filesystem::remove(path("results.jsonl"));
+    const Ended ended =
+        run("--model " + model.string() + " --input " + path("requests.jsonl") + " --output " + path("results.jsonl") +
+                " --metrics " + path("metrics.json") + " --dispatch " + dispatch,
+            COTERIE_MPIEXEC " 3 ");
+    EXPECT_EQ(ended.code, 0) << ended.text;
+    std::map<std::string, json> tokens;
+    for (const json& r : results()) tokens[r["custom_id"]] = r["response"]["body"]["choices"][0]["token_ids"];
+    return tokens;
+  };
+  const auto expected = answers("plain");
+  EXPECT_EQ(expected.size(), 3U);
+  const auto metrics_of = [&](const std::string& options) {
+    EXPECT_EQ(answers("llep --llep-min-rows 1 " + options), expected) << options;
+    return json::parse(read("metrics.json"))["dispatch"];
+  };
+  const json without = metrics_of("--llep-threshold 1 --spill-cache 0");
+  ASSERT_GT(without["experts_sent"], 0);
+  EXPECT_GT(without["calls"]["spilled"], 0);
+  const std::int64_t expert =
+      without["weight_bytes_sent"].get<std::int64_t>() / without["experts_sent"].get<std::int64_t>();
+  EXPECT_EQ(metrics_of("--llep-threshold 1 --spill-cache " + std::to_string(expert - 1))["cache_hits"], 0);
+  EXPECT_GT(metrics_of("--llep-threshold 1 --spill-cache " + std::to_string(expert))["cache_hits"], 0);
+  EXPECT_EQ(metrics_of("--llep-threshold 0 --llep-alpha 1000000")["calls"]["spilled"], 0);
+}
+
 TEST_F(GenerateTest, NoRequestsAreNoWork) {
   write("requests.jsonl", "");
   EXPECT_EQ(generate().code, 0);
