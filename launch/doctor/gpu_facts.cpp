@@ -62,7 +62,7 @@ constexpr std::size_t kText = 128;
 class Functions {
  public:
   explicit Functions(std::vector<std::string> names) : library_(names) {}
-  [[nodiscard]] const SharedLibrary& library() const { return library_; }
+  [[nodiscard]] const SharedLibrary& file() const { return library_; }
   template <class Function, class... Arguments>
   [[nodiscard]] int call(const char* name, Arguments... arguments) const {
     auto* const function = library_.find<Function>(name);
@@ -84,8 +84,8 @@ std::string trouble_of(const Functions& driver, const char* what, int error) {
 /// What the CUDA driver says: the GPUs that a program can use.
 void ask_driver(GpuFacts& facts) {
   const Functions driver({"libcuda.so.1"});
-  if (!driver.library()) {
-    facts.trouble = driver.library().error();
+  if (!driver.file()) {
+    facts.trouble = driver.file().error();
     return;
   }
   (void)driver.call<cuda::DriverGetVersion>("cuDriverGetVersion", &facts.cuda);
@@ -187,7 +187,7 @@ void describe(const Functions& nvml, nvml::Device device, Gpu& gpu) {
 /// What NVML says of the driver, of the GPUs found, and of what is between them.
 void ask_nvml(GpuFacts& facts) {
   const Functions nvml({"libnvidia-ml.so.1"});
-  if (!nvml.library() || nvml.call<nvml::Init>("nvmlInit_v2") != 0) return;
+  if (!nvml.file() || nvml.call<nvml::Init>("nvmlInit_v2") != 0) return;
   std::array<char, kText> version{};
   if (nvml.call<nvml::SystemGetDriverVersion>("nvmlSystemGetDriverVersion", version.data(), unsigned{kText} - 1) == 0) {
     facts.driver = version.data();
