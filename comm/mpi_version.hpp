@@ -7,7 +7,7 @@ namespace coterie {
 
 struct MpiVersion {
   std::string built_with;  ///< "Open MPI 4.1.4": by the header that comm/ was compiled with
-  std::string library;     ///< the first line that the library says of itself
+  std::string loaded;      ///< the first line that the library says of itself
 };
 
 [[nodiscard]] MpiVersion mpi_version();

@@ -32,7 +32,7 @@ MpiFacts find_mpi() {
   const MpiVersion version = mpi_version();
   MpiFacts mpi;
   mpi.built_with = version.built_with;
-  mpi.loaded = version.library;
+  mpi.loaded = version.loaded;
   if (is_set("OMPI_COMM_WORLD_SIZE")) {
     mpi.launcher = "Open MPI's mpirun";
     mpi.tasks = number_in("OMPI_COMM_WORLD_SIZE");

@@ -6,6 +6,7 @@
 #include <limits>
 #include <numeric>
 #include <stdexcept>
+#include <string_view>
 
 namespace coterie {
 namespace {
@@ -29,6 +30,8 @@ class CudaExperts : public testing::TestWithParam<ExpertKernels> {
     try {
       device_ = make_cuda_device({DType::bf16, 1, DType::bf16}, 0, GetParam());
     } catch (const std::runtime_error& e) {
+      const bool older = std::string_view(e.what()).find("need compute capability 9.0") != std::string_view::npos;
+      if (GetParam() != ExpertKernels::wgmma || !older) throw;
       GTEST_SKIP() << e.what();
     }
   }
@@ -210,12 +213,16 @@ TEST_P(CudaExperts, OfWeightsThatWereSent) {
   expect_same(one, two, "a view of the weights");
 }
 
-TEST_P(CudaExperts, KeepTheirWeightsToThemselves) {
-  if (GetParam() == ExpertKernels::mma) GTEST_SKIP() << "any product may read them";
+TEST_P(CudaExperts, OnlyByWgmmaKeepTheirWeightsToThemselves) {
   const Numbered e = expert({96, 40, {}});
   const Array x = array(drawn(80, 1), 2, 40);
   const Array y = array({}, 2, 96);
-  EXPECT_THROW(device_->linear(x.tensor, *e.weights.down, y.tensor), std::invalid_argument);
+  const auto product = [&] { device_->linear(x.tensor, *e.weights.down, y.tensor); };
+  if (GetParam() == ExpertKernels::mma) {
+    EXPECT_NO_THROW(product());
+  } else {
+    EXPECT_THROW(product(), std::invalid_argument);
+  }
 }
 
 }  // namespace
