@@ -2,6 +2,7 @@
 
 #include "placement/input_error.hpp"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -28,11 +29,14 @@ std::string range(std::int64_t least, std::int64_t most) {
   return "an integer from " + std::to_string(least) + " to " + std::to_string(most);
 }
 
-/// nlohmann's message without its own error number.
+/// nlohmann's message without its own error number, nor what was read last where a terminal can't show it.
 std::string reason(const json::exception& e) {
-  const std::string text = e.what();
-  const auto end = text.find("] ");
-  return end == std::string::npos ? text : text.substr(end + 2);
+  std::string text = e.what();
+  if (const auto end = text.find("] "); end != std::string::npos) text.erase(0, end + 2);
+  const auto last = std::min(text.find("; last read: "), text.size());
+  const bool shows = std::all_of(text.begin() + static_cast<std::ptrdiff_t>(last), text.end(),
+                                 [](unsigned char c) { return c >= ' ' && c <= '~'; });
+  return shows ? text : text.substr(0, last);
 }
 
 bool is_integer_in(const json& value, std::int64_t least, std::int64_t most) {

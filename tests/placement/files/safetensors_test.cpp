@@ -150,6 +150,7 @@ TEST(Safetensors, BadHeadersAreRefusedWithTheReason) {
     const std::string message = refusal(header, data);
     EXPECT_NE(message.find("f.safetensors"), std::string::npos) << header.substr(0, 100) << "\n -> " << message;
     EXPECT_NE(message.find(part), std::string::npos) << header.substr(0, 100) << "\n -> " << message;
+    EXPECT_EQ(message.find('\xff'), std::string::npos) << "bytes that are no text";
   }
 }
 
