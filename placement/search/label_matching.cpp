@@ -52,7 +52,7 @@ void LabelMatching::load_gains(Class& c, std::span<const double> shared) const {
 double LabelMatching::best(std::span<const double> shared) {
   if (size_.size() == 1) {  // the short way, which the exact solver takes millions of times
     const double gain = (kept_.same_rank - kept_.same_node) * classes_[0].ranks.best(shared);
-    return kept_.same_node == 0 ? gain : gain + kept_.same_node * std::accumulate(shared.begin(), shared.end(), 0.0);
+    return kept_.same_node == 0 ? gain : gain + kept_.same_node * std::reduce(shared.begin(), shared.end());
   }
   double sum = kept_.apart == 0 ? 0 : kept_.apart * std::accumulate(shared.begin(), shared.end(), 0.0);
   for (Class& c : classes_) {

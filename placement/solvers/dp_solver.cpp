@@ -4,16 +4,16 @@
 
 #include "placement/input_error.hpp"
 #include "placement/parallel.hpp"
-#include "placement/search/label_matching.hpp"
 #include "placement/solvers/baselines.hpp"
-#include "placement/solvers/layer_costs.hpp"
 #include "placement/solvers/layer_states.hpp"
+#include "placement/solvers/layer_step.hpp"
 
 #include <algorithm>
 #include <atomic>
 #include <limits>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <utility>
 
 namespace coterie {
@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::size_t kMostStates = 100'000;  // of a layer: what `--solver dp` takes on
 constexpr double kQuickSteps = 4e9;           // of work: a few seconds
-constexpr std::size_t kTargets = 64;          // states of the next layer that are one piece of work
+constexpr std::size_t kTargets = 256;         // states of the next layer that are one piece of work, at most
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
 int fixed_layers(const Problem& problem) {
@@ -74,14 +74,22 @@ class Chain {
 
   /// False when it was stopped: the layers that are done are the best possible, the others were added greedily.
   bool run() {
-    const int layers = problem_.layers();
+    std::vector<std::pair<int, std::size_t>> all;  // layers and their states
+    std::vector<std::vector<double>> own;
+    for (int l = 0; l < problem_.layers(); ++l) {
+      for (std::size_t t = 0; t < states_[l].size(); ++t) all.emplace_back(l, t);
+      own.emplace_back(states_[l].size());
+    }
+    parallel_for(options_.threads, all.size(), [&](std::size_t i) {
+      const auto [l, t] = all[i];
+      own[l][t] = costs_->own(l, states_[l][t]);
+    });
     bool whole = true;
-    for (int l = 0; l < layers; ++l) {
+    for (int l = 0; l < problem_.layers(); ++l) {
       value_.emplace_back(states_[l].size());
       from_.emplace_back(states_[l].size(), 0);
       if (l > 0) whole = reach(l, whole);
-      parallel_for(options_.threads, states_[l].size(),
-                   [&](std::size_t t) { value_[l][t] += costs_->own(l, states_[l][t]); });
+      for (std::size_t t = 0; t < own[l].size(); ++t) value_[l][t] += own[l][t];
     }
     return whole;
   }
@@ -99,12 +107,8 @@ class Chain {
     for (int l = 0; l < layers; ++l) {
       const LayerState& state = states_[l][chosen[l]];
       if (l > 0 && costs_->coupled()) {
-        const Targets targets(*costs_, l - 1, {state});
-        const std::vector<double> table = arrivals(l - 1, states_[l - 1][chosen[l - 1]]);
-        std::vector<double> shared(table.size() / targets.items * problem_.ranks());
-        shared.assign(static_cast<std::size_t>(problem_.ranks()) * problem_.ranks(), 0);
-        targets.add(0, table, problem_.ranks(), shared);
-        std::vector<int> before = LabelMatching(problem_.topology, costs_->kept()).names(shared);
+        const Arrivals arrivals(*costs_, l - 1, {&states_[l - 1][chosen[l - 1]], 1}, problem_.ranks(), 1);
+        std::vector<int> before = LayerStep(*costs_, l - 1, {&state, 1}, problem_.topology).names(arrivals, 0, 0);
         for (int& g : before) g = name[g];
         name = std::move(before);
       }
@@ -122,46 +126,6 @@ class Chain {
   }
 
  private:
-  /// The states of a layer as the pair of layers before it sees them: which ranks hold some of each item's experts.
-  struct Targets {
-    Targets(const LayerCosts& costs, int before, const std::vector<LayerState>& states)
-        : items(costs.items(before).size()) {
-      std::vector<int> ranks;
-      for (const LayerState& state : states) {
-        begin.push_back(hits.size());
-        for (std::size_t item = 0; item < items; ++item) {
-          ranks.clear();
-          for (const int e : costs.items(before)[item])
-            if (std::find(ranks.begin(), ranks.end(), state[e]) == ranks.end()) ranks.push_back(state[e]);
-          for (const int r : ranks) hits.push_back({static_cast<int>(item), r});
-        }
-      }
-      begin.push_back(hits.size());
-    }
-
-    /// shared (ranks of this layer, ranks of the layer before) += the weight of state t.
-    void add(std::size_t t, std::span<const double> table, int ranks, std::span<double> shared) const {
-      for (std::size_t h = begin[t]; h < begin[t + 1]; ++h) {
-        const double* from = table.data() + static_cast<std::size_t>(hits[h].item) * ranks;
-        double* to = shared.data() + static_cast<std::size_t>(hits[h].rank) * ranks;
-        for (int g = 0; g < ranks; ++g) to[g] += from[g];
-      }
-    }
-
-    struct Hit {
-      int item, rank;
-    };
-    std::size_t items;
-    std::vector<Hit> hits;
-    std::vector<std::size_t> begin;  // (states + 1)
-  };
-
-  [[nodiscard]] std::vector<double> arrivals(int layer, const LayerState& state) const {
-    std::vector<double> table(costs_->items(layer).size() * problem_.ranks(), 0);
-    costs_->arrivals(layer, state, table);
-    return table;
-  }
-
   /// Fills value_ and from_ of a layer; from all states of the layer before, or, once stopped, from the best one.
   bool reach(int layer, bool whole) {
     const std::vector<LayerState>& before = states_[layer - 1];
@@ -176,29 +140,22 @@ class Chain {
     const std::size_t best = best_of(layer - 1);
     const std::size_t first = whole ? 0 : best;
     const std::size_t last = whole ? before.size() : best + 1;
-    std::vector<std::vector<double>> tables(last - first);
-    parallel_for(options_.threads, tables.size(),
-                 [&](std::size_t s) { tables[s] = arrivals(layer - 1, before[first + s]); });
-    const Targets targets(*costs_, layer - 1, states_[layer]);
     const std::size_t count = states_[layer].size();
+    const std::size_t pieces = (count + kTargets - 1) / kTargets;
+    const int threads = pieces > 1 ? options_.threads : 1;  // to start them takes longer than one piece
+    const Arrivals arrivals(*costs_, layer - 1, std::span(before).subspan(first, last - first), problem_.ranks(),
+                            threads);
+    const auto values = std::span<const double>(value_[layer - 1]).subspan(first, last - first);
+    std::fill(value_[layer].begin(), value_[layer].end(), kNever);
     std::atomic<bool> cut = false;
-    parallel_for(options_.threads, (count + kTargets - 1) / kTargets, [&](std::size_t piece) {
+    parallel_for(threads, pieces, [&](std::size_t piece) {
       if (whole && stopped()) cut = true;
-      const std::size_t from = cut ? best : first, until = cut ? best + 1 : last;
-      LabelMatching matching(problem_.topology, costs_->kept());
-      std::vector<double> shared(static_cast<std::size_t>(problem_.ranks()) * problem_.ranks());
-      for (std::size_t t = piece * kTargets; t < std::min(count, (piece + 1) * kTargets); ++t) {
-        value_[layer][t] = kNever;
-        for (std::size_t s = from; s < until; ++s) {
-          std::fill(shared.begin(), shared.end(), 0.0);
-          targets.add(t, tables[s - first], problem_.ranks(), shared);
-          const double value = value_[layer - 1][s] + matching.best(shared);
-          if (value > value_[layer][t]) {
-            value_[layer][t] = value;
-            from_[layer][t] = s;
-          }
-        }
-      }
+      const std::size_t begin = piece * count / pieces, end = (piece + 1) * count / pieces;
+      LayerStep step(*costs_, layer - 1, std::span(states_[layer]).subspan(begin, end - begin), problem_.topology);
+      step.take(arrivals, values, cut ? best - first : 0, cut ? best - first + 1 : values.size(),
+                std::span(value_[layer]).subspan(begin, end - begin),
+                std::span(from_[layer]).subspan(begin, end - begin));
+      for (std::size_t t = begin; t < end; ++t) from_[layer][t] += first;
     });
     return whole && !cut;
   }

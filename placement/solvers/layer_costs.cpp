@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <numeric>
+#include <span>
 #include <stdexcept>
 #include <unordered_map>
 #include <utility>
@@ -92,8 +93,9 @@ class Collector {
  public:
   explicit Collector(LayerTokens& layer) : layer_(layer) {}
 
-  /// With two choices only their order by gate matters, with more their gates may add up to anything.
-  int pattern(Pattern pattern, double weight) {
+  /// With two choices only their order by gate matters, with more their gates may add up to anything. May change the
+  /// pattern to another that lands alike.
+  int pattern(Pattern& pattern, double weight) {
     if (pattern.experts.size() <= 2) {
       if (pattern.gates.size() == 2 && pattern.gates[1] > pattern.gates[0])
         std::swap(pattern.experts[0], pattern.experts[1]);
@@ -104,7 +106,7 @@ class Collector {
       found = patterns_.try_emplace(pattern.experts, found).first->second;
     }
     if (found == static_cast<int>(layer_.patterns.size())) {
-      layer_.patterns.push_back(std::move(pattern));
+      layer_.patterns.push_back(pattern);
       layer_.pattern_weight.push_back(0);
     }
     layer_.pattern_weight[found] += weight;
@@ -139,16 +141,23 @@ class Collector {
   std::unordered_map<std::uint64_t, std::size_t> steps_;
 };
 
-Pattern choices(const Problem& problem, const Trace& trace, std::int64_t token, int layer) {
+/// A token's choices at a layer, empty places included.
+std::span<const std::uint16_t> places(const Problem& problem, const Trace& trace, std::int64_t token, int layer) {
   const int top = problem.top > 0 ? std::min(problem.top, trace.top_k) : trace.top_k;
   const std::size_t begin = (static_cast<std::size_t>(token) * trace.layers() + layer) * trace.top_k;
-  Pattern pattern;
-  for (int c = 0; c < top; ++c) {
-    if (trace.experts[begin + c] == Trace::kNoExpert) continue;
-    pattern.experts.push_back(trace.experts[begin + c]);
-    if (!trace.weights.empty()) pattern.gates.push_back(trace.weights[begin + c]);
+  return std::span(trace.experts).subspan(begin, top);
+}
+
+void read_choices(const Problem& problem, const Trace& trace, std::int64_t token, int layer, Pattern& pattern) {
+  pattern.experts.clear();
+  pattern.gates.clear();
+  const auto experts = places(problem, trace, token, layer);
+  const auto first = experts.data() - trace.experts.data();
+  for (std::size_t c = 0; c < experts.size(); ++c) {
+    if (experts[c] == Trace::kNoExpert) continue;
+    pattern.experts.push_back(experts[c]);
+    if (!trace.weights.empty()) pattern.gates.push_back(trace.weights[first + c]);
   }
-  return pattern;
 }
 
 template <typename Visit>  // (const WeightedTrace&, token)
@@ -163,14 +172,15 @@ void for_each_token(const Problem& problem, Visit visit) {
 std::vector<LayerTokens> collect(const Problem& problem) {
   std::vector<LayerTokens> layers(problem.layers());
   std::vector<Collector> collectors(layers.begin(), layers.end());
+  Pattern pattern;
   for_each_token(problem, [&](const WeightedTrace& part, std::int64_t t) {
     int before = -1;
     for (int l = 0; l < problem.layers(); ++l) {
-      Pattern pattern = choices(problem, *part.trace, t, l);
+      read_choices(problem, *part.trace, t, l, pattern);
       if (pattern.experts.empty()) continue;
       const int set = collectors[l].set(pattern.experts, part.weight);
       if (l > 0 && before >= 0) collectors[l - 1].step(before, set, part.weight);
-      before = collectors[l].pattern(std::move(pattern), part.weight);
+      before = collectors[l].pattern(pattern, part.weight);
     }
   });
   return layers;
@@ -182,26 +192,32 @@ class Visits {
   explicit Visits(int ranks) : sum_(ranks), choices_(ranks) {}
 
   void visit(const Pattern& pattern, const LayerState& state) {
-    for (const int r : ranks_) sum_[r] = choices_[r] = 0;
+    const std::vector<int>& experts = pattern.experts;
+    if (experts.size() <= 2) {  // the short way, for most traces: the Collector put the larger gate first
+      landing_ = state[experts.front()];
+      ranks_.assign(1, landing_);
+      if (state[experts.back()] != landing_) ranks_.push_back(state[experts.back()]);
+      return;
+    }
     ranks_.clear();
-    for (std::size_t c = 0; c < pattern.experts.size(); ++c) {
-      const int r = state[pattern.experts[c]];
+    for (const int e : experts) sum_[state[e]] = choices_[state[e]] = 0;
+    for (std::size_t c = 0; c < experts.size(); ++c) {
+      const int r = state[experts[c]];
       if (choices_[r] == 0) ranks_.push_back(r);
       sum_[r] += pattern.gates.empty() ? 1 : pattern.gates[c];
       ++choices_[r];
     }
+    landing_ = ranks_.front();
+    for (const int r : ranks_)
+      if (sum_[r] > sum_[landing_] || (sum_[r] == sum_[landing_] && choices_[r] > choices_[landing_])) landing_ = r;
   }
   [[nodiscard]] const std::vector<int>& ranks() const { return ranks_; }
-  [[nodiscard]] int landing() const {
-    int best = ranks_.front();
-    for (const int r : ranks_)
-      if (sum_[r] > sum_[best] || (sum_[r] == sum_[best] && choices_[r] > choices_[best])) best = r;
-    return best;
-  }
+  [[nodiscard]] int landing() const { return landing_; }
 
  private:
   std::vector<double> sum_, choices_;  // (ranks)
   std::vector<int> ranks_;             // in the order of the choices
+  int landing_ = 0;
 };
 
 /// Domains `world` (pairs of layers matter) and `rank` (they don't: tokens are always at home).
@@ -281,7 +297,8 @@ bool coherent(const Problem& problem) {
 bool some_token_skips_a_layer(const Problem& problem) {
   bool skips = false;
   for_each_token(problem, [&](const WeightedTrace& part, std::int64_t t) {
-    for (int l = 0; l < problem.layers() && !skips; ++l) skips = choices(problem, *part.trace, t, l).experts.empty();
+    for (int l = 0; l < problem.layers() && !skips; ++l)
+      skips = std::ranges::all_of(places(problem, *part.trace, t, l), [](auto e) { return e == Trace::kNoExpert; });
   });
   return skips;
 }
