@@ -96,7 +96,7 @@ void tell_certificate(const Plan& plan, TextPage& page, json& out) {
     text += "; bound " + value_text(c.objective, c.bound) + " (" + c.bound_kind + "), gap " + percent(c.gap, 2);
   }
   page.fact("certificate", text);
-  page.fact("", "by " + c.solver + " in " + fixed(c.seconds, 1) + " s, seed " + std::to_string(c.seed) + ", " +
+  page.fact("", "by " + c.solver + " in " + duration(c.seconds) + ", seed " + std::to_string(c.seed) + ", " +
                     (c.balance > 0 ? "load limit " + fixed(c.balance, 2) : "no load limit"));
   out["certificate"] = {{"objective", c.objective},
                         {"value", c.value},

@@ -67,7 +67,7 @@ void tell_bounds(const ReportData& data, TextPage& page) {
     const double gap = value != 0 ? std::abs(bound.value - value) / value : 0;
     page.fact(&bound == &data.bounds.front() ? "bound" : "", value_text(objective, bound.value) + " (" + bound.kind +
                                                                  "): the gap is " + percent(gap, 2) + ", " +
-                                                                 fixed(bound.seconds, 1) + " s");
+                                                                 duration(bound.seconds));
   }
   if (data.bounds.empty()) page.fact("bound", "none was proven");
 }
@@ -133,9 +133,9 @@ std::string plan_summary(const PlanInputs& in, const ReportData& data) {
                         fixed(plan.figures.load_mean, 2) + ": the limit gives up " +
                         percent(std::abs(plan.figures.value - now.value) / std::max(1e-300, plan.figures.value)));
   tell_bounds(data, page);
-  page.fact("search", data.certificate.solver + ", " + fixed(chosen->seconds, 1) + " s, seed " +
+  page.fact("search", data.certificate.solver + ", " + duration(chosen->seconds) + ", seed " +
                           std::to_string(data.certificate.seed) + "; all together " +
-                          fixed(data.certificate.seconds, 1) + " s");
+                          duration(data.certificate.seconds));
   if (data.holdout) {
     const Holdout& held = *data.holdout;
     page.fact("left out",

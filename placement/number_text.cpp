@@ -30,6 +30,10 @@ std::string percent(double share, int digits) {
   return fixed(100 * share, digits) + " %";
 }
 
+std::string duration(double seconds) {
+  return seconds < 0.9995 ? fixed(1000 * seconds, 0) + " ms" : fixed(seconds, 1) + " s";
+}
+
 std::string grouped(double value) {
   std::string text = fixed(value, 0);
   const std::size_t sign = value < 0 ? 1 : 0;

@@ -9,6 +9,8 @@ namespace coterie {
 [[nodiscard]] std::string fixed(double value, int digits);
 /// "55.3 %"
 [[nodiscard]] std::string percent(double share, int digits = 1);
+/// "12.3 s", "28 ms"
+[[nodiscard]] std::string duration(double seconds);
 /// Rounded to a whole number, thousands apart: "1,234,567".
 [[nodiscard]] std::string grouped(double value);
 /// Three digits and a unit of 1024: "1.50 GiB"; bytes as they are below 1024.

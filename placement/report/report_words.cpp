@@ -161,15 +161,15 @@ std::string certificate(const ReportData& data) {
   }
   words += gauge(data);
   words += tagged("p",
-                  "Solver " + escape_html(c.solver) + ", " + fixed(c.seconds, 1) + " s, seed " +
-                      std::to_string(c.seed) + ". <code>coterie inspect plan.json --trace TRACE --check" +
+                  "Solver " + escape_html(c.solver) + ", " + duration(c.seconds) + ", seed " + std::to_string(c.seed) +
+                      ". <code>coterie inspect plan.json --trace TRACE --check" +
                       (needs_file(c.bound_kind) ? " --certificate FILE" : "") + "</code> verifies this.",
                   "was");
   if (data.bounds.size() > 1) {
     words += "<ul>";
     for (const Bound& b : data.bounds) {
-      words += tagged("li", explained(b.kind) + ": " + value_text(data.problem->objective, b.value) + ", " +
-                                fixed(b.seconds, 1) + " s");
+      words += tagged(
+          "li", explained(b.kind) + ": " + value_text(data.problem->objective, b.value) + ", " + duration(b.seconds));
     }
     words += "</ul>";
   }

@@ -20,7 +20,7 @@ namespace coterie {
 namespace {
 
 constexpr std::size_t kMostStates = 100'000;  // of a layer: what `--solver dp` takes on
-constexpr double kQuickSteps = 4e9;           // of work: a few seconds
+constexpr double kQuickSteps = 1.2e10;        // of work without groups and bounds: a few seconds
 constexpr std::size_t kTargets = 256;         // states of the next layer that are one piece of work, at most
 constexpr double kNever = -std::numeric_limits<double>::infinity();
 
