@@ -3,6 +3,7 @@
 #include "placement/splitmix.hpp"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 namespace coterie {
@@ -50,7 +51,10 @@ void DispatchLoads::measure(const DispatchLayer& layer, const DispatchCosts& cos
   copied_.assign(experts, 0);
   destinations_.resize(experts * layer.ranks);
   sources_.resize(experts * layer.ranks);
-  gathered_.assign(experts / kGathered + 1, 0);
+  const std::size_t groups = experts / kGathered + 1;
+  gathered_.assign(groups, 0);
+  summed_.assign(groups, 0);
+  before_.resize(groups * layer.ranks * kGathered);
   first_copy_.assign(experts, -1);
   next_copy_.reserve(most_copies(layer));
   catcher_.resize(layer.nodes);
@@ -166,10 +170,35 @@ void DispatchLoads::spread_copies(int expert) {
 void DispatchLoads::gather(int group) {
   gathered_[group] = 1;
   const int ranks = layer_->ranks, first = group * kGathered, last = std::min(first + kGathered, layer_->experts);
-  for (int p = 0; p < ranks; ++p) {
-    const std::int32_t* from = counts_.data() + static_cast<std::ptrdiff_t>(order_.ranks[p]) * layer_->experts;
-    std::int32_t* to = sources_.data() + p;
-    for (int e = first; e < last; ++e) to[static_cast<std::ptrdiff_t>(e) * ranks] = from[e];
+  const auto rows_of = [&](int place) {
+    return counts_.data() + static_cast<std::ptrdiff_t>(order_.ranks[place]) * layer_->experts;
+  };
+  std::int32_t* const to = sources_.data();
+  int p = 0;
+  for (; p + 4 <= ranks; p += 4) {  // half the time
+    const std::int32_t *a = rows_of(p), *b = rows_of(p + 1), *c = rows_of(p + 2), *d = rows_of(p + 3);
+    for (int e = first; e < last; ++e) {
+      const std::array<std::int32_t, 4> four{a[e], b[e], c[e], d[e]};
+      std::copy(four.begin(), four.end(), to + static_cast<std::ptrdiff_t>(e) * ranks + p);
+    }
+  }
+  for (; p < ranks; ++p) {
+    for (int e = first; e < last; ++e) to[static_cast<std::ptrdiff_t>(e) * ranks + p] = rows_of(p)[e];
+  }
+}
+
+void DispatchLoads::sum(int group) {
+  summed_[group] = 1;
+  const int first = group * kGathered, some = std::min(kGathered, layer_->experts - first);
+  std::int32_t* to = before_.data() + static_cast<std::ptrdiff_t>(group) * layer_->ranks * kGathered;
+  std::fill(to, to + kGathered, 0);
+  for (int rank = 0; rank + 1 < layer_->ranks; ++rank, to += kGathered) {
+    const std::int32_t* from = counts_.data() + static_cast<std::ptrdiff_t>(rank) * layer_->experts + first;
+    if (some == kGathered) {
+      for (int e = 0; e < kGathered; ++e) to[kGathered + e] = to[e] + from[e];
+    } else {
+      for (int e = 0; e < some; ++e) to[kGathered + e] = to[e] + from[e];
+    }
   }
 }
 

@@ -49,6 +49,14 @@ class DispatchLoads {
     return sources_.data() + static_cast<std::size_t>(expert) * layer_->ranks;
   }
 
+  /// [rank * kGathered]: an expert's rows of the ranks before it.
+  [[nodiscard]] const std::int32_t* rows_before(int expert) {
+    const int group = expert / kGathered;
+    if (summed_[group] == 0) sum(group);
+    return before_.data() + (static_cast<std::size_t>(group) * layer_->ranks * kGathered + expert % kGathered);
+  }
+  static constexpr int kGathered = 16;  ///< experts at a time, whose counts of a rank share a cache line
+
   [[nodiscard]] const DispatchLayer& layer() const noexcept { return *layer_; }
   [[nodiscard]] const DispatchCosts& costs() const noexcept { return *costs_; }
   [[nodiscard]] const std::vector<DispatchItem>& items() const noexcept { return items_; }
@@ -113,12 +121,11 @@ class DispatchLoads {
   }
 
  private:
-  static constexpr int kGathered = 16;  ///< experts at a time, whose counts of a rank share a cache line
-
   void add_item(int expert, int rank, std::int64_t rows, std::int64_t ways);
   void spread_shared(int expert);
   void spread_copies(int expert);
   void gather(int group);
+  void sum(int group);
   void direct(const DispatchCopy& copy);
   [[nodiscard]] std::uint64_t signature(int rank) const;
 
@@ -128,8 +135,9 @@ class DispatchLoads {
   std::span<const std::uint8_t> cached_;
   DispatchOrder order_;
   bool ordered_ = false;
-  std::vector<std::uint8_t> gathered_;  ///< (groups of experts)
-  std::vector<std::int32_t> sources_;   ///< (experts, places)
+  std::vector<std::uint8_t> gathered_, summed_;  ///< (groups of experts)
+  std::vector<std::int32_t> sources_;            ///< (experts, places)
+  std::vector<std::int32_t> before_;             ///< (groups, ranks, kGathered)
   std::span<const DispatchCopy> copies_;
   std::vector<int> first_copy_, next_copy_;  ///< (experts), (copies): linked, -1 ends
   std::vector<std::int32_t> node_counts_;    ///< (nodes, experts)

@@ -10,13 +10,14 @@ namespace coterie {
 
 class DispatchRows {
  public:
+  void reserve(const DispatchLayer& layer);  ///< so that nothing else allocates
   /// All rows of an expert, which nobody has yet.
   void begin(DispatchLoads& loads, int expert);
   /// To `rank`, so many of the rank's in `place`: the last that are left.
   void give(int place, int rank, std::int64_t rows);
   [[nodiscard]] std::int64_t left(int place) const noexcept { return left_[place]; }
   /// Appends parts by `from`; what is left goes to its place's destination.
-  void write(const int* destinations, std::vector<DispatchPart>& parts) const;
+  void write(DispatchLoads& loads, std::vector<DispatchPart>& parts) const;
 
  private:
   /// Rows of one source; those of a source are linked, the last first.
@@ -28,8 +29,9 @@ class DispatchRows {
 
   int expert_ = 0;
   const DispatchOrder* order_ = nullptr;
-  std::vector<std::int64_t> left_;   ///< (places): rows that nobody has yet
-  std::vector<int> given_of_place_;  ///< (places): -1 ends
+  std::vector<std::int32_t> left_;    ///< (places): rows that nobody has yet
+  std::vector<int> given_of_place_;   ///< (places): -1 ends
+  std::vector<std::uint64_t> gives_;  ///< (ranks / 64): a bit for each that has some in given_
   std::vector<Given> given_;
 };
 

@@ -39,6 +39,12 @@ void LeastLoaded::clear() {
   best_draws_.clear();
 }
 
+std::size_t LeastLoaded::transfers() const {
+  const auto sent = [](const auto& of) { return of.weights_from >= 0; };
+  return static_cast<std::size_t>(std::count_if(best_chunks_.begin(), best_chunks_.end(), sent) +
+                                  std::count_if(loads_->copies().begin(), loads_->copies().end(), sent));
+}
+
 void LeastLoaded::drop(const DispatchCopy& copy) {
   const std::int64_t way = loads_->weights_way(copy.weights_from, copy.rank);
   for (const int rank : {copy.rank, copy.weights_from}) best_times_[order_->place_of_rank[rank]] -= way;

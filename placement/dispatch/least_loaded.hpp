@@ -41,6 +41,8 @@ class LeastLoaded {
 
   /// Of the slowest rank, at most `loads`' own.
   [[nodiscard]] std::int64_t time() const noexcept { return best_; }
+  /// Of weights, those for loads.copies() included.
+  [[nodiscard]] std::size_t transfers() const;
   /// A copy that has no rows in the end isn't made: what its weights' way takes is taken off.
   void drop(const DispatchCopy& copy);
 

@@ -17,6 +17,8 @@ std::int64_t common(std::int64_t a, std::int64_t b, std::int64_t from, std::int6
 void Llep::reserve(const DispatchLayer& layer) {
   const auto experts = static_cast<std::size_t>(layer.experts), ranks = static_cast<std::size_t>(layer.ranks);
   owner_.reserve(experts);
+  first_owned_.reserve(ranks);
+  next_owned_.reserve(experts);
   native_.reserve(ranks);
   load_.reserve(ranks);
   least_.reserve(ranks);
@@ -40,6 +42,8 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   reserve(layer);
   loads_ = &loads;
   owner_.resize(layer.experts);
+  next_owned_.resize(layer.experts);
+  first_owned_.assign(layer.ranks, -1);
   native_.assign(layer.ranks, 0);
   std::int64_t sum = 0;
   for (int e = 0; e < layer.experts; ++e) {
@@ -49,6 +53,7 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
       const std::uint8_t* held = layer.held.data() + static_cast<std::size_t>(e) * layer.ranks;
       owner_[e] = *std::find_if(ranks.begin(), ranks.end(), [&](int rank) { return held[rank] != 0; });
     }
+    next_owned_[e] = std::exchange(first_owned_[owner_[e]], e);
     native_[owner_[e]] += loads.rows(e);
     sum += loads.rows(e);
   }
@@ -72,8 +77,10 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
     set_load(p, native_[rank]);
   }
   list_.clear();
-  for (int e = 0; e < layer.experts; ++e) {
-    if (listed_[owner_[e]] != 0) list_.emplace_back(-loads.rows(e), e);
+  for (int r = 0; r < layer.ranks; ++r) {
+    for (int e = listed_[r] != 0 ? first_owned_[r] : -1; e >= 0; e = next_owned_[e]) {
+      list_.emplace_back(-loads.rows(e), e);
+    }
   }
   std::sort(list_.begin(), list_.end());
   first_chunk_.assign(layer.experts, -1);
@@ -121,8 +128,7 @@ void Llep::spill(std::int64_t from, std::int64_t to, std::size_t next) {
 void Llep::list_later(int rank, std::size_t next) {
   if (std::exchange(listed_[rank], 1) != 0) return;
   const Key last = list_[next - 1];
-  for (int e = 0; e < loads_->layer().experts; ++e) {
-    if (owner_[e] != rank) continue;
+  for (int e = first_owned_[rank]; e >= 0; e = next_owned_[e]) {
     const Key key{-loads_->rows(e), e};
     const auto later = list_.begin() + static_cast<std::ptrdiff_t>(next);
     if (key > last) list_.insert(std::upper_bound(later, list_.end(), key), key);
@@ -181,16 +187,45 @@ void Llep::share(int expert, Rows which) {
   }
 }
 
+std::int64_t Llep::time(std::int64_t rows, std::int64_t near, std::int64_t own) const {
+  const DispatchCosts& costs = loads_->costs();
+  return costs.expert + rows * costs.row + (rows - near) * costs.row_between + (near - own) * costs.row_inside;
+}
+
+std::int64_t Llep::whole(int expert) const {
+  const int owner = owner_[expert];
+  return time(loads_->rows(expert), loads_->node_rows(loads_->layer().node_of_rank[owner], expert),
+              loads_->count(owner, expert));
+}
+
+/// As if of each chunk all rows of its rank's node were there, and those at hand all the rank's own.
+Llep::Price Llep::least_price() {
+  const DispatchLayer& layer = loads_->layer();
+  const bool as_planned = layer.holders == layer.experts;  // what isn't divided
+  times_.assign(loads_->planned_times().begin(), loads_->planned_times().end());
+  if (!as_planned) times_.assign(layer.ranks, 0);
+  share_of_rank_.assign(layer.ranks, -1);  // the expert that it has already
+  Price price;
+  int expert = -1;
+  for (const DispatchPart& chunk : chunks_) {
+    const int e = chunk.expert, owner = owner_[e];
+    if (std::exchange(expert, e) != e && as_planned) times_[owner] -= whole(e);
+    const std::int64_t rows = chunk.to - chunk.from;
+    const std::int64_t near = std::min(rows, loads_->node_rows(layer.node_of_rank[chunk.rank], e));
+    const std::int64_t own = chunk.rank == owner ? std::min<std::int64_t>(near, loads_->count(owner, e)) : near;
+    const bool has = std::exchange(share_of_rank_[chunk.rank], e) == e;
+    times_[chunk.rank] += time(rows, near, own) - (has ? loads_->costs().expert : 0);
+    if (has || loads_->holds(chunk.rank, e)) continue;
+    for (const int rank : {owner, chunk.rank}) times_[rank] += loads_->weights_way(owner, chunk.rank);
+    ++price.transfers;
+  }
+  price.time = *std::max_element(times_.begin(), times_.end());
+  return price;
+}
+
 Llep::Price Llep::price(Rows which) {
   const DispatchLayer& layer = loads_->layer();
-  const DispatchCosts& costs = loads_->costs();
   Price price;
-  const auto time = [&](std::int64_t rows, std::int64_t near, std::int64_t own) {
-    return costs.expert + rows * costs.row + (rows - near) * costs.row_between + (near - own) * costs.row_inside;
-  };
-  const auto whole = [&](int e) {
-    return time(loads_->rows(e), loads_->node_rows(layer.node_of_rank[owner_[e]], e), loads_->count(owner_[e], e));
-  };
   const bool as_planned = layer.holders == layer.experts;  // what isn't divided
   times_.assign(loads_->planned_times().begin(), loads_->planned_times().end());
   if (!as_planned) times_.assign(layer.ranks, 0);
@@ -233,7 +268,7 @@ void Llep::write(Rows which, DispatchRows& rows, DispatchPlan& plan) {
     } else {
       deal_own_first(rows);
     }
-    rows.write(loads_->destinations(e), plan.parts);  // nothing is left
+    rows.write(*loads_, plan.parts);  // nothing is left
   }
 }
 

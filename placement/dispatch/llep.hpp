@@ -31,6 +31,8 @@ class Llep {
     friend auto operator<=>(const Price&, const Price&) = default;
   };
   [[nodiscard]] Price price(Rows which);
+  /// At most that of any rows, in less time.
+  [[nodiscard]] Price least_price();
   /// The experts whose weights a rank gets by it, at most. price() was asked for.
   [[nodiscard]] int most_arrivals() const noexcept { return most_arrivals_; }
   /// Appends all rows, by expert and `from`, and each transfer that they need.
@@ -50,6 +52,9 @@ class Llep {
   void spill(std::int64_t from, std::int64_t to, std::size_t next);
   void set_load(int place, std::int64_t load);
   void list_later(int rank, std::size_t next);
+  /// What a rank takes for an expert of which it has these rows, of them `near` from its node, of these `own` its own.
+  [[nodiscard]] std::int64_t time(std::int64_t rows, std::int64_t near, std::int64_t own) const;
+  [[nodiscard]] std::int64_t whole(int expert) const;  ///< for all rows, of its owner
   [[nodiscard]] std::span<const DispatchPart> chunks(int expert) const;
   /// Of a divided expert what each rank computes, in shares_.
   void share(int expert, Rows which);
@@ -58,11 +63,12 @@ class Llep {
 
   std::int64_t capacity_ = 0, min_rows_ = 0;
   DispatchLoads* loads_ = nullptr;
-  std::vector<int> owner_;            ///< (experts)
-  std::vector<std::int64_t> native_;  ///< (ranks): rows of the experts that it owns
-  std::vector<std::int64_t> load_;    ///< (places): rows assigned and pending
-  std::vector<int> least_;            ///< of each kBlock places the first of the least loaded
-  std::vector<std::uint8_t> listed_;  ///< (ranks): whether the list has its experts
+  std::vector<int> owner_;                     ///< (experts)
+  std::vector<int> first_owned_, next_owned_;  ///< (ranks), (experts): linked, -1 ends
+  std::vector<std::int64_t> native_;           ///< (ranks): rows of the experts that it owns
+  std::vector<std::int64_t> load_;             ///< (places): rows assigned and pending
+  std::vector<int> least_;                     ///< of each kBlock places the first of the least loaded
+  std::vector<std::uint8_t> listed_;           ///< (ranks): whether the list has its experts
   std::vector<Key> list_;         ///< experts of ranks that were beyond the capacity: the others stay where they are
   std::vector<int> first_chunk_;  ///< (experts): -1: all rows stay
   std::vector<DispatchPart> chunks_;                    ///< of the other experts, one after the other, by `from`

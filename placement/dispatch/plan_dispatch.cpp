@@ -77,21 +77,31 @@ struct DispatchPlanner::Scratch {
   std::vector<int> chunk_of_expert, next_chunk;  ///< (experts), (chunks): linked, -1 ends
   std::vector<int> from_place;                   ///< (nodes): before it all rows of the owner in hand are given
   std::vector<int> first_part;                   ///< (experts)
+  Llep::Price llep_price;
 
+  void reserve(const DispatchLayer& layer, DispatchPlan& plan);
   void write(DispatchPlan& plan);
   void write_split(int expert, DispatchPlan& plan);
   void write_copies(DispatchPlan& plan);
-  void follow_llep(const DispatchOptions& options, DispatchPlan& plan);
+  [[nodiscard]] bool follows_llep(const DispatchOptions& options);
+  void write_llep(const DispatchOptions& options, DispatchPlan& plan);
 };
+
+void DispatchPlanner::Scratch::reserve(const DispatchLayer& layer, DispatchPlan& plan) {
+  const std::size_t most = 2 * (static_cast<std::size_t>(layer.ranks) + layer.holders + most_copies(layer));
+  rows.reserve(layer);
+  chunk_of_expert.reserve(layer.experts);
+  next_chunk.reserve(most);
+  from_place.reserve(layer.nodes + 1);
+  first_part.reserve(layer.experts);
+  plan.parts.reserve(static_cast<std::size_t>(layer.experts) * (layer.ranks + layer.nodes) + 4 * most);
+  plan.transfers.reserve(most);
+}
 
 /// The least-loaded solution, or none, as parts of all experts.
 void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
   const DispatchLayer& layer = loads.layer();
   const auto& chunks = least_loaded.chunks();
-  const std::size_t most = 2 * (static_cast<std::size_t>(layer.ranks) + layer.holders + most_copies(layer));
-  next_chunk.reserve(most);
-  plan.parts.reserve(static_cast<std::size_t>(layer.experts) * (layer.ranks + layer.nodes) + 4 * most);
-  plan.transfers.reserve(most);
   chunk_of_expert.assign(layer.experts, -1);
   next_chunk.resize(chunks.size());
   for (std::size_t i = chunks.size(); i-- > 0;) {
@@ -128,7 +138,7 @@ void DispatchPlanner::Scratch::write_copies(DispatchPlan& plan) {
 void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
   const DispatchOrder& order = loads.order();
   const auto& chunks = least_loaded.chunks();
-  const int* destinations = loads.destinations(expert);
+  const int* destinations = loads.shared(expert) ? loads.destinations(expert) : nullptr;
   rows.begin(loads, expert);
   for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
     rows.give(order.place_of_rank[chunks[i].rank], chunks[i].rank, chunks[i].own);
@@ -146,7 +156,7 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
         continue;
       }
       for (int& p = from_place[draw.node]; wanted > 0; ++p) {
-        if (order.ranks[p] == owner || destinations[p] != owner) continue;
+        if (order.ranks[p] == owner || (destinations != nullptr && destinations[p] != owner)) continue;
         const std::int64_t some = std::min(wanted, rows.left(p));
         rows.give(p, chunk.rank, some);
         wanted -= some;
@@ -154,25 +164,32 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
       }
     }
   }
-  rows.write(destinations, plan.parts);
+  rows.write(loads, plan.parts);
+}
+
+Llep::Rows llep_rows(const DispatchOptions& options) {
+  return options.policy == DispatchPolicy::least_loaded ? Llep::Rows::own_first : Llep::Rows::in_order;
 }
 
 /// What makes least_loaded never slower than LLEP, nor as fast with more transfers: the better plan of the two is
 /// taken, LLEP's being made with the same settings and prices. For it ranks compute as many rows as LLEP says, but no
 /// fewer of their own and their node's than by its order, so that none takes longer than by the policy llep.
-void DispatchPlanner::Scratch::follow_llep(const DispatchOptions& options, DispatchPlan& plan) {
-  if (!llep.solve(loads, options)) return;
-  const bool ours = options.policy == DispatchPolicy::least_loaded;
-  const Llep::Rows which = ours ? Llep::Rows::own_first : Llep::Rows::in_order;
-  const Llep::Price price = llep.price(which);
-  if (ours &&
-      (price >= Llep::Price{plan.after, plan.transfers.size()} || llep.most_arrivals() > options.most_arrivals)) {
-    return;
+bool DispatchPlanner::Scratch::follows_llep(const DispatchOptions& options) {
+  if (options.policy == DispatchPolicy::plain || !llep.solve(loads, options)) return false;
+  Llep::Price ours;
+  if (options.policy == DispatchPolicy::least_loaded) {
+    ours = {least_loaded.time(), least_loaded.transfers()};
+    if (llep.least_price() >= ours) return false;
   }
+  llep_price = llep.price(llep_rows(options));
+  return options.policy == DispatchPolicy::llep || (llep_price < ours && llep.most_arrivals() <= options.most_arrivals);
+}
+
+void DispatchPlanner::Scratch::write_llep(const DispatchOptions& options, DispatchPlan& plan) {
   plan.parts.clear();
   plan.transfers.clear();
-  llep.write(which, rows, plan);
-  plan.after = price.time;
+  llep.write(llep_rows(options), rows, plan);
+  plan.after = llep_price.time;
   plan.stayed = DispatchPlan::Stayed::spilled;
 }
 
@@ -188,14 +205,21 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
   Scratch& s = *scratch_;
   plan_.parts.clear();
   plan_.transfers.clear();
+  s.reserve(layer, plan_);
   s.loads.measure(layer, costs_, counts, cached);
   plan_.before = plan_.after = *std::max_element(s.loads.times().begin(), s.loads.times().end());
   plan_.stayed = options_.policy == DispatchPolicy::llep ? Stayed::balanced : Stayed::policy;
   s.least_loaded.clear();
   if (options_.policy == DispatchPolicy::least_loaded) plan_.stayed = s.least_loaded.solve(s.loads, options_);
-  s.write(plan_);
-  if (options_.policy == DispatchPolicy::least_loaded) plan_.after = s.least_loaded.time();
-  if (options_.policy != DispatchPolicy::plain) s.follow_llep(options_, plan_);
+  const bool theirs = s.follows_llep(options_);
+  if (!theirs || !s.loads.copies().empty()) {
+    s.write(plan_);
+    if (options_.policy == DispatchPolicy::least_loaded) plan_.after = s.least_loaded.time();
+  }
+  // Copies that have no rows in the end may make ours better than it seemed.
+  if (theirs && (s.loads.copies().empty() || s.llep_price < Llep::Price{plan_.after, plan_.transfers.size()})) {
+    s.write_llep(options_, plan_);
+  }
   return plan_;
 }
 

@@ -2,13 +2,16 @@
 // 64 ranks in nodes of 8, 256 experts, 8 of them a token, 16,384 tokens a rank: the loads of LLEP's tables, some random
 // ones, and those of the traces given, whole and cut into batches of 1,024 tokens (of each layer some; tokens dealt to
 // the ranks in turn and repeated up to 16,384 a rank; as many ranks as divide the experts). --load takes those alone
-// whose names have TEXT in them. Every call has other counts than the one before. One core, microseconds; predicted
-// milliseconds; rows computed elsewhere than the placement says in per cent of all.
+// whose names have TEXT in them. dispatch_bench --worst LOADS [SEED] looks for the slowest of so many random ones,
+// dealt to random layers and machines (random_dispatch.hpp) in turn. Every call has other counts than the one before.
+// One core, microseconds; predicted milliseconds; rows computed elsewhere than the placement says in per cent of all.
 #include "placement/dispatch/plan_dispatch.hpp"
 #include "placement/splitmix.hpp"
 #include "placement/trace/trace.hpp"
+#include "tests/bench/random_dispatch.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -190,7 +193,66 @@ void report(const Load& load) {
   std::fflush(stdout);
 }
 
+struct Slowest {
+  double us = 0;
+  std::uint64_t seed = 0;
+  std::string load;
+};
+
+/// Of each setting's loads how long planning takes, without the first call; what seems slow is measured again, as the
+/// median of some calls.
+void report_worst(int loads, std::uint64_t seed) {
+  using Clock = std::chrono::steady_clock;
+  static const int kSettings = std::getenv("KS") ? atoi(std::getenv("KS")) : 100;
+  constexpr int kAgain = 7;
+  std::printf("%-72s %7s %7s %7s %7s   %s\n%-72s %31s\n", "setting", "median", "99 %", "99.9 %", "worst", "worst load",
+              "", "us a call");
+  std::vector<double> all;
+  Slowest slowest;
+  std::vector<std::int32_t> counts;
+  for (std::uint64_t s = seed; s < seed + kSettings; ++s) {
+    const RandomSetting setting = random_setting(s);
+    DispatchPlanner planner(setting.costs, {});
+    const auto call = [&] {
+      const auto start = Clock::now();
+      static_cast<void>(planner.plan(setting.layer, counts, setting.cached));
+      return std::chrono::duration<double>(Clock::now() - start).count() * 1e6;
+    };
+    std::vector<double> times;
+    Slowest here;
+    for (int i = 0; i < loads / kSettings; ++i) {
+      const std::uint64_t of_load = SplitMix(s * 1'000'003 + static_cast<std::uint64_t>(i)).next();
+      const char* kind = random_load(of_load, setting.layer, counts);
+      if (i == 0) static_cast<void>(call());
+      double us = call();
+      if (us > here.us) {
+        std::array<double, kAgain> again{};
+        for (double& of : again) of = call();
+        std::sort(again.begin(), again.end());
+        us = std::min(us, again[kAgain / 2]);
+      }
+      times.push_back(us);
+      if (us > here.us) here = {us, of_load, kind};
+    }
+    const auto print = [](const std::string& name, std::vector<double>& of, const Slowest& worst) {
+      std::sort(of.begin(), of.end());
+      std::printf("%-72s %7.1f %7.1f %7.1f %7.1f   %s, seed %llu\n", name.c_str(), of[of.size() / 2],
+                  of[of.size() * 99 / 100], of[of.size() * 999 / 1000], worst.us, worst.load.c_str(),
+                  static_cast<unsigned long long>(worst.seed));
+      std::fflush(stdout);
+    };
+    if (times.empty()) continue;
+    all.insert(all.end(), times.begin(), times.end());
+    print(setting.name, times, here);
+    if (here.us > slowest.us) slowest = here;
+    if (s + 1 == seed + kSettings) print("all", all, slowest);
+  }
+}
+
 void run(int argc, char** argv) {
+  if (argc > 2 && std::string(argv[1]) == "--worst") {
+    return report_worst(std::stoi(argv[2]), argc > 3 ? std::stoull(argv[3]) : 1);
+  }
   const bool some = argc > 2 && std::string(argv[1]) == "--load";
   const std::string wanted = some ? argv[2] : "";
   std::printf("%-34s %7s %7s %7s   %8s %8s %8s   %6s %6s   %5s %5s\n%-34s %23s   %26s   %13s   %11s\n", "load", "least",
