@@ -5,6 +5,14 @@
 #include <numeric>
 
 namespace coterie {
+namespace {
+
+constexpr int kMostLooked = 6000;  // ranks of all sites, until no more copies are made
+constexpr int kExpertBits = 24;    // of a candidate
+constexpr int kMostExperts = (1 << kExpertBits) - 1;
+
+}  // namespace
+
 bool DispatchCopies::may_pay(const DispatchLoads& loads) {
   const DispatchLayer& layer = loads.layer();
   const DispatchCosts& costs = loads.costs();
@@ -18,8 +26,9 @@ bool DispatchCopies::may_pay(const DispatchLoads& loads) {
                                                  enough_rows(costs.weights_between, costs.row_between));
   for (int e = 0; e < layer.experts; ++e) {
     const bool free = layer.detours[e] != 0 || loads.any_cached(e);
-    if (free) enough_ = 0;
-    if (loads.most_node_rows(e) > enough || (free && loads.rows(e) > 0)) candidates_.push_back(e);
+    if (loads.most_node_rows(e) <= enough && (!free || loads.rows(e) == 0)) continue;
+    candidates_.push_back(static_cast<std::uint64_t>(loads.rows(e)) << kExpertBits |
+                          static_cast<unsigned>(~e & kMostExperts));
   }
   return !candidates_.empty();
 }
@@ -41,14 +50,26 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   gains_.clear();
   gains_.reserve(all);
   gain_ = 0;
-  std::sort(candidates_.begin(), candidates_.end(),
-            [&](int a, int b) { return loads.rows(a) != loads.rows(b) ? loads.rows(a) > loads.rows(b) : a < b; });
-  for (const int expert : candidates_) {
-    for (int n = 0; n < layer.nodes && copies_.size() < enough; ++n) {
-      if (loads.node_rows(n, expert) <= enough_) continue;
-      open_in({expert, n, order_->node_begin[n], order_->node_begin[n + 1], layer.only_holder[expert],
-               loads.sources(expert)});
+  looked_ = 0;
+  std::sort(candidates_.begin(), candidates_.end());
+  for (auto last = candidates_.rbegin(); last != candidates_.rend(); ++last) {
+    const int expert = static_cast<int>(~*last & kMostExperts), holder = layer.only_holder[expert];
+    const bool free = layer.detours[expert] != 0 || loads.any_cached(expert);
+    if (free) know_ready(expert);
+    for (int n = 0; n < layer.nodes; ++n) {
+      if (copies_.size() >= enough || looked_ >= kMostLooked) return;
+      const bool ready = free && (holder < 0 || ready_nodes_[n] != 0);
+      if (loads.node_rows(n, expert) <= (ready ? 0 : enough_)) continue;
+      open_in({expert, n, order_->node_begin[n], order_->node_begin[n + 1], holder, loads.sources(expert), ready});
     }
+  }
+}
+
+void DispatchCopies::know_ready(int expert) {
+  ready_nodes_.assign(loads_->layer().nodes, 0);
+  for (int r = 0; r < loads_->layer().ranks; ++r) {
+    if (r != loads_->layer().only_holder[expert] && loads_->holds(r, expert))
+      ready_nodes_[loads_->layer().node_of_rank[r]] = 1;
   }
 }
 
@@ -77,12 +98,13 @@ std::int64_t DispatchCopies::weights(int expert, int rank, int from) const {
 void DispatchCopies::open_in(const Site& site) {
   const DispatchCosts& costs = loads_->costs();
   const int expert = site.expert, node = site.node, first = open_first(site);
-  if (enough_ > 0) {  // all weights travel
+  if (!site.ready && site.holder >= 0) {  // all weights travel
     const bool home = loads_->layer().node_of_rank[site.holder] == node;
     const std::int64_t way = home || first >= 0 ? costs.row_inside : costs.row_between;
     const std::int64_t sent = home ? costs.weights_inside : costs.weights_between;
     if (loads_->node_rows(node, expert) * way <= costs.expert + 2 * sent) return;
   }
+  looked_ += site.end - site.begin;
   const std::int64_t most_sent = (sum_ - gain_) / loads_->layer().ranks / 2;
   for (int p = site.begin; p < site.end; ++p) {
     const int rank = order_->ranks[p], to = destination(p, site);

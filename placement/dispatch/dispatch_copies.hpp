@@ -34,8 +34,10 @@ class DispatchCopies {
     int begin = 0, end = 0;  ///< places
     int holder = -1;         ///< -1: there are several
     const std::int32_t* sources = nullptr;
+    bool ready = true;  ///< some of its ranks may have the weights
   };
 
+  void know_ready(int expert);
   void open_in(const Site& site);
   /// One for the rows that leave the node; -1 where none pays.
   [[nodiscard]] int open_first(const Site& site);
@@ -47,13 +49,15 @@ class DispatchCopies {
 
   DispatchLoads* loads_ = nullptr;
   const DispatchOrder* order_ = nullptr;
-  std::vector<int> candidates_;      ///< experts
-  std::vector<std::int64_t> times_;  ///< (ranks): with the copies so far
-  std::vector<std::int64_t> sent_;   ///< (ranks): picoseconds of weights' ways
-  std::int64_t sum_ = 0;             ///< of times without copies
-  std::vector<int> arrivals_;        ///< (ranks)
+  std::vector<std::uint64_t> candidates_;  ///< experts by their rows, the fewest first
+  std::vector<std::uint8_t> ready_nodes_;  ///< (nodes): whether a rank has the weights of the expert in hand
+  int looked_ = 0;                         ///< at ranks
+  std::vector<std::int64_t> times_;        ///< (ranks): with the copies so far
+  std::vector<std::int64_t> sent_;         ///< (ranks): picoseconds of weights' ways
+  std::int64_t sum_ = 0;                   ///< of times without copies
+  std::vector<int> arrivals_;              ///< (ranks)
   int most_arrivals_ = 0;
-  std::int64_t enough_ = 0;  ///< rows of a node, up to which none pays
+  std::int64_t enough_ = 0;  ///< rows of a node, up to which none pays that weights travel for
   std::vector<DispatchCopy> copies_, sorted_;
   std::vector<std::pair<std::int64_t, int>> gains_;  ///< (copies): less than none, and which
   std::int64_t gain_ = 0;
