@@ -67,10 +67,9 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
 
 void DispatchCopies::know_ready(int expert) {
   ready_nodes_.assign(loads_->layer().nodes, 0);
-  for (int r = 0; r < loads_->layer().ranks; ++r) {
-    if (r != loads_->layer().only_holder[expert] && loads_->holds(r, expert))
-      ready_nodes_[loads_->layer().node_of_rank[r]] = 1;
-  }
+  loads_->for_each_holding(expert, [&](int rank) {
+    if (rank != loads_->layer().only_holder[expert]) ready_nodes_[loads_->layer().node_of_rank[rank]] = 1;
+  });
 }
 
 void DispatchCopies::sort() {

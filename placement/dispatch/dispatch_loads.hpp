@@ -3,7 +3,10 @@
 
 #include "placement/dispatch/plan_dispatch.hpp"
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -98,14 +101,33 @@ class DispatchLoads {
   [[nodiscard]] bool shared(int expert) const noexcept {
     return layer_->only_holder[expert] < 0 || copied_[expert] != 0;
   }
-  /// Whether the rank has the expert's weights without a transfer, but for that of a copy.
-  [[nodiscard]] bool has(int rank, int expert) const noexcept {
-    return holds(rank, expert) || (copied_[expert] != 0 && destination(order_.place_of_rank[rank], expert) == rank);
-  }
-  /// Whether it has them without any transfer.
+  /// Whether the rank has the expert's weights without any transfer.
   [[nodiscard]] bool holds(int rank, int expert) const noexcept {
     const std::size_t at = static_cast<std::size_t>(expert) * layer_->ranks + rank;
     return layer_->held[at] != 0 || (!cached_.empty() && cached_[at] != 0);
+  }
+  /// Calls `found` with each rank that does, in order.
+  template <class Found>
+  void for_each_holding(int expert, Found found) const {
+    const std::size_t first = static_cast<std::size_t>(expert) * layer_->ranks;
+    const std::uint8_t* held = layer_->held.data() + first;
+    const std::uint8_t* cached = cached_.empty() ? held : cached_.data() + first;
+    for (int r = 0; r < layer_->ranks;) {
+      constexpr int kWord = 8;
+      std::array<std::uint64_t, 2> words{};
+      if (r + kWord <= layer_->ranks) {
+        std::memcpy(words.data(), held + r, kWord);
+        std::memcpy(words.data() + 1, cached + r, kWord);
+      }
+      const int end = std::min(r + kWord, layer_->ranks);
+      if (end == r + kWord && (words[0] | words[1]) == 0) {
+        r = end;
+        continue;
+      }
+      for (; r < end; ++r) {
+        if ((held[r] | cached[r]) != 0) found(r);
+      }
+    }
   }
   [[nodiscard]] bool any_cached() const noexcept { return !cached_.empty(); }
   [[nodiscard]] bool any_cached(int expert) const noexcept;

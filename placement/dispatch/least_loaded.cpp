@@ -4,6 +4,7 @@
 #include <array>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace coterie {
 namespace {
@@ -17,22 +18,6 @@ constexpr std::int64_t kNearMiss = 16;  // a part of the target: a pass that mis
 constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 64;  // parts of the time: steps of the search
 
 }  // namespace
-
-std::size_t LeastLoaded::cell(int place, int index) const {
-  return static_cast<std::size_t>(index) * ranks_ + place;
-}
-
-std::int64_t* LeastLoaded::pool(int item) {
-  return pool_.data() + static_cast<std::size_t>(item) * nodes_;
-}
-
-bool LeastLoaded::has(int place, int expert) const {
-  return here_[cell(place, expert)].weights == pass_ || ready_at_[cell(place, expert)] != 0;
-}
-
-std::int64_t LeastLoaded::weights_way(int a, int b) const {
-  return node_[a] == node_[b] ? loads_->costs().weights_inside : loads_->costs().weights_between;
-}
 
 void LeastLoaded::clear() {
   best_chunks_.clear();
@@ -127,6 +112,7 @@ void LeastLoaded::prepare() {
   base_.resize(ranks);
   room_.resize(ranks);
   roomiest_.resize(nodes_);
+  roomiest_of_.resize(nodes_ / kBlock + 1);
   base_arrivals_.assign(ranks, 0);
   for (int i = 0; i < ranks_; ++i) {
     node_[i] = layer.node_of_rank[order_->ranks[i]];
@@ -265,10 +251,8 @@ void LeastLoaded::begin_pass(std::int64_t target) {
   for (int p = 0; p < ranks_; ++p) {
     room_[p] = arrivals_[p] >= most_arrivals_ ? 0 : target - times_[p] - loads_->costs().expert;
   }
-  for (int n = 0; n < nodes_; ++n) {
-    const auto first = room_.begin() + order_->node_begin[n], last = room_.begin() + order_->node_begin[n + 1];
-    roomiest_[n] = static_cast<int>(std::max_element(first, last) - room_.begin());
-  }
+  for (int n = 0; n < nodes_; ++n) roomiest_[n] = order_->node_begin[n];
+  for (int n = 0; n < nodes_; ++n) find_roomiest(n);
   for (const int i : shared_) here_[cell(order_->place_of_rank[items[i].rank], items[i].expert)].rows = pass_;
 }
 
@@ -374,17 +358,14 @@ void LeastLoaded::know_expert(int expert) {
   ready_begin_[expert] = static_cast<int>(ready_.size());
   const auto add = [&](int rank) {
     const int place = order_->place_of_rank[rank];
-    ready_.push_back(place);
-    at[place] = 1;
+    if (std::exchange(at[place], 1) == 0) ready_.push_back(place);
   };
-  if (loads_->layer().only_holder[expert] < 0 || loads_->any_cached(expert)) {
-    for (const int rank : order_->ranks) {
-      if (loads_->has(rank, expert)) add(rank);
-    }
+  if (loads_->layer().only_holder[expert] < 0 || loads_->any_cached()) {
+    loads_->for_each_holding(expert, add);
   } else {
     add(loads_->layer().only_holder[expert]);
-    for (int i = loads_->first_copy(expert); i >= 0; i = loads_->next_copy(i)) add(loads_->copies()[i].rank);
   }
+  for (int i = loads_->first_copy(expert); i >= 0; i = loads_->next_copy(i)) add(loads_->copies()[i].rank);
   ready_end_[expert] = static_cast<int>(ready_.size());
 }
 
@@ -392,8 +373,34 @@ void LeastLoaded::set_room(int place) {
   const bool full = arrivals_[place] >= most_arrivals_;
   room_[place] = full ? 0 : target_ - times_[place] - loads_->costs().expert;
   const int node = node_[place];
+  if (place == roomiest_[node]) find_roomiest(node);  // room is only taken
+}
+
+void LeastLoaded::find_roomiest(int node) {
   const auto first = room_.begin() + order_->node_begin[node], last = room_.begin() + order_->node_begin[node + 1];
   roomiest_[node] = static_cast<int>(std::max_element(first, last) - room_.begin());
+  const int block = node / kBlock, end = std::min((block + 1) * kBlock, nodes_);
+  int best = roomiest_[block * kBlock];
+  for (int n = block * kBlock + 1; n < end; ++n) best = room_[roomiest_[n]] > room_[best] ? roomiest_[n] : best;
+  roomiest_of_[block] = best;
+}
+
+/// -1: there is no other node.
+int LeastLoaded::roomiest_but(int node) const {
+  int best = -1;
+  const auto consider = [&](int place) {
+    if (best < 0 || room_[place] > room_[best]) best = place;
+  };
+  for (int block = 0; block * kBlock < nodes_; ++block) {
+    if (node / kBlock != block) {
+      consider(roomiest_of_[block]);
+      continue;
+    }
+    for (int n = block * kBlock; n < std::min((block + 1) * kBlock, nodes_); ++n) {
+      if (n != node) consider(roomiest_[n]);
+    }
+  }
+  return best;
 }
 
 /// Whether rows of one rank may be worth the weights' way: an offer of them alone may be at most twice what it saves.
@@ -438,45 +445,41 @@ int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
     }
     return helper;
   }
-  int ready = -1;
-  for (int i = ready_begin_[item.expert]; i < ready_end_[item.expert]; ++i) {
-    const int p = ready_[i];
-    if (p != owner && times_[p] < target_ && (ready < 0 || times_[p] < times_[ready])) ready = p;
-  }
-  if (ready >= 0) consider(ready);
+  if (const int ready = least_loaded_ready(item.expert, owner); ready >= 0) consider(ready);
   if (helper >= 0) return helper;
   const DispatchCosts& costs = loads_->costs();
   const std::int64_t excess = times_[owner] - target_;
   const int node = node_[owner], near = roomiest_[node];
+  const int begin = order_->node_begin[node], end = order_->node_begin[node + 1];
   if (near != owner && room_[near] > costs.weights_inside) {
     const std::int64_t room = excess + 2 * costs.weights_inside;  // both ranks pay for the weights' way
-    consider(with_most_rows_in(index, node, room, near));
+    consider(room_[near] < room ? near : with_most_rows(index, begin, end, room, near));
     if (helper >= 0 && best.done) return helper;
   }
-  int far = -1;
-  for (int n = 0; n < nodes_; ++n) {
-    if (n != node && (far < 0 || room_[roomiest_[n]] > room_[far])) far = roomiest_[n];
-  }
+  const int far = roomiest_but(node);
   if (far >= 0 && room_[far] > costs.weights_between) {
     const std::int64_t room = excess + 2 * costs.weights_between;
-    consider(room_[far] < room ? far : with_most_rows(index, node, room, far));
+    consider(room_[far] < room ? far
+                               : with_most_rows(index, end, ranks_, room, with_most_rows(index, 0, begin, room, far)));
   }
   return helper;
 }
 
-/// Of the places of other nodes than `but` with so much room, and `best`.
-int LeastLoaded::with_most_rows(int index, int but, std::int64_t room, int best) const {
-  for (int n = 0; n < nodes_; ++n) {
-    if (n != but) best = with_most_rows_in(index, n, room, best);
+int LeastLoaded::least_loaded_ready(int expert, int but) const {
+  int ready = -1;
+  for (int i = ready_begin_[expert]; i < ready_end_[expert]; ++i) {
+    const int p = ready_[i];
+    if (p == but || times_[p] >= target_) continue;
+    if (ready < 0 || times_[p] < times_[ready] || (times_[p] == times_[ready] && p < ready)) ready = p;
   }
-  return best;
+  return ready;
 }
 
-int LeastLoaded::with_most_rows_in(int index, int node, std::int64_t room, int best) const {
-  if (room_[roomiest_[node]] < room) return best;
+/// Of the places [begin, end) with so much room, and `best`.
+int LeastLoaded::with_most_rows(int index, int begin, int end, std::int64_t room, int best) const {
   const std::int32_t* own = own_[index];
   std::int32_t most = own[best];
-  for (int p = order_->node_begin[node]; p < order_->node_begin[node + 1]; ++p) {
+  for (int p = begin; p < end; ++p) {
     const std::int32_t rows = room_[p] >= room ? own[p] : -1;
     best = rows > most ? p : best;
     most = std::max(most, rows);

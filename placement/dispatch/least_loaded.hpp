@@ -52,6 +52,7 @@ class LeastLoaded {
 
  private:
   static constexpr std::int64_t kUnit = 1024;  ///< of prices
+  static constexpr int kBlock = 8;             ///< nodes
   /// What a helper can take of an item, by where the rows come from.
   struct Offer {
     enum Source { own, node, other_nodes, owners_node, owner, sources };
@@ -116,10 +117,12 @@ class LeastLoaded {
   [[nodiscard]] bool own_may_pay(int expert) const;
   void shed(int item, bool own_only);
   [[nodiscard]] int best_helper(int item, bool own_only, Offer& best);
-  [[nodiscard]] int with_most_rows(int item, int but, std::int64_t room, int best) const;
-  [[nodiscard]] int with_most_rows_in(int item, int node, std::int64_t room, int best) const;
+  [[nodiscard]] int with_most_rows(int item, int begin, int end, std::int64_t room, int best) const;
+  [[nodiscard]] int least_loaded_ready(int expert, int but) const;
+  [[nodiscard]] int roomiest_but(int node) const;
   [[nodiscard]] std::int32_t taken(int place, int item) const;
   void set_room(int place);
+  void find_roomiest(int node);
   [[nodiscard]] Offer offer(int item, int helper, bool own_only);
   /// Rows that may be offered, by source, and what each of a source takes of the helper's time and of the owner's.
   struct Sources {
@@ -131,10 +134,16 @@ class LeastLoaded {
   void take(int item, int helper, const Offer& offer);
   void draw(int item, int node, std::int64_t rows);
   [[nodiscard]] int sender(const DispatchItem& item, int helper) const;
-  [[nodiscard]] bool has(int place, int expert) const;
-  [[nodiscard]] std::int64_t weights_way(int a, int b) const;
-  [[nodiscard]] std::size_t cell(int place, int index) const;
-  [[nodiscard]] std::int64_t* pool(int item);
+  [[nodiscard]] bool has(int place, int expert) const {
+    return here_[cell(place, expert)].weights == pass_ || ready_at_[cell(place, expert)] != 0;
+  }
+  [[nodiscard]] std::int64_t weights_way(int a, int b) const {
+    return node_[a] == node_[b] ? loads_->costs().weights_inside : loads_->costs().weights_between;
+  }
+  [[nodiscard]] std::size_t cell(int place, int index) const {
+    return static_cast<std::size_t>(index) * ranks_ + place;
+  }
+  [[nodiscard]] std::int64_t* pool(int item) { return pool_.data() + static_cast<std::size_t>(item) * nodes_; }
 
   DispatchLoads* loads_ = nullptr;
   DispatchCopies copies_;
@@ -150,6 +159,7 @@ class LeastLoaded {
   std::vector<std::int64_t> base_, times_, room_;  ///< picoseconds: at first, now, up to the target
   std::vector<int> base_arrivals_, arrivals_;
   std::vector<int> roomiest_;                         ///< (nodes): place
+  std::vector<int> roomiest_of_;                      ///< of each kBlock nodes the same
   std::vector<int> by_time_;                          ///< places above the least time, the slowest first
   std::vector<std::uint8_t> sorted_;                  ///< (places): whether its items are
   std::vector<int> item_begin_, items_;               ///< (places + 1), (items): the items of each, the hottest first

@@ -18,11 +18,13 @@ int LeastLoaded::sender(const DispatchItem& item, int helper) const {
     return may_send(order_->place_of_rank[only]) ? order_->place_of_rank[only] : -1;
   }
   int best = -1;
-  for (int p = 0; p < ranks_; ++p) {
-    if (loads_->layer().held[cell(order_->ranks[p], item.expert)] == 0) continue;
-    if (!may_send(p)) continue;
+  for (int i = ready_begin_[item.expert]; i < ready_end_[item.expert]; ++i) {
+    const int p = ready_[i];
+    if (loads_->layer().held[cell(order_->ranks[p], item.expert)] == 0 || !may_send(p)) continue;
     const bool near = node_[p] == node_[helper], best_near = best >= 0 && node_[best] == node_[helper];
-    if (best < 0 || (near != best_near ? near : times_[p] < times_[best])) best = p;
+    if (best < 0 || (near != best_near ? near : times_[p] != times_[best] ? times_[p] < times_[best] : p < best)) {
+      best = p;
+    }
   }
   return best;
 }
