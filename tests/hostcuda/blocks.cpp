@@ -47,7 +47,15 @@ struct Stacks {
   void deallocate(context::stack_context& stack) noexcept { std::free(static_cast<std::byte*>(stack.sp) - stack.size); }
 };
 
-/// The block that runs.
+struct Free {
+  void operator()(std::byte* memory) const noexcept { std::free(memory); }
+};
+constexpr std::size_t shared_alignment = 1024;
+constexpr std::size_t shared_begin = 48;  // no kernel may count on more than 16
+
+}  // namespace
+
+/// The block that a kernel runs.
 struct Block {
   const std::function<void()>* body = nullptr;
   std::vector<Thread> threads;
@@ -56,32 +64,34 @@ struct Block {
   std::size_t current = 0;
   context::fiber scheduler;
   std::vector<context::fiber> idle;  ///< fibers that have no thread: each runs one after the other, if they don't wait
+  std::unique_ptr<std::byte, Free> shared;  ///< from shared_begin on
+  std::size_t shared_size = 0;
+  bool waits_outside = false;  ///< a thread does, since all warps had their last turn
 };
-Block& block = *new Block;  // fibers can't be destroyed as the program ends
-struct Free {
-  void operator()(std::byte* memory) const noexcept { std::free(memory); }
-};
-constexpr std::size_t shared_alignment = 1024;
-constexpr std::size_t shared_begin = 48;  // no kernel may count on more than 16
-std::unique_ptr<std::byte, Free> shared;  // from shared_begin on
-std::size_t shared_size = 0;
-bool has_changed = false;  // since all warps had their last turn
+
+namespace {
+
+/// Whose turn it is. Fibers can't be destroyed as the program ends, so blocks aren't.
+Block* block = nullptr;
+std::vector<Block*>& idle_blocks = *new std::vector<Block*>;
+Kernel* in_shared = nullptr;  // whose __shared__ variables those of the program are; none when it is done
+bool has_changed = false;     // since all warps had their last turn
 
 void start_threads() {
-  while (!block.to_start.empty()) {
-    block.current = block.to_start.back();
-    block.to_start.pop_back();
-    threadIdx = block.threads[block.current].index;
-    (*block.body)();
-    block.threads[block.current].state = State::done;
+  while (!block->to_start.empty()) {
+    block->current = block->to_start.back();
+    block->to_start.pop_back();
+    threadIdx = block->threads[block->current].index;
+    (*block->body)();
+    block->threads[block->current].state = State::done;
   }
 }
 
 context::fiber make_fiber() {
   return {std::allocator_arg, Stacks(), [](context::fiber&& scheduler) -> context::fiber {
-            for (block.scheduler = std::move(scheduler);;) {
+            for (block->scheduler = std::move(scheduler);;) {
               start_threads();
-              block.scheduler = std::move(block.scheduler).resume();
+              block->scheduler = std::move(block->scheduler).resume();
             }
           }};
 }
@@ -89,46 +99,46 @@ context::fiber make_fiber() {
 /// Until its thread waits, or it has none.
 void resume(context::fiber fiber) {
   fiber = std::move(fiber).resume();
-  Thread& thread = block.threads[block.current];
+  Thread& thread = block->threads[block->current];
   if (thread.state == State::done) {
-    block.idle.push_back(std::move(fiber));
+    block->idle.push_back(std::move(fiber));
   } else {
     thread.fiber = std::move(fiber);
   }
 }
 
 void wait(State state) {
-  const std::size_t me = block.current;
-  block.threads[me].state = state;
-  block.scheduler = std::move(block.scheduler).resume();
+  const std::size_t me = block->current;
+  block->threads[me].state = state;
+  block->scheduler = std::move(block->scheduler).resume();
 }
 
 /// Whether all threads of [first, last) wait at the barrier `state`, which lets them go on.
 bool release(std::size_t first, std::size_t last, State state) {
-  const auto waiting = std::count_if(&block.threads[first], &block.threads[first] + (last - first),
+  const auto waiting = std::count_if(&block->threads[first], &block->threads[first] + (last - first),
                                      [&](const Thread& thread) { return thread.state == state; });
   if (waiting == 0) return false;
-  const auto left = std::count_if(&block.threads[first], &block.threads[first] + (last - first),
+  const auto left = std::count_if(&block->threads[first], &block->threads[first] + (last - first),
                                   [&](const Thread& thread) { return thread.state == State::done; });
   if (left > 0 && waiting + left == static_cast<std::ptrdiff_t>(last - first)) {
     fail("a barrier or a shuffle without all threads");
   }
   if (waiting < static_cast<std::ptrdiff_t>(last - first)) return false;
-  for (std::size_t i = first; i < last; ++i) block.threads[i].state = State::ready;
+  for (std::size_t i = first; i < last; ++i) block->threads[i].state = State::ready;
   return true;
 }
 
 /// Runs the warp until its threads are done or wait for the block.
 void run_warp(std::size_t first, std::size_t last) {
-  std::vector<std::size_t>& order = block.to_start;
+  std::vector<std::size_t>& order = block->to_start;
   order.resize(last - first);
   std::iota(order.begin(), order.end(), first);
   std::shuffle(order.begin(), order.end(), the_random());
-  if (block.threads[first].state == State::fresh) {
+  if (block->threads[first].state == State::fresh) {
     while (!order.empty()) {
-      if (block.idle.empty()) block.idle.push_back(make_fiber());
-      context::fiber fiber = std::move(block.idle.back());
-      block.idle.pop_back();
+      if (block->idle.empty()) block->idle.push_back(make_fiber());
+      context::fiber fiber = std::move(block->idle.back());
+      block->idle.pop_back();
       resume(std::move(fiber));
     }
   } else {
@@ -136,9 +146,9 @@ void run_warp(std::size_t first, std::size_t last) {
     const auto end = std::ranges::copy(order, ready.begin()).out;
     order.clear();
     std::for_each(ready.begin(), end, [](std::size_t i) {
-      Thread& thread = block.threads[i];
+      Thread& thread = block->threads[i];
       if (thread.state != State::ready) return;
-      block.current = i;
+      block->current = i;
       threadIdx = thread.index;
       resume(std::move(thread.fiber));
     });
@@ -150,14 +160,24 @@ __attribute__((no_sanitize("address"), optimize("no-tree-loop-distribute-pattern
   for (std::uint64_t* at = __start_hostcuda_shared; at != __stop_hostcuda_shared; ++at) *at = ~std::uint64_t{0};
 }
 
-void run_block() {
-  const std::size_t count = block.threads.size();
-  for (Thread& thread : block.threads) thread.state = State::fresh;
+std::size_t shared_words() {
+  return static_cast<std::size_t>(__stop_hostcuda_shared - __start_hostcuda_shared);
+}
+
+/// The variables as a whole, which the sanitizer doesn't know.
+__attribute__((no_sanitize("address"), optimize("no-tree-loop-distribute-patterns"))) void copy_shared(
+    const std::uint64_t* from, std::uint64_t* to) {
+  for (std::size_t i = 0; i < shared_words(); ++i) to[i] = from[i];
+}
+
+/// Until all its threads are done, or as far as they come without other processes. Whether they are done.
+bool run_block() {
+  const std::size_t count = block->threads.size();
   std::array<std::size_t, 32> warps{};
   const std::size_t all = (count + warp_size - 1) / warp_size;
   const auto can_run = [&](std::size_t warp) {
     const std::size_t last = std::min(count, (warp + 1) * warp_size);
-    return std::any_of(&block.threads[warp * warp_size], block.threads.data() + last, [](const Thread& thread) {
+    return std::any_of(&block->threads[warp * warp_size], block->threads.data() + last, [](const Thread& thread) {
       return thread.state == State::fresh || thread.state == State::ready;
     });
   };
@@ -180,8 +200,9 @@ void run_block() {
     }
     if (release(0, count, State::at_block_barrier) || std::exchange(has_changed, false)) idle = 0;
     const auto is = [](State state) { return [=](const Thread& thread) { return thread.state == state; }; };
-    if (std::ranges::all_of(block.threads, is(State::done))) return;
-    if (std::ranges::none_of(block.threads, is(State::ready))) fail("threads wait at different barriers");
+    if (std::ranges::all_of(block->threads, is(State::done))) return true;
+    if (std::ranges::none_of(block->threads, is(State::ready))) fail("threads wait at different barriers");
+    if (std::exchange(block->waits_outside, false)) return false;
   }
   fail("threads wait for what nobody does");
 }
@@ -204,32 +225,59 @@ Random& the_random() {
   return random;
 }
 
-void run(dim3 grid, dim3 size, std::size_t shared_bytes, const std::function<void()>& body) {
-  const std::size_t threads = std::size_t{size.x} * size.y * size.z;
-  gridDim = grid;
-  blockDim = size;
+Kernel::Kernel(dim3 grid, dim3 size, std::size_t shared_bytes, std::function<void()> body)
+    : grid_(grid), size_(size), shared_bytes_(shared_bytes), body_(std::move(body)) {}
+
+void Kernel::begin() {
+  if (idle_blocks.empty()) idle_blocks.push_back(new Block);
+  block_ = idle_blocks.back();
+  idle_blocks.pop_back();
   void* memory = nullptr;
-  if (posix_memalign(&memory, shared_alignment, shared_begin + shared_bytes) != 0) fail("no memory");
-  shared.reset(static_cast<std::byte*>(memory));
-  shared_size = shared_bytes;
-  block.body = &body;
-  block.threads.resize(threads);
-  for (auto& numbers : block.exchanged) numbers.resize(threads);
+  if (posix_memalign(&memory, shared_alignment, shared_begin + shared_bytes_) != 0) fail("no memory");
+  block_->shared.reset(static_cast<std::byte*>(memory));
+  block_->shared_size = shared_bytes_;
+  block_->body = &body_;
+  const std::size_t threads = std::size_t{size_.x} * size_.y * size_.z;
+  block_->threads.resize(threads);
+  for (auto& numbers : block_->exchanged) numbers.resize(threads);
   for (std::size_t i = 0; i < threads; ++i) {
     const auto n = static_cast<unsigned>(i);
-    block.threads[i].index = {n % size.x, n / size.x % size.y, n / size.x / size.y};
+    block_->threads[i].index = {n % size_.x, n / size_.x % size_.y, n / size_.x / size_.y};
   }
-  std::vector<std::uint64_t> order(std::uint64_t{grid.x} * grid.y * grid.z);
-  std::iota(order.begin(), order.end(), 0);
-  std::shuffle(order.begin(), order.end(), the_random());
-  for (const std::uint64_t n : order) {
-    blockIdx.x = static_cast<unsigned>(n % grid.x);
-    blockIdx.y = static_cast<unsigned>(n / grid.x % grid.y);
-    blockIdx.z = static_cast<unsigned>(n / grid.x / grid.y);
-    std::memset(dynamic_shared(), 0xff, shared_bytes);
-    if (the_random().one_in(8)) spoil_shared();  // takes as long as a small block
-    run_block();
+  order_.resize(std::uint64_t{grid_.x} * grid_.y * grid_.z);
+  std::iota(order_.begin(), order_.end(), 0);
+  std::shuffle(order_.begin(), order_.end(), the_random());
+}
+
+bool Kernel::go_on() {
+  if (block_ == nullptr) begin();
+  block = block_;
+  gridDim = grid_;
+  blockDim = size_;
+  if (in_shared != this) {
+    if (in_shared != nullptr) {
+      in_shared->shared_variables_.resize(shared_words());
+      copy_shared(__start_hostcuda_shared, in_shared->shared_variables_.data());
+    }
+    if (!shared_variables_.empty()) copy_shared(shared_variables_.data(), __start_hostcuda_shared);
+    in_shared = this;
   }
+  for (; next_ < order_.size(); ++next_) {
+    const std::uint64_t n = order_[next_];
+    blockIdx.x = static_cast<unsigned>(n % grid_.x);
+    blockIdx.y = static_cast<unsigned>(n / grid_.x % grid_.y);
+    blockIdx.z = static_cast<unsigned>(n / grid_.x / grid_.y);
+    if (!std::exchange(in_block_, true)) {
+      std::memset(dynamic_shared(), 0xff, shared_bytes_);
+      if (the_random().one_in(8)) spoil_shared();  // takes as long as a small block
+      for (Thread& thread : block->threads) thread.state = State::fresh;
+    }
+    if (!run_block()) return false;
+    in_block_ = false;
+  }
+  in_shared = nullptr;
+  idle_blocks.push_back(block_);
+  return true;
 }
 
 void wait_for_block() {
@@ -244,26 +292,31 @@ void poll() {
   wait(State::ready);
 }
 
+void poll_outside() {
+  block->waits_outside = true;
+  poll();
+}
+
 void changed() {
   has_changed = true;
 }
 
 std::size_t dynamic_shared_bytes() {
-  return shared_size;
+  return block->shared_size;
 }
 
 std::byte* dynamic_shared() {
-  return shared.get() + shared_begin;
+  return block->shared.get() + shared_begin;
 }
 
 unsigned lane() {
-  return static_cast<unsigned>(block.current % warp_size);
+  return static_cast<unsigned>(block->current % warp_size);
 }
 
 std::uint64_t exchange(std::uint64_t value, unsigned from) {
-  const std::size_t me = block.current;
+  const std::size_t me = block->current;
   // By turns: who is here again has been at a barrier after which all have read what was here before.
-  std::vector<std::uint64_t>& exchanged = block.exchanged[block.threads[me].exchanges++ % 2];
+  std::vector<std::uint64_t>& exchanged = block->exchanged[block->threads[me].exchanges++ % 2];
   exchanged[me] = value;
   wait_for_warp();
   const std::size_t other = me / warp_size * warp_size + from;

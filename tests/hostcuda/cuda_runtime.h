@@ -49,6 +49,8 @@ void wait_for_warp();
 /// for. Threads that all wait with nothing changing end the program.
 void poll();
 void changed();
+/// The same of a thread that waits for what other processes do: the host goes on meanwhile.
+void poll_outside();
 /// Ends the program, with where it stands.
 [[noreturn]] void fail(const char* what);
 /// Another lane's value. All lanes of the warp take part.

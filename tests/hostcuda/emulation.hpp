@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 namespace hostcuda {
 
@@ -44,7 +45,28 @@ void unlock_device_memory();
 /// Locks it, most often: locking takes longer than a small kernel.
 void lock_device_memory();
 
-/// Runs `body` as every thread of every block, now.
-void run(dim3 grid, dim3 block, std::size_t shared_bytes, const std::function<void()>& body);
+struct Block;
+
+/// Runs `body` as every thread of every block.
+class Kernel {
+ public:
+  Kernel(dim3 grid, dim3 block, std::size_t shared_bytes, std::function<void()> body);
+  Kernel(const Kernel&) = delete;
+  Kernel& operator=(const Kernel&) = delete;
+  /// As far as it comes without other processes. Whether it is done; if not, other kernels may run in between.
+  [[nodiscard]] bool go_on();
+
+ private:
+  void begin();
+
+  dim3 grid_, size_;
+  std::size_t shared_bytes_;
+  std::function<void()> body_;
+  Block* block_ = nullptr;  ///< none before it begins
+  std::vector<std::uint64_t> order_;
+  std::size_t next_ = 0;
+  bool in_block_ = false;                        ///< that one has begun
+  std::vector<std::uint64_t> shared_variables_;  ///< while it waits
+};
 
 }  // namespace hostcuda

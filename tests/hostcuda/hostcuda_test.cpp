@@ -152,6 +152,34 @@ TEST_F(HostCuda, AMissingBarrierShows) {
   EXPECT_GT(wrong, 0);
 }
 
+/// Waits for what is no work of the GPU's, with something in shared memory meanwhile.
+__global__ void wait_outside(const float* word, float* out) {
+  __shared__ float numbers[32];
+  numbers[threadIdx.x] = static_cast<float>(threadIdx.x);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    while (*word == 0) hostcuda::poll_outside();
+  }
+  __syncthreads();
+  out[threadIdx.x] = numbers[31 - threadIdx.x];
+}
+
+TEST_F(HostCuda, AKernelThatWaitsForOtherProcessesHoldsUpNobodyElse) {
+  Pinned<float> word(1), result(1), numbers(32);
+  for (int i = 0; i < 20; ++i) {
+    *word.numbers = *result.numbers = 0;
+    launch(wait_outside, 1, 32, 0, streams_[0], word.numbers, numbers.numbers);
+    EXPECT_EQ(cudaStreamQuery(streams_[0]), cudaErrorNotReady);
+    launch(sum_threads, 1, 64, 0, streams_[1], true, result.numbers);
+    check(cudaStreamSynchronize(streams_[1]), "waiting");
+    EXPECT_EQ(*result.numbers, 63 * 64 / 2);
+    EXPECT_EQ(cudaStreamQuery(streams_[0]), cudaErrorNotReady);
+    *word.numbers = 1;
+    check(cudaStreamSynchronize(streams_[0]), "waiting");
+    for (int n = 0; n < 32; ++n) EXPECT_EQ(numbers.numbers[n], static_cast<float>(31 - n));
+  }
+}
+
 /// Adds a number to each of a buffer's that was never set.
 __global__ void read_shared(bool dynamic, float* out) {
   __shared__ float numbers[32];

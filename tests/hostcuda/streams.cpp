@@ -125,10 +125,9 @@ void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream
   if (shared_bytes > (allowed == allowed_shared.end() ? most_shared : allowed->second)) {
     fail("a launch with more shared memory than its kernel may have");
   }
-  enqueue(stream, [=, body = std::move(body)] {
+  enqueue(stream, [running = std::make_shared<Kernel>(grid, block, shared_bytes, std::move(body))] {
     unlock_device_memory();
-    run(grid, block, shared_bytes, body);
-    return true;
+    return running->go_on();
   });
 }
 
