@@ -28,6 +28,8 @@ constexpr std::size_t kMostSlot = 64 << 10;        // bytes
 constexpr int kSpins = 64;                         // polls before the core is offered to others
 constexpr std::chrono::milliseconds kSpinning{2};  // before polls are apart
 constexpr std::chrono::microseconds kNap{50};
+constexpr int kTrials = 50;                     // exchanges of slots that are timed, of each way
+constexpr std::size_t kTrialMessage = 2 << 10;  // bytes
 
 /// What a rank tells the others.
 struct Introduction {
@@ -43,7 +45,7 @@ NcclCommunicator::NcclCommunicator(MpiSession& session, const NcclOptions& optio
       roll_call_(session.job().roll_call.get()),
       number_(session.job().communicators++),
       timeout_(std::min<std::chrono::duration<double>>(options.comm.timeout, kForever)),
-      slot_(std::max<std::size_t>(slot, wire_bytes({}))),
+      slot_(std::max<std::size_t>(slot / wire_bytes({}), 1) * wire_bytes({})),
       node_of_rank_(mpi_->node_of_rank().begin(), mpi_->node_of_rank().end()),
       peers_(static_cast<std::size_t>(session.ranks())) {
   if (ranks() > 1) start(session, options);
@@ -51,7 +53,7 @@ NcclCommunicator::NcclCommunicator(MpiSession& session, const NcclOptions& optio
 
 NcclCommunicator::~NcclCommunicator() {
   if (nccl_ && stage_ == Stage::idle && std::uncaught_exceptions() == 0) end();
-  nccl_.reset();
+  leave();
   if (stage_ != Stage::idle) (void)buffers_.release();
 }
 
@@ -105,11 +107,75 @@ void NcclCommunicator::start(MpiSession& session, const NcclOptions& options) {
   nccl_.reset(made);
   check(result, "ncclCommInitRankConfig");
   wait(Stage::weights);
+  if (options.low_latency != LowLatency::off) find_low_latency(options.low_latency);
+}
+
+void NcclCommunicator::find_low_latency(LowLatency wanted) {
+  const Place place{"the start of low latency"};
+  const auto agree = [&](const std::string& mine) {
+    const auto all = mpi_->all_gather(std::as_bytes(std::span(mine)), place);
+    for (std::size_t r = 0; r < all.size(); ++r) {
+      if (all[r].empty()) continue;
+      return "rank " + std::to_string(r) + ": " +
+             std::string(reinterpret_cast<const char*>(all[r].data()), all[r].size());
+    }
+    return std::string();
+  };
+  const auto finish = [&](ncclResult_t result, const char* call) {
+    open(place, Stage::starting);
+    check(result, call);
+    wait(Stage::weights);
+  };
+  auto made = make_slot_exchange({nccl_.get(), stream_.get(), rank(), ranks(), slot_, agree, finish});
+  fast_slots_ = std::move(made.exchange);
+  low_latency_.trouble = made.trouble;
+  low_latency_.used = fast_slots_ != nullptr;
+  if (!fast_slots_ || wanted == LowLatency::on) return;
+
+  std::array<double, 2> mine{};  // seconds: by NCCL, without it
+  for (int trial = -1; trial < kTrials; ++trial) {
+    for (const bool fast : {false, true}) {
+      const double seconds = time_slots(fast);
+      if (trial >= 0) mine[fast ? 1 : 0] += seconds / kTrials;
+    }
+  }
+  std::array<double, 2> slowest{};
+  for (const auto& bytes : mpi_->all_gather(std::as_bytes(std::span(mine)), place)) {
+    std::array<double, 2> theirs{};
+    std::memcpy(theirs.data(), bytes.data(), sizeof theirs);
+    for (std::size_t i = 0; i < theirs.size(); ++i) slowest[i] = std::max(slowest[i], theirs[i]);
+  }
+  low_latency_.seconds_without = slowest[0];
+  low_latency_.seconds = slowest[1];
+  low_latency_.used = low_latency_.seconds < low_latency_.seconds_without;
+  if (!low_latency_.used) drop_fast_slots(place);
+}
+
+void NcclCommunicator::drop_fast_slots(const Place& place) {
+  open(place, Stage::starting);
+  fast_slots_.reset();
+  wait(Stage::weights);
+}
+
+double NcclCommunicator::time_slots(bool fast) {
+  open({"the trial of low latency"}, Stage::starting);
+  std::vector<Slot> slots;
+  for (int peer = 0; peer < ranks(); ++peer) {
+    const std::span message(slot_of(buffers_->sent, peer), std::min(slot_, kTrialMessage));
+    if (peer != rank() && fast_slots_->reaches(std::array{peer})) {
+      slots.push_back({peer, message, slot_of(buffers_->received, peer)});
+    }
+  }
+  const auto begun = Clock::now();
+  send(slots, fast);
+  wait(Stage::weights);
+  return std::chrono::duration<double>(Clock::now() - begun).count();
 }
 
 /// Waits for the other ranks, which end theirs too; one that doesn't is left behind.
 void NcclCommunicator::end() noexcept {
   try {
+    drop_fast_slots({"NCCL's end"});
     open({"NCCL's end"}, Stage::starting);
     check(ncclCommFinalize(nccl_.get()), "ncclCommFinalize");
     wait(Stage::weights);
@@ -145,19 +211,43 @@ void NcclCommunicator::open(const Place& place, Stage stage) {
 }
 
 void NcclCommunicator::send_slots() {
+  const bool fast = fast_among_these();
   Message empty(SectionSizes{});
   empty.mark(stamp_);
-  check(ncclGroupStart(), "ncclGroupStart");
+  std::vector<Slot> slots;
   for (int i = 1; i < ranks(); ++i) {
     const int peer = (rank() + i) % ranks();
     if (!peers_[peer].takes_part) continue;
     Message& message = buffers_->outbox[peer];
     if (!message.wire().empty()) message.mark(stamp_);
     const auto wire = message.wire().empty() ? empty.wire() : message.wire();
-    std::memcpy(slot_of(buffers_->sent, peer), wire.data(), std::min(slot_, wire.size()));
+    const auto first = wire.first(std::min(slot_, wire.size()));
+    const std::span copy(slot_of(buffers_->sent, peer), first.size());
+    // NCCL sends whole slots; the other way messages are sent from where they are.
+    const bool in_place = fast && !message.wire().empty();
+    if (!in_place) std::ranges::copy(first, copy.begin());
     std::memset(slot_of(buffers_->received, peer), 0, sizeof(MessageHeader));
-    check(ncclSend(slot_of(buffers_->sent, peer), slot_, ncclUint8, peer, nccl_.get(), stream_.get()), "ncclSend");
-    check(ncclRecv(slot_of(buffers_->received, peer), slot_, ncclUint8, peer, nccl_.get(), stream_.get()), "ncclRecv");
+    slots.push_back({peer, in_place ? first : copy, slot_of(buffers_->received, peer)});
+  }
+  send(slots, fast);
+}
+
+bool NcclCommunicator::fast_among_these() const {
+  if (!fast_slots_) return false;
+  std::vector<int> others;
+  for (int r = 0; r < ranks(); ++r) {
+    if (peers_[r].takes_part) others.push_back(r);
+  }
+  return fast_slots_->reaches(others);
+}
+
+void NcclCommunicator::send(std::span<const Slot> slots, bool fast) {
+  fast_ = fast;
+  if (fast) return check(fast_slots_->begin(slots), "an exchange of slots");
+  check(ncclGroupStart(), "ncclGroupStart");
+  for (const Slot& slot : slots) {
+    check(ncclSend(slot.sent.data(), slot_, ncclUint8, slot.peer, nccl_.get(), stream_.get()), "ncclSend");
+    check(ncclRecv(slot.received, slot_, ncclUint8, slot.peer, nccl_.get(), stream_.get()), "ncclRecv");
   }
   check(ncclGroupEnd(), "ncclGroupEnd");
 }
@@ -248,6 +338,13 @@ Inbox NcclCommunicator::finish() {
 }
 
 bool NcclCommunicator::is_done() {
+  if (fast_) {
+    fast_ = !fast_slots_->is_done();
+    if (!fast_) return true;
+    const cudaError_t error = cudaStreamQuery(stream_.get());
+    if (error != cudaErrorNotReady) check(error, "an exchange of slots");
+    return false;
+  }
   ncclResult_t state = ncclSuccess;
   check(ncclCommGetAsyncError(nccl_.get(), &state), "ncclCommGetAsyncError");
   if (state == ncclInProgress) return false;
@@ -306,8 +403,14 @@ void NcclCommunicator::give_up(const std::string& why) {
   for (int r = 0; r < ranks(); ++r) {
     if (r != rank()) roll_call_->send(r, {Notice::Subject::given_up, number_, why});
   }
-  nccl_.reset();
+  leave();
   throw CommError(why);
+}
+
+void NcclCommunicator::leave() noexcept {
+  if (fast_slots_ && stage_ != Stage::idle) fast_slots_->stop();
+  fast_slots_.reset();
+  nccl_.reset();
 }
 
 void NcclCommunicator::check(ncclResult_t result, const char* what) {
@@ -324,9 +427,12 @@ void NcclCommunicator::check(cudaError_t error, const char* what) {
   give_up(place + "CUDA: " + what + ": " + cudaGetErrorString(error));
 }
 
-std::unique_ptr<Communicator> make_nccl_communicator(MpiSession& session, const NcclOptions& options) {
+std::unique_ptr<Communicator> make_nccl_communicator(MpiSession& session, const NcclOptions& options,
+                                                     LowLatencyFound* found) {
   const std::size_t slot = kMostSlots / static_cast<std::size_t>(session.ranks());
-  return std::make_unique<NcclCommunicator>(session, options, std::clamp(slot, kLeastSlot, kMostSlot));
+  auto made = std::make_unique<NcclCommunicator>(session, options, std::clamp(slot, kLeastSlot, kMostSlot));
+  if (found != nullptr) *found = made->low_latency();
+  return made;
 }
 
 }  // namespace coterie

@@ -1,8 +1,10 @@
 // The communicator over NCCL. Its own header so that tests can make the slots small.
 #pragma once
 
+#include "comm/destroyed_by.hpp"
 #include "comm/nccl.hpp"
 #include "comm/roll_call.hpp"
+#include "comm/slot_exchange.hpp"
 #include "comm/stamp.hpp"
 
 #include <cuda_runtime.h>
@@ -17,20 +19,14 @@
 
 namespace coterie {
 
-/// Owns what a C library made.
-template <auto Function>
-struct DestroyedBy {
-  template <class T>
-  void operator()(T* handle) const noexcept {
-    (void)Function(handle);
-  }
-};
-
 /// A message travels as its first bytes, in a slot of one size for every pair of ranks, all slots in one group of sends
 /// and receives; what is longer than its slot goes on in a second group, of sizes that the headers in the slots say,
 /// and weights in a third, which moves while this rank computes. NCCL keeps the order of each pair's messages, and the
 /// stamp in the header tells whether both mean the same collective. Decode steps fit their slots: one group of fixed
 /// sizes.
+///
+/// Among ranks whose GPUs reach one another's memory the slots may go by a SlotExchange instead: which way they go
+/// depends on who takes part alone, so that all who do agree, whatever the sizes.
 class NcclCommunicator final : public Communicator {
  public:
   /// `slot`: bytes, the same on all ranks. Collective.
@@ -52,8 +48,9 @@ class NcclCommunicator final : public Communicator {
   [[nodiscard]] Inbox finish() override;
   /// Or freeing memory of the GPU would wait for peers that may never come.
   void abandon() noexcept override {
-    if (stage_ != Stage::idle) nccl_.reset();
+    if (stage_ != Stage::idle) leave();
   }
+  [[nodiscard]] const LowLatencyFound& low_latency() const noexcept { return low_latency_; }
 
  private:
   /// What is under way, in this order.
@@ -75,10 +72,19 @@ class NcclCommunicator final : public Communicator {
   };
 
   void start(MpiSession& session, const NcclOptions& options);
+  void find_low_latency(LowLatency wanted);
+  /// Seconds of an exchange of slots, one way or the other.
+  [[nodiscard]] double time_slots(bool fast);
+  void drop_fast_slots(const Place& place);
   void end() noexcept;
+  /// Lets nothing on this GPU wait for peers any longer.
+  void leave() noexcept;
   void open(const Place& place, Stage stage);
   [[nodiscard]] std::byte* slot_of(const Pinned& slots, int peer) const { return slots.get() + peer * slot_; }
   void send_slots();
+  /// In a group, or in what there is that is faster.
+  void send(std::span<const Slot> slots, bool fast);
+  [[nodiscard]] bool fast_among_these() const;
   void take_slots();
   /// What of a message is behind its slot: of rows and all else (Stage::rows), or of weights.
   [[nodiscard]] std::span<std::byte> rest(Message& message, Stage of) const;
@@ -109,6 +115,9 @@ class NcclCommunicator final : public Communicator {
   std::unique_ptr<Buffers> buffers_ = std::make_unique<Buffers>();
   Stream stream_;
   Nccl nccl_;
+  LowLatencyFound low_latency_;
+  std::unique_ptr<SlotExchange> fast_slots_;  ///< where it is used; goes before NCCL does
+  bool fast_ = false;                         ///< slots are under way by it
 };
 
 }  // namespace coterie

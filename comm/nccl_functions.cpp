@@ -1,22 +1,8 @@
 // The functions of NCCL that the project calls, each handed on to the library that is loaded at run time.
 #include "comm/nccl.hpp"
-#include "comm/nccl_library.hpp"
+#include "comm/nccl_function.hpp"
 
 #include <nccl.h>
-
-namespace {
-
-template <class Function>
-Function* function(const char* name) {
-  auto* found = coterie::nccl_library().find<Function>(name);
-  if (found == nullptr) {
-    const std::string why = coterie::nccl_library().error();
-    throw coterie::CommError(std::string("NCCL: ") + name + ": " + (why.empty() ? "the library lacks it" : why));
-  }
-  return found;
-}
-
-}  // namespace
 
 std::string coterie::nccl_trouble() {
   constexpr int oldest = 21800;  // with communicators that don't block
@@ -25,9 +11,6 @@ std::string coterie::nccl_trouble() {
   if (version >= oldest) return "";
   return "NCCL " + std::to_string(version) + " (" + nccl_library().path() + "), expected 21800 (2.18) or later";
 }
-
-/// The library's function of the same name.
-#define COTERIE_NCCL(name) static const auto call = function<decltype(name)>(#name)
 
 const char* ncclGetErrorString(ncclResult_t result) {
   COTERIE_NCCL(ncclGetErrorString);

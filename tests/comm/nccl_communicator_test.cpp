@@ -17,8 +17,11 @@ namespace coterie {
 namespace {
 
 #ifdef COTERIE_HOSTCUDA
+constexpr bool kAllReachAll = true;
+constexpr int kAllRanks = 1 << 20;
 constexpr std::chrono::seconds kSoon{1};
 #else
+constexpr bool kAllReachAll = false;
 constexpr std::chrono::seconds kSoon{10};  // NCCL takes a while to connect
 #endif
 constexpr CommOptions kPatient{.timeout = std::chrono::seconds(60)};
@@ -42,19 +45,32 @@ MessageMemorySource pinned() {
           {}};
 }
 
+int gpus() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 /// Messages are in memory that GPUs reach while a test runs. Collective: no rank gives up before all have started.
-std::unique_ptr<Communicator> make(const CommOptions& options, std::size_t slot) {
+std::unique_ptr<NcclCommunicator> make(const CommOptions& options, std::size_t slot,
+                                       LowLatency low_latency = LowLatency::off) {
   static const MessageMemoryFrom messages(pinned());
-  auto comm = std::make_unique<NcclCommunicator>(test_session(), NcclOptions{options, 0, true}, slot);
+  const bool share = gpus() < test_session().ranks();
+  const NcclOptions all{options, share ? 0 : test_session().rank(), share, low_latency};
+  auto comm = std::make_unique<NcclCommunicator>(test_session(), all, slot);
   (void)make_mpi_communicator(test_session(), {})->all_gather({}, {"the start of NCCL"});
   return comm;
 }
 
 std::vector<Transport> transports() {
   if (!is_here()) return {};
-  return {{"nccl", [] { return make(kPatient, 16 << 10); }},
-          // Nearly every message is longer than its slot.
-          {"nccl_in_small_slots", [] { return make(kPatient, 0); }}};
+  std::vector<Transport> all{{"nccl", [] { return make(kPatient, 16 << 10); }},
+                             // Nearly every message is longer than its slot.
+                             {"nccl_in_small_slots", [] { return make(kPatient, 0); }}};
+  if (kAllReachAll || gpus() > 1) {
+    all.push_back({"low_latency", [] { return make(kPatient, 16 << 10, LowLatency::on); }});
+    all.push_back({"low_latency_in_small_slots", [] { return make(kPatient, 0, LowLatency::on); }});
+  }
+  return all;
 }
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(CommunicatorConformance);
 INSTANTIATE_TEST_SUITE_P(Transports, CommunicatorConformance, testing::ValuesIn(transports()), name_of);
@@ -84,10 +100,13 @@ class NcclFault : public testing::Test {
     if (!on_all_ranks(is_here())) GTEST_SKIP() << "no GPU, or no NCCL";
   }
 };
+/// One way and the other.
+class NcclSlotsFault : public NcclFault, public testing::WithParamInterface<LowLatency> {};
+INSTANTIATE_TEST_SUITE_P(Ways, NcclSlotsFault, testing::Values(LowLatency::off, LowLatency::on));
 
-TEST_F(NcclFault, ATimeOutNamesTheAbsentRankTheCollectiveTheLayerAndTheStep) {
+TEST_P(NcclSlotsFault, ATimeOutNamesTheAbsentRankTheCollectiveTheLayerAndTheStep) {
   if (test_session().ranks() != 3) return;  // they take their time
-  const auto inner = make(kShort, 4096);
+  const auto inner = make(kShort, 4096, GetParam());
   const bool absent = inner->rank() == 1;
   FaultyCommunicator comm(
       *inner, [&](const Place& p) { return absent && p.layer == 3 ? Fault::absent : Fault::none; }, kUntilOthersGaveUp);
@@ -104,9 +123,9 @@ TEST_F(NcclFault, ATimeOutNamesTheAbsentRankTheCollectiveTheLayerAndTheStep) {
   expect_contains(error_of(*inner, {"combine", 3, 17}), "failed before, at dispatch at layer 3, step 17");
 }
 
-TEST_F(NcclFault, RanksAtDifferentPlacesAreToldBothPlaces) {
+TEST_P(NcclSlotsFault, RanksAtDifferentPlacesAreToldBothPlaces) {
   if (test_session().ranks() != 3) return;  // they take their time
-  const auto comm = make(kPatient, 4096);
+  const auto comm = make(kPatient, 4096, GetParam());
   const std::string text = error_of(*comm, comm->rank() == 1 ? Place{"combine", 4, 17} : Place{"dispatch", 3, 17});
   expect_contains(text, "dispatch at layer 3, step 17");
   expect_contains(text, "combine at layer 4, step 17");
@@ -133,6 +152,55 @@ TEST_F(NcclFault, WhatNcclSaysIsPassedOn) {
   expect_contains(text, "dispatch at layer 5, step 17");
   expect_contains(text, "remote process exited or there was a network error");
   expect_contains(text, comm->rank() == 0 ? "the test double was told to fail" : "rank 0 gave up");
+}
+#endif
+
+#ifdef COTERIE_HOSTCUDA
+/// What a rank says to each: its number and the other's.
+void expect_exchange(Communicator& comm) {
+  Outbox outbox;
+  for (int to = 0; to < comm.ranks(); ++to) outbox.emplace_back(SectionSizes{}, std::uint64_t(10 * comm.rank() + to));
+  const Inbox inbox = comm.exchange(std::move(outbox), {"dispatch"});
+  for (int from = 0; from < comm.ranks(); ++from)
+    EXPECT_EQ(inbox[from].flags(), std::uint64_t(10 * from + comm.rank()));
+}
+
+TEST(NcclLowLatency, IsUsedWhereGpusReachOneAnother) {
+  const bool several = test_session().ranks() > 1;
+  EXPECT_EQ(make(kPatient, 4096, LowLatency::on)->low_latency().used, several);
+  const auto chosen = make(kPatient, 4096, LowLatency::automatic);
+  const LowLatencyFound& found = chosen->low_latency();
+  EXPECT_EQ(found.trouble, "");
+  EXPECT_EQ(found.used, found.seconds < found.seconds_without);
+  EXPECT_EQ(found.seconds > 0 && found.seconds_without > 0, several);
+  expect_exchange(*chosen);
+}
+
+TEST(NcclLowLatency, WhereGpusDoNotReachOneAnotherAllRanksSayWhy) {
+  hostcuda::set_ranks_in_reach(0);
+  const auto comm = make(kPatient, 4096, LowLatency::on);
+  hostcuda::set_ranks_in_reach(kAllRanks);
+  EXPECT_FALSE(comm->low_latency().used);
+  if (comm->ranks() > 1) expect_contains(comm->low_latency().trouble, "rank 0: NCCL has no symmetric memory");
+  expect_exchange(*comm);
+}
+
+TEST(NcclLowLatency, ARankOutOfReachIsReachedByNccl) {
+  hostcuda::set_ranks_in_reach(2);
+  const auto comm = make(kPatient, 4096, LowLatency::on);
+  hostcuda::set_ranks_in_reach(kAllRanks);
+  const int ranks = comm->ranks(), me = comm->rank();
+  // With an odd number the last reaches nobody, and nobody uses it.
+  EXPECT_EQ(comm->low_latency().used, ranks > 1 && ranks % 2 == 0);
+  std::vector<int> pair;
+  for (int r = me / 2 * 2; r < std::min(ranks, me / 2 * 2 + 2); ++r) pair.push_back(r);
+  for (int round = 0; round < 5; ++round) {
+    expect_exchange(*comm);
+    Outbox outbox(static_cast<std::size_t>(ranks));
+    for (const int to : pair) outbox[to] = Message(SectionSizes{100}, std::uint64_t(round));
+    const Inbox inbox = comm->exchange(std::move(outbox), {"dispatch", 1, round, "", pair});
+    for (const int from : pair) EXPECT_EQ(inbox[from].flags(), std::uint64_t(round));
+  }
 }
 #endif
 

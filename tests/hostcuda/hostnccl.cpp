@@ -1,22 +1,14 @@
+#include "tests/hostcuda/hostnccl.hpp"
+
 #include "comm/mpi_check.hpp"
 #include "comm/nccl.hpp"
-#include "tests/hostcuda/nccl.h"
-
-#include <mpi.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 #include <vector>
-
-/// Every rank of the job is in every communicator.
-struct ncclComm {
-  MPI_Comm comm = MPI_COMM_NULL;
-  MPI_Request joining = MPI_REQUEST_NULL;  ///< its start, or its end
-  bool unlaunched = false;                 ///< the last group has not come to its stream yet
-  bool aborted = false;
-};
 
 namespace {
 
@@ -102,7 +94,7 @@ void hostcuda::break_nccl(bool now) {
 }
 
 ncclResult_t ncclGetVersion(int* version) {
-  *version = 22809;
+  *version = NCCL_VERSION_CODE;
   return ncclSuccess;
 }
 
@@ -130,6 +122,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int, ncclUniqueId, int, nc
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t* result) {
   int done = 1;
   if (comm->joining != MPI_REQUEST_NULL) MPI_Test(&comm->joining, &done, MPI_STATUS_IGNORE);
+  if (done != 0 && comm->joined) std::exchange(comm->joined, nullptr)();
   *result = broken ? ncclRemoteError : done == 0 || comm->unlaunched ? ncclInProgress : ncclSuccess;
   comm->unlaunched = false;
   return ncclSuccess;

@@ -6,7 +6,11 @@
 
 #include <cstddef>
 
+#define NCCL_VERSION_CODE 22809
+#define NCCL_WIN_COLL_SYMMETRIC 0x01
+
 using ncclComm_t = struct ncclComm*;
+using ncclWindow_t = struct ncclWindow_vidmem*;
 struct ncclUniqueId {
   char internal[128];
 };
@@ -39,8 +43,15 @@ ncclResult_t ncclSend(const void* data, std::size_t count, ncclDataType_t type, 
                       cudaStream_t stream);
 ncclResult_t ncclRecv(void* data, std::size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream);
+ncclResult_t ncclMemAlloc(void** memory, std::size_t bytes);
+ncclResult_t ncclMemFree(void* memory);
+ncclResult_t ncclCommWindowRegister(ncclComm_t comm, void* memory, std::size_t bytes, ncclWindow_t* window, int flags);
+ncclResult_t ncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t window);
 
 namespace hostcuda {
 /// Whether communicators answer with an error, as when a peer's network fails.
 void break_nccl(bool broken);
+
+/// How many ranks' GPUs reach one another's memory: from 0 on, the next so many, and so on; 0: none does.
+void set_ranks_in_reach(int ranks);
 }  // namespace hostcuda
