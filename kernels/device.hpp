@@ -1,6 +1,7 @@
 // The operations of a device: one interface, one implementation per kind of device. The CPU's is the reference.
 #pragma once
 
+#include "kernels/sampling.hpp"
 #include "kernels/tensor.hpp"
 
 #include <functional>
@@ -275,6 +276,9 @@ class Device {
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) {
     return route(in, weight, options, {});
   }
+  /// Tokens, or what is asked of given ones, by logits (rows, vocabulary). Throws BrokenLogits for the first row of
+  /// `rows` that has such.
+  [[nodiscard]] virtual std::vector<Sampled> sample(const Tensor& logits, std::span<const RowSampling> rows) = 0;
   /// out = factor * sigmoid(x * weight^T) * in, row by row, for a weight of one row (1, columns of x).
   virtual void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) = 0;
   /// out = each row through its expert. Groups cover the rows of `in`; one call for all experts that have rows.

@@ -1,6 +1,7 @@
 #include "kernels/require.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <stdexcept>
 #include <string>
 
@@ -59,6 +60,17 @@ void require_router(const RouterOptions& options, const RouterBiases& biases, st
   require(options.null_experts >= 0 && options.null_experts < outputs, "route: there are only null experts");
   for (const Tensor& bias : {biases.logits, biases.choice}) {
     if (bias.data != nullptr) require_shape(bias, DType::f32, 1, outputs, "route: a bias");
+  }
+}
+
+void require_sampling(const Tensor& logits, std::span<const RowSampling> rows) {
+  require(logits.cols >= 1 && logits.cols <= largest_vocabulary, "sample: the vocabulary is empty or too large");
+  for (const RowSampling& r : rows) {
+    require(r.row >= 0 && r.row < logits.rows, "sample: a row is outside the logits");
+    require(r.given < logits.cols, "sample: a token is outside the vocabulary");
+    require(r.temperature >= 0 && std::isfinite(r.temperature), "sample: a temperature is negative or not finite");
+    require(r.top_k >= 0 && r.top_p >= 0 && r.top_p <= 1, "sample: top_k or top_p make no sense");
+    require(r.share >= 0 && r.share < 1, "sample: a share is not in [0, 1)");
   }
 }
 

@@ -20,6 +20,8 @@ void require_contributions(std::span<const std::int64_t> offsets, std::span<cons
                            std::int64_t rows);
 /// Options that a choice among so many outputs can follow.
 void require_router(const RouterOptions& options, const RouterBiases& biases, std::int64_t outputs);
+/// Rows, tokens and options that sample() can follow.
+void require_sampling(const Tensor& logits, std::span<const RowSampling> rows);
 /// What gate() gets: a weight of one row, and as many rows everywhere.
 void require_gate(const Tensor& x, const PackedMatrix& weight, DType type, const Tensor& in, const Tensor& out);
 /// A shape that makes sense, and a cache of such heads.

@@ -117,6 +117,7 @@ class CudaDevice final : public Device {
   using Device::route;
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
                               const RouterBiases& biases) override;
+  [[nodiscard]] std::vector<Sampled> sample(const Tensor& logits, std::span<const RowSampling> rows) override;
   void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
   void experts_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,

@@ -53,7 +53,7 @@ StepMemory step_memory(const ModelSpec& spec, const StepRows& most, DType activa
   StepMemory memory;
   memory.own = (layers + 2 * stream + logits) * number + between * 4 + std::min(parts * 4, kAttentionSums) + lists;
   memory.own += memory.own / 4 + kSmallThings;
-  memory.shared = (8 * stream + logits) * number + 2 * lists + kSmallThings;
+  memory.shared = 8 * stream * number + 2 * lists + kSmallThings;
   return memory;
 }
 

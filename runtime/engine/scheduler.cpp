@@ -113,18 +113,32 @@ bool Scheduler::begins_here(const Sequence& s) const {
   return s.known(s.computed) && !s.continuation.finished();
 }
 
-std::optional<Sampled> Scheduler::sample(std::int32_t row, std::span<const float> logits) {
-  Sequence& s = *in_batch_[batch_.sequence[row]];
+bool Scheduler::observes(std::int32_t row) const {
+  return observer_ && batch_.position(row) < sequence_of(row).prompt_size();
+}
+
+void Scheduler::show(std::int32_t row, std::span<const float> logits) const {
+  observer_(sequence_of(row).continuation.request(), batch_.position(row), logits);
+}
+
+std::optional<RowSampling> Scheduler::wanted(std::int32_t row) const {
+  const Sequence& s = sequence_of(row);
   const Request& request = s.continuation.request();
-  const std::int64_t position = batch_.position(row);
-  if (position < s.prompt_size()) {
-    if (observer_) observer_(request, position, logits);
-    if (request.echo && request.sampling.logprobs >= 0 && position + 1 < s.prompt_size()) {
-      s.continuation.add_prompt_logprobs(logprobs_of(logits, request.prompt[position + 1], request.sampling.logprobs));
-    }
+  const std::int64_t next = batch_.position(row) + 1;
+  if (next < s.prompt_size()) {
+    if (!request.echo || request.sampling.logprobs < 0) return std::nullopt;
+    return given_token(request.sampling, request.prompt[next]);
   }
-  if (position + 1 < s.prompt_size() || s.continuation.finished()) return std::nullopt;
-  Sampled sampled = coterie::sample(logits, request.sampling, s.key, position + 1);
+  if (s.continuation.finished()) return std::nullopt;
+  return next_token(request.sampling, s.key, next);
+}
+
+std::optional<Sampled> Scheduler::take(std::int32_t row, Sampled sampled) {
+  Sequence& s = sequence_of(row);
+  if (batch_.position(row) + 1 < s.prompt_size()) {
+    s.continuation.add_prompt_logprobs(std::move(sampled.logprobs));
+    return std::nullopt;
+  }
   s.continuation.add(sampled);
   if (domains_.peers().size() == 1) {
     ++s.announced;

@@ -60,9 +60,15 @@ class Scheduler {
   /// Takes a token of the step before, the same on all ranks of the domain. Throws std::runtime_error when this rank
   /// sampled another one for the same row.
   void accept(const RowSample& sample);
-  /// After all tokens of the step before: takes the logits of a sampled row on the rank where it ended; returns the
-  /// next token where there is one that the domain's ranks, this one too, are to accept in the next step.
-  [[nodiscard]] std::optional<Sampled> sample(std::int32_t row, std::span<const float> logits);
+  /// Whether show() wants the logits of a sampled row.
+  [[nodiscard]] bool observes(std::int32_t row) const;
+  void show(std::int32_t row, std::span<const float> logits) const;
+  /// After all tokens of the step before, on the rank where a sampled row ended: what is wanted of its logits; nothing
+  /// where the sequence has ended.
+  [[nodiscard]] std::optional<RowSampling> wanted(std::int32_t row) const;
+  /// What came of that; returns the next token where there is one that the domain's ranks, this one too, are to accept
+  /// in the next step.
+  [[nodiscard]] std::optional<Sampled> take(std::int32_t row, Sampled sampled);
   /// Ends the step: takes away the requests that are done, and returns those that are at home on this rank.
   [[nodiscard]] std::vector<Completion> finished();
 
@@ -88,6 +94,7 @@ class Scheduler {
     [[nodiscard]] bool done() const;
   };
 
+  [[nodiscard]] Sequence& sequence_of(std::int32_t row) const { return *in_batch_[batch_.sequence[row]]; }
   void admit();
   [[nodiscard]] int emptiest_rank() const;
   void add_rows(Sequence& sequence, std::int64_t rows);

@@ -204,7 +204,7 @@ Logits Transformer::head(const Batch& batch) {
   scratch.reset();
   const auto rows = static_cast<std::int64_t>(out.rows.size());
   const Tensor x = scratch.take(rows, spec_.hidden);
-  const Tensor logits = scratch.take(rows, spec_.vocabulary);
+  out.values = scratch.take(rows, spec_.vocabulary);
   std::int64_t first = 0;
   for (std::size_t m = 0; m < micro_batches_.size(); ++m) {
     const auto n = static_cast<std::int64_t>(sampled[m].size());
@@ -212,12 +212,9 @@ Logits Transformer::head(const Batch& batch) {
     first += n;
   }
   weights_.final_norm.apply(context_.device, x, x);
-  context_.device.linear(x, *weights_.head, logits);
-  if (weights_.head_bias) context_.device.add_bias(logits, weights_.head_bias.view);
-  if (spec_.logits_scale != 1) context_.device.scale(logits, spec_.logits_scale);
-  logits_.resize(static_cast<std::size_t>(rows * spec_.vocabulary));
-  context_.device.download(logits, logits_);
-  out.values = logits_;
+  context_.device.linear(x, *weights_.head, out.values);
+  if (weights_.head_bias) context_.device.add_bias(out.values, weights_.head_bias.view);
+  if (spec_.logits_scale != 1) context_.device.scale(out.values, spec_.logits_scale);
   return out;
 }
 

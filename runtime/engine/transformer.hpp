@@ -13,7 +13,7 @@ namespace coterie {
 /// What comes out of the head on one rank.
 struct Logits {
   std::vector<std::int32_t> rows;  ///< of the batch; a sequence's ascending
-  std::span<const float> values;   ///< (rows, vocabulary)
+  Tensor values;                   ///< (rows, vocabulary), on the device
 };
 
 class Transformer {
@@ -70,7 +70,6 @@ class Transformer {
   std::vector<MoeLayer> moe_;
   std::vector<int> layer_of_moe_;
   std::vector<std::vector<int>> among_;  ///< (MoE layers): the ranks that exchange something there; empty: all
-  std::vector<float> logits_;
 };
 
 }  // namespace coterie

@@ -55,14 +55,37 @@ void Worker::forward(std::int64_t step) {
 }
 
 std::vector<RowSample> Worker::sample() {
-  std::vector<RowSample> samples;
-  const auto vocabulary = logits_.rows.empty() ? 0 : logits_.values.size() / logits_.rows.size();
+  show_logits();
+  std::vector<RowSampling> wanted;
   for (std::size_t i = 0; i < logits_.rows.size(); ++i) {
-    auto sampled = scheduler_.sample(logits_.rows[i], logits_.values.subspan(i * vocabulary, vocabulary));
-    if (sampled) samples.push_back({logits_.rows[i], std::move(*sampled)});
+    if (auto row = scheduler_.wanted(logits_.rows[i])) {
+      row->row = static_cast<std::int32_t>(i);
+      wanted.push_back(*row);
+    }
+  }
+  std::vector<Sampled> sampled;
+  {
+    const Timed timed(metrics_.phases.head);
+    sampled = context_.device.sample(logits_.values, wanted);
+  }
+  std::vector<RowSample> samples;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const std::int32_t row = logits_.rows[static_cast<std::size_t>(wanted[i].row)];
+    if (auto told = scheduler_.take(row, std::move(sampled[i]))) samples.push_back({row, std::move(*told)});
   }
   count(*batch_, std::chrono::duration<double>(std::chrono::steady_clock::now() - step_start_).count());
   return samples;
+}
+
+void Worker::show_logits() {
+  if (std::ranges::none_of(logits_.rows, [&](std::int32_t row) { return scheduler_.observes(row); })) return;
+  const auto vocabulary = static_cast<std::size_t>(logits_.values.cols);
+  std::vector<float> all(logits_.rows.size() * vocabulary);
+  context_.device.download(logits_.values, all);
+  for (std::size_t i = 0; i < logits_.rows.size(); ++i) {
+    if (!scheduler_.observes(logits_.rows[i])) continue;
+    scheduler_.show(logits_.rows[i], std::span(all).subspan(i * vocabulary, vocabulary));
+  }
 }
 
 void Worker::count(const Batch& batch, double seconds) {

@@ -49,6 +49,8 @@ class Worker {
   [[nodiscard]] std::vector<RowSample> sample();
 
  private:
+  /// To whoever observes prompts.
+  void show_logits();
   void count(const Batch& batch, double seconds);
 
   NoteCarrier notes_;

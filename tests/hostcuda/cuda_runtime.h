@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -75,6 +76,7 @@ struct Calls {
   std::int64_t allocations = 0;      ///< of the device's or pinned memory
   std::int64_t frees = 0;            ///< the same; they wait for the device
   std::int64_t waits = 0;            ///< for streams
+  std::int64_t bytes_to_host = 0;
   std::int64_t pageable_copies = 0;  ///< whose end on the host isn't pinned: the driver copies once more, and may wait
 };
 [[nodiscard]] Calls calls();
@@ -97,11 +99,34 @@ T __shfl_sync(unsigned, T value, unsigned from) {
 }
 
 template <class T>
+T __shfl_up_sync(unsigned, T value, unsigned distance) {
+  const unsigned me = hostcuda::lane();
+  return hostcuda::shuffle(value, me < distance ? me : me - distance);
+}
+
+template <class T>
 T atomicAdd(T* at, T value) {
   return std::exchange(*at, *at + value);
 }
 inline float __expf(float x) {
   return std::exp(x);
+}
+/// Rounded by themselves: nothing may be contracted with them.
+inline float __fmul_rn(float x, float y) {
+  float product = x * y;
+  __asm__("" : "+x"(product));
+  return product;
+}
+inline float __fadd_rn(float x, float y) {
+  float sum = x + y;
+  __asm__("" : "+x"(sum));
+  return sum;
+}
+inline unsigned __float_as_uint(float x) {
+  return std::bit_cast<unsigned>(x);
+}
+inline float __uint_as_float(unsigned bits) {
+  return std::bit_cast<float>(bits);
 }
 inline float __fdividef(float x, float y) {
   return x / y;

@@ -25,7 +25,7 @@ struct Routed {
   int step;  ///< of those with rows
   int layer;
   bool decode;
-  bool rows;  ///< whether this rank has any
+  std::int64_t rows;  ///< of this rank
   hostcuda::Calls calls;
 };
 
@@ -48,7 +48,7 @@ class StepCalls : public testing::TestWithParam<Form> {
     options.observe = [&](const Batch& batch, std::span<const std::int32_t> rows, int layer, const Routing&) {
       const bool prompts = std::ranges::any_of(batch.sequences, [](const BatchSequence& s) { return s.prompt; });
       if (layer == 0 && (routed.empty() || routed.back().layer != 0)) ++step;
-      routed.push_back({step, layer, !prompts && !batch.sequences.empty(), !rows.empty(), hostcuda::calls()});
+      routed.push_back({step, layer, !prompts && !batch.sequences.empty(), std::ssize(rows), hostcuda::calls()});
     };
     const auto transport = make_test_transport();
     CountingCommunicator comm(*transport);
@@ -70,12 +70,16 @@ TEST_P(StepCalls, OfADecodeStep) {
     EXPECT_EQ(to.calls.allocations, from.calls.allocations);
     EXPECT_EQ(to.calls.frees, from.calls.frees);
     EXPECT_EQ(to.calls.pageable_copies, from.calls.pageable_copies);
-    // What the router says, and at a step's end the logits; what goes to other ranks lies in the host's memory.
-    const int said = (to.rows ? 1 : 0) + (to.layer == 0 ? 1 : 0);
+    // What the router says, and at a step's end the tokens; what goes to other ranks lies in the host's memory.
+    const int said = (to.rows > 0 ? 1 : 0) + (to.layer == 0 ? 1 : 0);
     const int sent = alone ? 0 : 2;
     const std::int64_t waits = to.calls.waits - from.calls.waits;
     EXPECT_GE(waits, alone ? said : 0);
     EXPECT_LE(waits, said + sent);
+    constexpr std::int64_t said_of_a_row = 64;  // its experts and their weights, a token: not its logits
+    if (alone) {
+      EXPECT_LE(to.calls.bytes_to_host - from.calls.bytes_to_host, said * to.rows * said_of_a_row);
+    }
     ++compared;
   }
   EXPECT_GT(compared, 4);

@@ -83,6 +83,7 @@ struct Copy {
 
 /// What isn't pinned is read before the call returns, and written to as well.
 void copy(Copy copy, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (kind == cudaMemcpyDeviceToHost) counted.bytes_to_host += static_cast<std::int64_t>(copy.width * copy.height);
   if (kind == cudaMemcpyHostToDevice && !is_pinned(copy.from, copy.reach(copy.from_pitch))) {
     ++counted.pageable_copies;
     auto staged = std::make_shared<std::vector<std::byte>>(copy.reach(copy.from_pitch));

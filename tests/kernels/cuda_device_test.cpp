@@ -147,6 +147,22 @@ TEST_F(Bf16Activations, OfProducts) {
   expect_close(out, 4, "experts");
 }
 
+TEST_F(Bf16Activations, OfSampling) {
+  const Rows logits = rows(5, 1'500);
+  std::vector<RowSampling> wanted;
+  for (std::int32_t r = 0; r < 5; ++r) {
+    wanted.push_back({.row = r, .top_k = 700 * (r % 3), .top_p = 1 - 0.1F * static_cast<float>(r), .share = 0.7});
+    wanted.back().logprobs = 5;
+  }
+  std::vector<std::vector<Sampled>> sampled;
+  on_both([&](Device& device, auto of, auto) { sampled.push_back(device.sample(of(logits), wanted)); });
+  for (std::size_t r = 0; r < wanted.size(); ++r) {
+    EXPECT_EQ(sampled[1][r].token, sampled[0][r].token);
+    EXPECT_EQ(sampled[1][r].logprobs.chosen, sampled[0][r].logprobs.chosen);
+    EXPECT_EQ(sampled[1][r].logprobs.top, sampled[0][r].logprobs.top);
+  }
+}
+
 TEST_F(Bf16Activations, OfAttention) {
   constexpr int kBlockTokens = 16;
   const AttentionShape shape{6, 2, 32, 0.17F, 0};

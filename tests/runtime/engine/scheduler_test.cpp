@@ -54,12 +54,19 @@ class SchedulerTest : public testing::Test {
     return out;
   }
 
+  std::optional<Sampled> sample(Scheduler& scheduler, std::int32_t row, std::vector<float> logits) {
+    const auto wanted = scheduler.wanted(row);
+    if (!wanted) return std::nullopt;
+    const Tensor tensor{reinterpret_cast<std::byte*>(logits.data()), DType::f32, 1, kVocabulary, kVocabulary};
+    return scheduler.take(row, device_->sample(tensor, {&*wanted, 1}).front());
+  }
+
   /// Ends a step in which every sampled row chooses `token`.
-  static std::vector<Completion> end_step(Scheduler& scheduler, const Batch& batch, std::int32_t token) {
+  std::vector<Completion> end_step(Scheduler& scheduler, const Batch& batch, std::int32_t token) {
     std::vector<float> logits(kVocabulary, 0.0F);
     logits[token] = 1.0F;
     for (const std::int32_t row : sampled_rows(batch)) {
-      EXPECT_FALSE(scheduler.sample(row, logits)) << "there is nobody to tell";
+      EXPECT_FALSE(sample(scheduler, row, logits)) << "there is nobody to tell";
     }
     return scheduler.finished();
   }
@@ -199,7 +206,7 @@ class TwoRanksTest : public SchedulerTest {
       const BatchSequence& sequence = of_a.of(row);
       if (!sequence.here && !of_b.of(row).here) continue;
       Scheduler& where = sequence.prompt ? (sequence.home == 0 ? a_ : b_) : row % 2 == 0 ? a_ : b_;
-      if (auto sampled = where.sample(row, logits)) samples_.push_back({row, *sampled});
+      if (auto sampled = sample(where, row, logits)) samples_.push_back({row, *sampled});
     }
     last_token_ = token;
     std::pair<std::vector<std::int64_t>, std::vector<std::int64_t>> done;
@@ -269,7 +276,7 @@ TEST_F(SchedulerTest, ReplicatedRowsAreSampledOnAllRanksAndAnnouncedByOne) {
 
   EXPECT_TRUE(a.next().sequences.at(0).here);  // the prompt, at home
   EXPECT_FALSE(b.next().sequences.at(0).here);
-  const RowSample first{0, a.sample(0, ones).value()};
+  const RowSample first{0, sample(a, 0, ones).value()};
   for (Scheduler* s : {&a, &b}) {
     (void)s->finished();
     EXPECT_EQ(s->next().rows(), 0);  // until both know the token
@@ -279,8 +286,8 @@ TEST_F(SchedulerTest, ReplicatedRowsAreSampledOnAllRanksAndAnnouncedByOne) {
     EXPECT_TRUE(batch.sequences.at(0).here);
     EXPECT_EQ(batch.tokens, (std::vector<std::int32_t>{1}));
   }
-  const RowSample second{0, a.sample(0, twos).value()};
-  EXPECT_FALSE(b.sample(0, ones));
+  const RowSample second{0, sample(a, 0, twos).value()};
+  EXPECT_FALSE(sample(b, 0, ones));
   for (Scheduler* s : {&a, &b}) {
     (void)s->finished();
     EXPECT_EQ(s->next().rows(), 1);

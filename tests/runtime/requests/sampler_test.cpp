@@ -1,5 +1,7 @@
 #include "runtime/requests/sampler.hpp"
 
+#include "kernels/device.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,6 +15,17 @@ namespace coterie {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+Sampled sample(std::vector<float> logits, const RowSampling& wanted) {
+  static const auto device = make_cpu_device({});
+  const auto size = static_cast<std::int64_t>(logits.size());
+  const Tensor row{reinterpret_cast<std::byte*>(logits.data()), DType::f32, 1, size, size};
+  return device->sample(row, {&wanted, 1}).front();
+}
+Sampled sample(const std::vector<float>& logits, const SamplingOptions& options, std::uint64_t key,
+               std::int64_t position) {
+  return sample(logits, next_token(options, key, position));
+}
 
 std::vector<float> random_logits(std::size_t n, float spread, std::uint32_t seed) {
   std::mt19937 random(seed);
@@ -64,7 +77,7 @@ TEST(Sampler, LogitsThatAreNoNumbersAreAnError) {
   }
   EXPECT_THROW(static_cast<void>(sample(std::vector<float>{0, kInfinity}, {}, 1, 1)), std::runtime_error);
   EXPECT_THROW(static_cast<void>(sample(std::vector<float>{-kInfinity, -kInfinity}, {}, 1, 1)), std::runtime_error);
-  EXPECT_THROW(static_cast<void>(sample(std::vector<float>{}, {}, 1, 1)), std::runtime_error);
+  EXPECT_THROW(static_cast<void>(sample(std::vector<float>{}, {}, 1, 1)), std::invalid_argument);
 }
 
 struct Shape {
@@ -183,7 +196,7 @@ TEST(Sampler, LogprobsAreThoseOfTheModelBeforeTheCuts) {
       EXPECT_EQ(logits[id], sorted[i]);
       EXPECT_NEAR(logprob, sorted[i] - log_sum, 2e-6 * std::abs(log_sum) + 1e-6);
     }
-    const Logprobs given = logprobs_of(logits, static_cast<std::int32_t>(n) - 1, 0);
+    const Logprobs given = sample(logits, given_token({.logprobs = 0}, static_cast<std::int32_t>(n) - 1)).logprobs;
     EXPECT_NEAR(given.chosen, logits[n - 1] - log_sum, 2e-6 * std::abs(log_sum) + 1e-5);
     EXPECT_TRUE(given.top.empty());
   }
