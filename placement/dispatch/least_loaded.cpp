@@ -13,6 +13,7 @@ constexpr std::size_t kTiny = 256;  // items times ranks, among which all ways a
 constexpr int kFew = 8;             // ranks, among which one expert more or less matters
 constexpr int kMostOffers = 30'000, kMostOffersOfSome = 1500, kMostOffersOfMany = 150,
               kMostOffersOfWork = 600;  // until no other way is tried
+constexpr int kMostOffersOfAll = 500;   // among many ranks: until a pass is broken off
 constexpr std::int64_t kNear = 4096;    // a part of the time: nearer to the floor nothing more is tried
 constexpr std::int64_t kNearMiss = 16;  // a part of the target: a pass that misses it by less may be good enough
 constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 64;  // parts of the time: steps of the search
@@ -70,8 +71,8 @@ DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, const DispatchOpti
 
 void LeastLoaded::search_all(bool copied) {
   using First = Style::First;
-  constexpr std::array<Style, 6> kStyles{{{First::hottest, true},
-                                          {First::hottest, false},
+  constexpr std::array<Style, 6> kStyles{{{First::hottest, false},
+                                          {First::hottest, true},
                                           {First::cheapest, true},
                                           {First::tightest, false},
                                           {First::cheapest, false},
@@ -203,7 +204,11 @@ bool LeastLoaded::good() const {
 }
 
 bool LeastLoaded::tired() const {
-  return offers_ > (good() ? most_good_offers_ : most_offers_);
+  return offers_ > (good() ? most_good_offers_ : most_offers_) || exhausted();
+}
+
+bool LeastLoaded::exhausted() const {
+  return ranks_ > kFew && offers_ > kMostOffersOfAll;
 }
 
 bool LeastLoaded::search(std::int64_t mean) {
@@ -263,7 +268,7 @@ bool LeastLoaded::reach(std::int64_t target) {
     if (base_[place] <= target) break;
     gave_[place] = pass_;
     give(place);
-    if (times_[place] > std::max(worth, target) || (good() && tired())) return false;
+    if (times_[place] > std::max(worth, target) || (good() && tired()) || exhausted()) return false;
   }
   return std::all_of(times_.begin(), times_.end(), [&](std::int64_t time) { return time <= target; });
 }
@@ -419,7 +424,7 @@ void LeastLoaded::shed(int index, bool own_only) {
   if (own_only && !own_may_pay(loads_->items()[index].expert)) return;
   touch(index);
   if (own_only && owners_own_[index] == left_[index]) return;
-  while (times_[owner] > target_ && left_[index] > 0) {
+  while (times_[owner] > target_ && left_[index] > 0 && !exhausted()) {
     Offer best;
     const int helper = best_helper(index, own_only, best);
     if (helper < 0) break;

@@ -100,6 +100,7 @@ class LeastLoaded {
   [[nodiscard]] bool search(std::int64_t mean);
   [[nodiscard]] bool near_floor() const;
   [[nodiscard]] bool tired() const;
+  [[nodiscard]] bool exhausted() const;
   [[nodiscard]] bool good() const;  ///< enough not to look much longer
   [[nodiscard]] bool attempt(std::int64_t target);
   /// Whether all ranks come down to `target`. If not, what was given stays given, unless it is in vain.
