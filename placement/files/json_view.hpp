@@ -11,10 +11,14 @@
 
 namespace coterie {
 
-/// Throws InputError that names `where`: not JSON, an object with the same key twice, nested deeper than 64.
-[[nodiscard]] nlohmann::json parse_json(std::string_view text, const std::string& where);
+/// An object with the same key twice: an error, or the last one counts, as Python has it.
+enum class SameKeys { refused, last_counts };
+
+/// Throws InputError that names `where`: not JSON, nested deeper than 64, the same key twice.
+[[nodiscard]] nlohmann::json parse_json(std::string_view text, const std::string& where,
+                                        SameKeys same_keys = SameKeys::refused);
 /// The same for a file, which must be readable.
-[[nodiscard]] nlohmann::json read_json(const std::filesystem::path& path);
+[[nodiscard]] nlohmann::json read_json(const std::filesystem::path& path, SameKeys same_keys = SameKeys::refused);
 /// A file's bytes. Throws InputError when it can't be read.
 [[nodiscard]] std::string read_text(const std::filesystem::path& path);
 

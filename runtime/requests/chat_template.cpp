@@ -2,7 +2,6 @@
 
 #include "placement/files/json_view.hpp"
 #include "placement/input_error.hpp"
-#include "runtime/text/json_field.hpp"
 
 #include <array>
 
@@ -15,7 +14,7 @@ namespace fs = std::filesystem;
 /// Empty where there is no such file.
 Json read_object(const fs::path& path) {
   if (!fs::exists(path)) return Json::object();
-  Json object = read_tokenizer_json(path);
+  Json object = read_json(path, SameKeys::last_counts);
   if (!object.is_object()) throw bad_field(path.string(), "contents", object.type_name(), "an object");
   return object;
 }

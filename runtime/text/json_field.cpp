@@ -1,6 +1,5 @@
 #include "runtime/text/json_field.hpp"
 
-#include "placement/files/json_view.hpp"
 #include "placement/input_error.hpp"
 
 #include <limits>
@@ -19,22 +18,6 @@ std::string shown(const nlohmann::json& value) {
 }
 
 }  // namespace
-
-nlohmann::json read_tokenizer_json(const std::filesystem::path& path) {
-  constexpr int kDeepest = 64;
-  const auto check = [&](int depth, nlohmann::json::parse_event_t, const nlohmann::json&) {
-    if (depth > kDeepest) throw InputError(path.string() + ": JSON nested deeper than " + std::to_string(kDeepest));
-    return true;
-  };
-  try {
-    return nlohmann::json::parse(read_text(path), check);
-  } catch (const nlohmann::json::exception& e) {
-    const std::string_view text = e.what();  // "[json.exception.name.number] what"
-    const std::size_t tag = text.find("] ");
-    throw InputError(path.string() +
-                     ": not valid JSON: " + std::string(text.substr(tag == std::string_view::npos ? 0 : tag + 2)));
-  }
-}
 
 JsonField::JsonField(const nlohmann::json& json, std::string name, const std::filesystem::path& file)
     : json_(&json), name_(std::move(name)), file_(&file) {

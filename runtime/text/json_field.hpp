@@ -1,5 +1,5 @@
-// The JSON files of a tokenizer, and fields of them, read with messages that name the file, the field, what was found
-// and what was expected.
+// Fields of a tokenizer's JSON files, read with messages that name the file, the field, what was found and what was
+// expected.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -14,10 +14,6 @@ namespace coterie {
 
 /// Ids are below: what a file may say without filling the memory. Published vocabularies have a quarter of a million.
 inline constexpr std::int64_t kMostTokens = 1 << 22;
-
-/// Of a key that stands twice the last counts, as Python has it. Throws InputError naming the file and the place where
-/// it isn't JSON, or nested deeper than 64.
-[[nodiscard]] nlohmann::json read_tokenizer_json(const std::filesystem::path& path);
 
 /// An object inside a tokenizer.json. Refers to the JSON, which must outlive it.
 class JsonField {

@@ -1,5 +1,6 @@
 #include "runtime/text/json_tokenizer.hpp"
 
+#include "placement/files/json_view.hpp"
 #include "placement/input_error.hpp"
 #include "runtime/text/bpe.hpp"
 #include "runtime/text/json_field.hpp"
@@ -234,7 +235,7 @@ class JsonTokenizer final : public Tokenizer {
 
 std::unique_ptr<Tokenizer> make_json_tokenizer(const std::filesystem::path& path, const Json& config,
                                                const std::filesystem::path& config_path) {
-  const Json json = read_tokenizer_json(path);
+  const Json json = read_json(path, SameKeys::last_counts);
   const JsonField file(json, "", path), config_fields(config, "", config_path);
   const JsonField model(file["model"], "model", path);
   // Old files have no type, and are told by what they have.

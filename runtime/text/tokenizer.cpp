@@ -1,7 +1,7 @@
 #include "runtime/text/tokenizer.hpp"
 
+#include "placement/files/json_view.hpp"
 #include "placement/input_error.hpp"
-#include "runtime/text/json_field.hpp"
 #include "runtime/text/json_tokenizer.hpp"
 #include "runtime/text/sentencepiece_tokenizer.hpp"
 
@@ -32,7 +32,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& model) {
   if (!std::filesystem::exists(json) && !std::filesystem::exists(pieces)) return nullptr;
   const std::filesystem::path path = model / "tokenizer_config.json";
   nlohmann::json config = nlohmann::json::object();
-  if (std::filesystem::exists(path)) config = read_tokenizer_json(path);
+  if (std::filesystem::exists(path)) config = read_json(path, SameKeys::last_counts);
   if (!config.is_object()) throw bad_field(path.string(), "contents", config.type_name(), "an object");
   if (std::filesystem::exists(json)) return make_json_tokenizer(json, config, path);
   return make_sentencepiece_tokenizer(pieces, read_flag(config, path, "add_bos_token", true),
