@@ -3,6 +3,7 @@
 
 #include "kernels/cpu_matrix.hpp"
 #include "kernels/device.hpp"
+#include "kernels/expert_order.hpp"
 #include "kernels/require.hpp"
 
 #include <cstdint>
@@ -53,6 +54,10 @@ class CpuDevice final : public Device {
   using Device::route;
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
                               const RouterBiases& biases) override;
+  [[nodiscard]] RowGroups group(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
+                                const RouterBiases& biases) override;
+  void add_experts(const Tensor& in, const RowGroups& groups, const ExpertSet& experts, float factor,
+                   const Tensor& x) override;
   [[nodiscard]] std::vector<Sampled> sample(const Tensor& logits, std::span<const RowSampling> rows) override;
   void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
@@ -112,6 +117,10 @@ class CpuDevice final : public Device {
   DeviceOptions options_;
   Scratch converted_;  ///< a product's input as bf16
   Scratch logits_;
+  Routing grouped_;  ///< what group() gave last
+  ExpertOrder order_;
+  std::vector<std::int32_t> grouped_rows_;
+  Scratch pairs_;
   std::vector<ExpertScratch> expert_scratch_;  ///< of each thread
   std::vector<ExpertRows> expert_tasks_;
   BackwardScratch backward_;

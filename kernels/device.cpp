@@ -9,6 +9,10 @@ Tensor Device::allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memo
   return {memory.get(), activation_type(), rows, cols, cols};
 }
 
+std::unique_ptr<ExpertSet> Device::expert_set(std::vector<const ExpertWeights*> experts) {
+  return std::make_unique<ExpertSet>(std::move(experts));
+}
+
 void Device::read(std::span<const std::byte> from, std::span<std::byte> to) {
   std::ranges::copy(from, to.begin());
 }

@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace coterie {
@@ -138,6 +139,29 @@ struct Routing {
   int top_k = 0;
   std::vector<std::int32_t> experts;  ///< (tokens, top_k)
   std::vector<float> weights;         ///< (tokens, top_k), as applied
+};
+
+/// The rows of a call by their experts, in the device's memory: those of each expert in their order. Valid until the
+/// device's next group().
+struct RowGroups {
+  std::int64_t rows = 0;
+  int top_k = 0;
+  int experts = 0;
+  const std::int32_t* first = nullptr;  ///< (experts + 1): where each expert's rows begin; the last: how many they are
+  const std::int32_t* row = nullptr;    ///< (first[experts]): of the call
+  const std::int32_t* place = nullptr;  ///< (rows, top_k): where a row's choices are among those; of empty places: -1
+  const float* weight = nullptr;        ///< (rows, top_k), as in Routing
+};
+
+/// All experts of a layer, by id, as add_experts() takes them; they outlive this object.
+class ExpertSet {
+ public:
+  explicit ExpertSet(std::vector<const ExpertWeights*> experts) : experts_(std::move(experts)) {}
+  virtual ~ExpertSet() = default;
+  [[nodiscard]] std::span<const ExpertWeights* const> experts() const noexcept { return experts_; }
+
+ private:
+  std::vector<const ExpertWeights*> experts_;
 };
 
 /// The paged cache of one layer. A block holds the rows of `block_tokens` consecutive positions of one sequence, as
@@ -276,6 +300,15 @@ class Device {
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options) {
     return route(in, weight, options, {});
   }
+  /// Chooses as route() does and groups the rows by expert, without a word to the host.
+  [[nodiscard]] virtual RowGroups group(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
+                                        const RouterBiases& biases) = 0;
+  /// Experts of one shape.
+  [[nodiscard]] virtual std::unique_ptr<ExpertSet> expert_set(std::vector<const ExpertWeights*> experts);
+  /// x_t += the sum over row t's choices, in their order, of factor * weight * what `in`'s row t becomes in the expert;
+  /// a row without any stays. The sum is rounded to activation_type() before it is added.
+  virtual void add_experts(const Tensor& in, const RowGroups& groups, const ExpertSet& experts, float factor,
+                           const Tensor& x) = 0;
   /// Tokens, or what is asked of given ones, by logits (rows, vocabulary). Throws BrokenLogits for the first row of
   /// `rows` that has such.
   [[nodiscard]] virtual std::vector<Sampled> sample(const Tensor& logits, std::span<const RowSampling> rows) = 0;

@@ -103,6 +103,12 @@ void require_expert(const ExpertRows& group, const Tensor& in) {
   if (second.memory) require_shape(second.view, in.type, 1, in.cols, "experts: a bias of down");
 }
 
+void require_groups(const RowGroups& groups, const ExpertSet& experts, const Tensor& in) {
+  require(groups.rows == in.rows, "add_experts: the groups are of other rows");
+  require(groups.experts == static_cast<int>(experts.experts().size()), "add_experts: the groups are of other experts");
+  for (const ExpertWeights* expert : experts.experts()) require_expert({expert, 0, 0}, in);
+}
+
 void require_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
                       std::span<const ExpertGradients> gradients) {
   const Tensor& in = rows.in;

@@ -28,6 +28,8 @@ void require_gate(const Tensor& x, const PackedMatrix& weight, DType type, const
 void require_attention(const AttentionShape& shape, const KvCache& cache);
 /// A group inside the rows, of an expert whose weights and biases fit them.
 void require_expert(const ExpertRows& group, const Tensor& in);
+/// Groups of `in`'s rows, for as many experts as the set has.
+void require_groups(const RowGroups& groups, const ExpertSet& experts, const Tensor& in);
 /// Rows and gradients of one shape, for groups inside the rows; all in f32.
 void require_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
                       std::span<const ExpertGradients> gradients);

@@ -59,6 +59,30 @@ class CudaMatrix final : public PackedMatrix {
 /// Throws std::invalid_argument if `matrix` was packed by another kind of device.
 [[nodiscard]] const CudaMatrix& as_cuda_matrix(const PackedMatrix& matrix);
 
+/// An expert as kernels see it that get their rows from RowGroups.
+struct ExpertPointers {
+  const std::byte* gate_up;
+  const std::byte* down;
+  const std::byte* gate_up_bias;  ///< or none
+  const std::byte* down_bias;
+  Gating gating;
+};
+
+class CudaExpertSet final : public ExpertSet {
+ public:
+  CudaExpertSet(std::vector<const ExpertWeights*> experts, DeviceMemory table)
+      : ExpertSet(std::move(experts)), table_(std::move(table)) {}
+  /// (experts)
+  [[nodiscard]] const ExpertPointers* table() const noexcept {
+    return reinterpret_cast<const ExpertPointers*>(table_.get());
+  }
+  [[nodiscard]] int count() const noexcept { return static_cast<int>(experts().size()); }
+  [[nodiscard]] const ExpertWeights& any() const noexcept { return *experts().front(); }
+
+ private:
+  DeviceMemory table_;
+};
+
 /// One product out = in * weight^T of a grouped call; several may read the same rows.
 struct Product {
   Tensor in;
@@ -117,6 +141,11 @@ class CudaDevice final : public Device {
   using Device::route;
   [[nodiscard]] Routing route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
                               const RouterBiases& biases) override;
+  [[nodiscard]] RowGroups group(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
+                                const RouterBiases& biases) override;
+  [[nodiscard]] std::unique_ptr<ExpertSet> expert_set(std::vector<const ExpertWeights*> experts) override;
+  void add_experts(const Tensor& in, const RowGroups& groups, const ExpertSet& experts, float factor,
+                   const Tensor& x) override;
   [[nodiscard]] std::vector<Sampled> sample(const Tensor& logits, std::span<const RowSampling> rows) override;
   void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
@@ -151,6 +180,20 @@ class CudaDevice final : public Device {
   [[nodiscard]] CudaLayout layout_for(WeightUse use) const;
   void experts_by_mma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out);
   void experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out);
+  /// The same for rows that the device alone knows: out's rows are the groups', as many as there may be.
+  void groups_by_mma(const Tensor& in, const RowGroups& groups, const CudaExpertSet& experts, const Tensor& out);
+  void groups_by_wgmma(const Tensor& in, const RowGroups& groups, const CudaExpertSet& experts, const Tensor& out);
+  struct WgmmaTasks;
+  void multiply_by_wgmma(const Tensor& in, const Tensor& hidden, const WgmmaTasks& tasks, const Tensor& out);
+  /// out_i = in's row rows[i], for the first *count of them; all in device memory.
+  void gather_listed(const Tensor& in, const std::int32_t* rows, const std::int32_t* count, const Tensor& out);
+  void require_route(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options,
+                     const RouterBiases& biases) const;
+  struct Chosen;
+  void choose(const Tensor& in, const PackedMatrix& weight, const RouterOptions& options, const RouterBiases& biases,
+              const Chosen& to);
+  /// Rows that a block of the router takes.
+  [[nodiscard]] static int router_tile(std::int64_t rows);
   /// All of them in one launch.
   void multiply(std::span<const Product> products, bool accumulate);
   /// Copies to the device; `from` is read at once.
@@ -183,6 +226,8 @@ class CudaDevice final : public Device {
   Buffer more_rows_{*this};
   Buffer products_{*this};
   Buffer hidden_{*this};   ///< what lies between two products
+  Buffer groups_{*this};   ///< what group() gave last
+  Buffer pairs_{*this};    ///< rows of such groups
   Buffer tables_{*this};   ///< of attention: blocks of all sequences
   Buffer partial_{*this};  ///< of attention: sums of each part of the positions
 };

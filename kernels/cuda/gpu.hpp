@@ -106,4 +106,26 @@ __device__ static float block_sum(float value) {
   return sum;
 }
 
+/// The sum over the threads before this one in a block of so many; `all`: becomes the sum over all of them.
+template <unsigned Threads>
+__device__ static int block_sum_before(int value, int& all) {
+  __shared__ int sums[Threads / 32];
+  const unsigned lane = threadIdx.x % 32;
+  int before = value;
+  for (unsigned step = 1; step < 32; step *= 2) {
+    const int other = __shfl_up_sync(0xffffffffU, before, step);
+    if (lane >= step) before += other;
+  }
+  __syncthreads();  // the last sums are read
+  if (lane == 31) sums[threadIdx.x / 32] = before;
+  __syncthreads();
+  before -= value;
+  all = 0;
+  for (unsigned warp = 0; warp < Threads / 32; ++warp) {
+    if (warp < threadIdx.x / 32) before += sums[warp];
+    all += sums[warp];
+  }
+  return before;
+}
+
 }  // namespace coterie

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <vector>
 
 namespace coterie {
@@ -29,18 +30,21 @@ struct Task {
   std::int64_t rows;
   std::int64_t columns;  ///< of the output
   std::int64_t depth;
-  std::int64_t first_tile;  ///< tiles of the tasks before it
+  std::int64_t first_tile;    ///< tiles of the tasks before it
+  const std::int32_t* index;  ///< (rows): which rows of `in` they are; none: the first ones
 };
 
-/// `count` rows from `first` on, `step` numbers each from `column` on, to shared memory; beyond the end zeros.
+/// `Rows` rows from `first` on, `step` numbers each from `column` on, to shared memory; beyond the end zeros.
 template <int Rows, class From, class To>
-__device__ void load_tile(const From* from, std::int64_t stride, std::int64_t first, std::int64_t rows,
-                          std::int64_t column, std::int64_t depth, To* tile, int tile_stride) {
+__device__ void load_tile(const From* from, std::int64_t stride, const std::int32_t* index, std::int64_t first,
+                          std::int64_t rows, std::int64_t column, std::int64_t depth, To* tile, int tile_stride) {
   for (int i = static_cast<int>(threadIdx.x); i < Rows * step; i += product_threads) {
     const std::int64_t r = first + i / step;
     const std::int64_t c = column + i % step;
     To value = from_float<To>(0);
-    if (r < rows && c < depth) value = from_float<To>(to_float(from[r * stride + c]));
+    if (r < rows && c < depth) {
+      value = from_float<To>(to_float(from[(index == nullptr ? r : std::int64_t{index[r]}) * stride + c]));
+    }
     tile[i / step * tile_stride + i % step] = value;
   }
 }
@@ -59,8 +63,9 @@ __device__ void sum_bf16(const TaskType& task, std::int64_t row, std::int64_t co
   wmma::fragment<wmma::accumulator, 16, 16, 16, float> total[across];
   for (int a = 0; a < across; ++a) wmma::fill_fragment(total[a], 0.0F);
   for (std::int64_t k = 0; k < task.depth; k += step) {
-    load_tile<Rows>(task.in.data, task.in.stride, row, task.rows, k, task.depth, in, stride);
-    load_tile<tile_columns>(task.weight, task.weight_stride, column, task.columns, k, task.depth, weight, stride);
+    load_tile<Rows>(task.in.data, task.in.stride, task.index, row, task.rows, k, task.depth, in, stride);
+    load_tile<tile_columns>(task.weight, task.weight_stride, nullptr, column, task.columns, k, task.depth, weight,
+                            stride);
     __syncthreads();
     for (int part = 0; part < step; part += 16) {
       wmma::fragment<wmma::matrix_a, 16, 16, 16, Bf16, wmma::row_major> a;
@@ -92,8 +97,9 @@ __device__ void sum_f32(const TaskType& task, std::int64_t row, std::int64_t col
   const int my_row = static_cast<int>(threadIdx.x) / tile_columns * mine;
   float total[mine] = {};
   for (std::int64_t k = 0; k < task.depth; k += step) {
-    load_tile<Rows>(task.in.data, task.in.stride, row, task.rows, k, task.depth, in, stride);
-    load_tile<tile_columns>(task.weight, task.weight_stride, column, task.columns, k, task.depth, weight, stride);
+    load_tile<Rows>(task.in.data, task.in.stride, task.index, row, task.rows, k, task.depth, in, stride);
+    load_tile<tile_columns>(task.weight, task.weight_stride, nullptr, column, task.columns, k, task.depth, weight,
+                            stride);
     __syncthreads();
     for (int i = 0; i < step; ++i) {
       const float w = weight[my_column * stride + i];
@@ -130,6 +136,7 @@ __global__ void __launch_bounds__(product_threads)
   const std::int64_t tile = blockIdx.x - task.first_tile;
   const std::int64_t down = (task.rows + Rows - 1) / Rows;
   const std::int64_t row = tile % down * Rows;
+  if (tile >= down * ((task.columns + tile_columns - 1) / tile_columns)) return;  // more blocks than tiles
   const std::int64_t column = tile / down * tile_columns;
   if constexpr (std::is_same_v<Weight, Bf16>) {
     sum_bf16<Rows>(task, row, column, sums);
@@ -191,6 +198,67 @@ __global__ void add_group_bias(const GatedGroup* groups, Matrix<T> out, std::int
   }
 }
 
+/// Experts' products of rows that the device alone knows.
+template <class T, class Weight>
+struct GroupCall {
+  const ExpertPointers* experts;
+  int count;
+  const std::int32_t* first;  ///< these as in RowGroups
+  const std::int32_t* row;
+  std::int64_t hidden, width;
+  std::int64_t hidden_stride, width_stride;  ///< of weights with such inputs
+  Matrix<const T> in;
+  Matrix<float> both;
+  Matrix<T> middle;
+  Matrix<T> out;
+};
+/// (count) each.
+template <class T, class Weight>
+struct GroupTables {
+  Task<T, Weight, float>* up;
+  Task<T, Weight, T>* down;
+  GatedGroup* gated;
+  GatedGroup* biased;
+};
+
+/// By one block.
+template <int Rows, class T, class Weight>
+__global__ void __launch_bounds__(product_threads)
+    fill_tables(GroupCall<T, Weight> call, GroupTables<T, Weight> tables) {
+  const auto across = [](std::int64_t columns) { return (columns + tile_columns - 1) / tile_columns; };
+  std::int64_t tiles = 0;  // of the experts before, one column of them
+  for (int some = 0; some < call.count; some += static_cast<int>(product_threads)) {
+    const int e = some + static_cast<int>(threadIdx.x);
+    const std::int32_t first = e < call.count ? call.first[e] : 0;
+    const std::int32_t rows = e < call.count ? call.first[e + 1] - first : 0;
+    int of_some = 0;
+    const std::int64_t before = tiles + block_sum_before<product_threads>((rows + Rows - 1) / Rows, of_some);
+    tiles += of_some;
+    if (e >= call.count) continue;
+    const ExpertPointers& expert = call.experts[e];
+    tables.up[e] = {call.in,
+                    reinterpret_cast<const Weight*>(expert.gate_up),
+                    call.hidden_stride,
+                    {call.both.row(first), call.both.stride},
+                    rows,
+                    2 * call.width,
+                    call.hidden,
+                    before * across(2 * call.width),
+                    call.row + first};
+    tables.down[e] = {{call.middle.row(first), call.middle.stride},
+                      reinterpret_cast<const Weight*>(expert.down),
+                      call.width_stride,
+                      {call.out.row(first), call.out.stride},
+                      rows,
+                      call.hidden,
+                      call.width,
+                      before * across(call.hidden),
+                      nullptr};
+    tables.gated[e] = {first, rows, expert.gate_up_bias, expert.gating};
+    tables.biased[e] = {first, rows, expert.down_bias, expert.gating};
+  }
+}
+
 template <int Rows, class T, class Weight, class Out>
 std::vector<Task<T, Weight, Out>> tasks_of(std::span<const Product> products, std::int64_t& tiles) {
   std::vector<Task<T, Weight, Out>> tasks;
@@ -200,7 +268,7 @@ std::vector<Task<T, Weight, Out>> tasks_of(std::span<const Product> products, st
     require(!weight.in_slabs(), "an expert's weight multiplies in experts() only");
     tasks.push_back({as_matrix<const T>(product.in), reinterpret_cast<const Weight*>(weight.bytes().data()),
                      weight.stride(), as_matrix<Out>(product.out), product.in.rows, weight.out_features(),
-                     weight.in_features(), tiles});
+                     weight.in_features(), tiles, nullptr});
     tiles += (product.in.rows + Rows - 1) / Rows * ((weight.out_features() + tile_columns - 1) / tile_columns);
   }
   return tasks;
@@ -315,6 +383,92 @@ void CudaDevice::experts_by_mma(const Tensor& in, std::span<const ExpertRows> gr
            static_cast<const GatedGroup*>(more_rows_.put(std::span<const GatedGroup>(biased))), as_matrix<T>(out),
            out.cols);
   });
+}
+
+std::unique_ptr<ExpertSet> CudaDevice::expert_set(std::vector<const ExpertWeights*> experts) {
+  std::vector<ExpertPointers> pointers;
+  for (const ExpertWeights* expert : experts) {
+    require(expert != nullptr, "expert_set: an expert is missing");
+    const CudaMatrix& gate_up = as_cuda_matrix(*expert->gate_up);
+    const CudaMatrix& down = as_cuda_matrix(*expert->down);
+    const CudaMatrix& any = as_cuda_matrix(*experts.front()->down);
+    require(down.in_features() == any.in_features() && down.out_features() == any.out_features() &&
+                down.layout() == any.layout(),
+            "expert_set: experts of different shapes");
+    require((gate_up.layout() == CudaLayout::gated_slabs) == down.in_slabs(), "expert_set: weights of two kinds");
+    pointers.push_back({gate_up.bytes().data(), down.bytes().data(), expert->gate_up_bias.view.data,
+                        expert->down_bias.view.data, expert->gating});
+  }
+  require(!pointers.empty(), "expert_set: no experts");
+  const auto bytes = std::as_bytes(std::span(pointers));
+  DeviceMemory table = allocate(bytes.size());
+  send(bytes.data(), bytes.size(), table.get());
+  return std::make_unique<CudaExpertSet>(std::move(experts), std::move(table));
+}
+
+void CudaDevice::groups_by_mma(const Tensor& in, const RowGroups& groups, const CudaExpertSet& experts,
+                               const Tensor& out) {
+  const std::int64_t width = experts.any().down->in_features();
+  const std::int64_t pairs = out.rows;
+  float* numbers = hidden_.get<float>(pairs * 3 * width);
+  const Tensor both{reinterpret_cast<std::byte*>(numbers), DType::f32, pairs, 2 * width, 2 * width};
+  const Tensor middle{reinterpret_cast<std::byte*>(numbers + pairs * 2 * width), in.type, pairs, width, width};
+  const bool biased = std::ranges::any_of(experts.experts(), [](const auto* e) { return bool{e->down_bias.memory}; });
+  const auto run = [&]<int Rows, class T, class Weight>() {
+    const GroupCall<T, Weight> call{experts.table(),
+                                    experts.count(),
+                                    groups.first,
+                                    groups.row,
+                                    in.cols,
+                                    width,
+                                    CudaMatrix::stride_of(in.cols),
+                                    CudaMatrix::stride_of(width),
+                                    as_matrix<const T>(in),
+                                    as_matrix<float>(both),
+                                    as_matrix<T>(middle),
+                                    as_matrix<T>(out)};
+    using Up = Task<T, Weight, float>;
+    using Down = Task<T, Weight, T>;
+    const std::int64_t count = call.count;
+    auto* up = reinterpret_cast<Up*>(products_.get<std::byte>(
+        count * static_cast<std::int64_t>(sizeof(Up) + sizeof(Down) + 2 * sizeof(GatedGroup))));
+    auto* down = reinterpret_cast<Down*>(up + count);
+    auto* gated = reinterpret_cast<GatedGroup*>(down + count);
+    launch(fill_tables<Rows, T, Weight>, 1, product_threads, 0, stream_, call,
+           GroupTables<T, Weight>{up, down, gated, gated + count});
+    const std::int64_t most_tiles = pairs / Rows + std::min(pairs, count);
+    const auto blocks = [&](std::int64_t columns) {
+      const std::int64_t tiles = most_tiles * ((columns + tile_columns - 1) / tile_columns);
+      require(tiles <= std::numeric_limits<std::int32_t>::max(), "add_experts: more tiles than a call may have");
+      return static_cast<unsigned>(tiles);
+    };
+    // Twice as many as an expert has on average: where they aren't enough they take several rows.
+    const dim3 by_row(static_cast<unsigned>(std::clamp<std::int64_t>(2 * pairs / count, 1, 256)),
+                      static_cast<unsigned>(count));
+    launch(multiply_tiles<Rows, T, Weight, float>, blocks(2 * width), product_threads, 0, stream_,
+           static_cast<const Up*>(up), call.count, false);
+    launch(gate_rows<T>, by_row, product_threads, 0, stream_, static_cast<const GatedGroup*>(gated),
+           as_matrix<const float>(both), width, as_matrix<T>(middle));
+    launch(multiply_tiles<Rows, T, Weight, T>, blocks(in.cols), product_threads, 0, stream_,
+           static_cast<const Down*>(down), call.count, false);
+    if (!biased) return;
+    launch(add_group_bias<T>, by_row, product_threads, 0, stream_, static_cast<const GatedGroup*>(gated + count),
+           as_matrix<T>(out), out.cols);
+  };
+  const auto with_rows = [&]<class T, class Weight>() {
+    if (pairs > few_rows * experts.count()) {
+      run.template operator()<many_rows, T, Weight>();
+    } else {
+      run.template operator()<few_rows, T, Weight>();
+    }
+  };
+  if (options_.weights == DType::f32) {
+    with_rows.template operator()<float, float>();
+  } else if (options_.activations == DType::f32) {
+    with_rows.template operator()<float, Bf16>();
+  } else {
+    with_rows.template operator()<Bf16, Bf16>();
+  }
 }
 
 }  // namespace coterie

@@ -12,8 +12,11 @@ namespace {
 
 constexpr unsigned row_threads = 128;
 
+/// `count`: of the rows that there are, or none where each block has one.
 template <class Table, class T>
-__global__ void gather_rows(Matrix<const Table> table, const std::int32_t* rows, std::int64_t cols, Matrix<T> out) {
+__global__ void gather_rows(Matrix<const Table> table, const std::int32_t* rows, const std::int32_t* count,
+                            std::int64_t cols, Matrix<T> out) {
+  if (count != nullptr && static_cast<std::int64_t>(blockIdx.x) >= *count) return;
   const Table* from = table.row(rows[blockIdx.x]);
   T* to = out.row(blockIdx.x);
   for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) to[c] = from_float<T>(to_float(from[c]));
@@ -29,6 +32,24 @@ __global__ void combine_rows(Matrix<const T> in, const std::int64_t* offsets, co
       sum += contributions[i].weight * to_float(in.row(contributions[i].row)[c]);
     }
     to[c] = from_float<T>(sum);
+  }
+}
+
+/// x += the weighted sum of a row's choices, which lie in `in` where `place` says.
+template <class T>
+__global__ void add_choices(Matrix<const T> in, const std::int32_t* place, const float* weights, int top_k,
+                            float factor, std::int64_t cols, Matrix<T> x) {
+  place += std::int64_t{blockIdx.x} * top_k;
+  weights += std::int64_t{blockIdx.x} * top_k;
+  if (place[0] < 0) return;  // empty places are last
+  T* to = x.row(blockIdx.x);
+  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
+    float sum = 0;
+    for (int i = 0; i < top_k && place[i] >= 0; ++i) {
+      const float weight = weights[i] * factor;
+      sum += weight * to_float(in.row(place[i])[c]);
+    }
+    to[c] = from_float<T>(to_float(to[c]) + to_float(from_float<T>(sum)));
   }
 }
 
@@ -137,8 +158,45 @@ void CudaDevice::gather(const Tensor& table, std::span<const std::int32_t> rows,
   with_type(table.type, [&]<class Table>(Table) {
     with_type(out.type, [&]<class T>(T) {
       launch(gather_rows<Table, T>, rows_of(out), row_threads, 0, stream_, as_matrix<const Table>(table), on_device,
-             table.cols, as_matrix<T>(out));
+             static_cast<const std::int32_t*>(nullptr), table.cols, as_matrix<T>(out));
     });
+  });
+}
+
+void CudaDevice::gather_listed(const Tensor& in, const std::int32_t* rows, const std::int32_t* count,
+                               const Tensor& out) {
+  with_type(in.type, [&]<class T>(T) {
+    launch(gather_rows<T, T>, rows_of(out), row_threads, 0, stream_, as_matrix<const T>(in), rows, count, in.cols,
+           as_matrix<T>(out));
+  });
+}
+
+void CudaDevice::add_experts(const Tensor& in, const RowGroups& groups, const ExpertSet& set, float factor,
+                             const Tensor& x) {
+  const auto* cuda = dynamic_cast<const CudaExpertSet*>(&set);
+  require(cuda != nullptr, "add_experts: a set of another kind of device");
+  const CudaExpertSet& experts = *cuda;
+  const DType type = options_.activations;
+  require_shape(in, type, in.rows, in.cols, "add_experts: the input");
+  require_shape(x, type, in.rows, in.cols, "add_experts: the output");
+  require_groups(groups, experts, in);
+  if (in.rows == 0) return;
+  const std::int64_t pairs = in.rows * groups.top_k;
+  const std::int64_t stride = CudaMatrix::stride_of(in.cols);
+  const bool slabs = as_cuda_matrix(*experts.any().down).in_slabs();
+  auto* numbers = pairs_.get<std::byte>(pairs * stride * (slabs ? 2 : 1) * static_cast<std::int64_t>(size_of(type)));
+  const Tensor out{numbers, type, pairs, in.cols, stride};
+  if (slabs) {
+    const Tensor gathered{numbers + pairs * stride * static_cast<std::int64_t>(size_of(type)), type, pairs, in.cols,
+                          stride};
+    gather_listed(in, groups.row, groups.first + groups.experts, gathered);
+    groups_by_wgmma(gathered, groups, experts, out);
+  } else {
+    groups_by_mma(in, groups, experts, out);
+  }
+  with_type(type, [&]<class T>(T) {
+    launch(add_choices<T>, rows_of(x), row_threads, 0, stream_, as_matrix<const T>(out), groups.place, groups.weight,
+           groups.top_k, factor, x.cols, as_matrix<T>(x));
   });
 }
 

@@ -47,8 +47,7 @@ struct RowMaps {
 };
 
 struct ProductSizes {
-  int tasks;
-  int row_tiles;
+  int tasks;    ///< one more tells how many tiles there are
   int slabs;    ///< of a weight
   int steps;    ///< of `slab_step` inputs
   int outputs;  ///< columns of what is written
@@ -95,7 +94,7 @@ __device__ inline int padded(int rows) {
 /// Tiles of the same weights follow each other: others read them from the cache.
 __device__ Tile find_tile(const ExpertTask* tasks, const ProductSizes& sizes, int number) {
   const int across = (sizes.slabs + 1) / 2;
-  if (number >= sizes.row_tiles * across) return {-1, 0, 0, 0};
+  if (number >= tasks[sizes.tasks].first_tile * across) return {-1, 0, 0, 0};
   int low = 0;
   int high = sizes.tasks - 1;
   while (low < high) {
@@ -338,6 +337,31 @@ __global__ void __launch_bounds__(block_threads, 1)
   }
 }
 
+/// The tasks of rows that the device alone knows, by one block.
+__global__ void __launch_bounds__(group_threads)
+    fill_tasks(const ExpertPointers* experts, const std::int32_t* first, int count, ExpertTask* tasks, int* taken) {
+  int tiles = 0;  // of the experts before
+  for (int some = 0; some < count; some += static_cast<int>(group_threads)) {
+    const int e = some + static_cast<int>(threadIdx.x);
+    const int rows = e < count ? first[e + 1] - first[e] : 0;
+    int of_some = 0;
+    const int before = tiles + block_sum_before<group_threads>((rows + tile_rows - 1) / tile_rows, of_some);
+    tiles += of_some;
+    if (e >= count) continue;
+    const ExpertPointers& expert = experts[e];
+    tasks[e] = {expert.gate_up,
+                expert.down,
+                reinterpret_cast<const Bf16*>(expert.gate_up_bias),
+                reinterpret_cast<const Bf16*>(expert.down_bias),
+                expert.gating,
+                first[e],
+                rows,
+                before};
+  }
+  if (threadIdx.x == 0) tasks[count].first_tile = tiles;
+  if (threadIdx.x < 2) taken[threadIdx.x] = 0;
+}
+
 /// Rows whose memory copies can't read, in memory that they can.
 __global__ void align_rows(Matrix<const Bf16> in, std::int64_t cols, Matrix<Bf16> out) {
   for (std::int64_t c = threadIdx.x; c < cols; c += blockDim.x) out.row(blockIdx.x)[c] = in.row(blockIdx.x)[c];
@@ -395,6 +419,33 @@ void allow_shared(Kernel kernel) {
 
 }  // namespace
 
+/// Tasks in device memory, and one more.
+struct CudaDevice::WgmmaTasks {
+  const ExpertTask* tasks;
+  int* taken;  ///< (2): zeros
+  int count;
+  std::int64_t row_tiles;  ///< at most
+};
+
+void CudaDevice::multiply_by_wgmma(const Tensor& in, const Tensor& hidden, const WgmmaTasks& tasks, const Tensor& out) {
+  if (!shared_allowed_) {
+    allow_shared(multiply_experts<true>);
+    allow_shared(multiply_experts<false>);
+    shared_allowed_ = true;
+  }
+  const auto run = [&](auto kernel, const Tensor& rows, const SlabSizes& weight, const Tensor& to, int* counter) {
+    const ProductSizes sizes{tasks.count, static_cast<int>(weight.slabs), static_cast<int>(weight.pieces),
+                             static_cast<int>(to.cols), is_wide(to)};
+    const std::int64_t tiles = tasks.row_tiles * ((weight.slabs + 1) / 2);
+    require(tiles <= INT_MAX, "experts: more tiles than a call may have");
+    launch(kernel, static_cast<unsigned>(std::min<std::int64_t>(tiles, processors_)), block_threads, shared_bytes,
+           stream_, maps_of(rows), tasks.tasks, sizes, counter, as_matrix<Bf16>(to));
+  };
+  const std::int64_t width = hidden.cols;
+  run(multiply_experts<true>, in, slab_sizes(2 * width, in.cols, SlabOrder::gated), hidden, tasks.taken);
+  run(multiply_experts<false>, hidden, slab_sizes(in.cols, width, SlabOrder::plain), out, tasks.taken + 1);
+}
+
 void CudaDevice::experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) {
   const std::int64_t width = groups.front().expert->down->in_features();
   require(in.rows <= INT_MAX, "experts: more rows than a call may have");
@@ -409,6 +460,9 @@ void CudaDevice::experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> 
                      static_cast<int>(group.first_row), static_cast<int>(group.rows), row_tiles});
     row_tiles += static_cast<int>((group.rows + tile_rows - 1) / tile_rows);
   }
+  const auto count = static_cast<int>(tasks.size());
+  tasks.push_back({});
+  tasks.back().first_tile = row_tiles;
   const std::int64_t hidden_stride = CudaMatrix::stride_of(width);
   const std::int64_t in_stride = is_wide(in) ? 0 : CudaMatrix::stride_of(in.cols);  // of a copy
   Bf16* numbers = hidden_.get<Bf16>(in.rows * (hidden_stride + in_stride));
@@ -420,24 +474,24 @@ void CudaDevice::experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> 
     launch(align_rows, static_cast<unsigned>(in.rows), group_threads, 0, stream_, as_matrix<const Bf16>(in), in.cols,
            as_matrix<Bf16>(aligned));
   }
-  if (!shared_allowed_) {
-    allow_shared(multiply_experts<true>);
-    allow_shared(multiply_experts<false>);
-    shared_allowed_ = true;
-  }
   const ExpertTask* table = rows_.put(std::span<const ExpertTask>(tasks));
   int* taken = more_rows_.put(std::span<const int>(std::array{0, 0}));
-  const auto run = [&](auto kernel, const Tensor& rows, const SlabSizes& weight, const Tensor& to, int* counter) {
-    const ProductSizes sizes{static_cast<int>(tasks.size()), row_tiles,
-                             static_cast<int>(weight.slabs), static_cast<int>(weight.pieces),
-                             static_cast<int>(to.cols),      is_wide(to)};
-    const std::int64_t tiles = row_tiles * ((weight.slabs + 1) / 2);
-    require(tiles <= INT_MAX, "experts: more tiles than a call may have");
-    launch(kernel, static_cast<unsigned>(std::min<std::int64_t>(tiles, processors_)), block_threads, shared_bytes,
-           stream_, maps_of(rows), table, sizes, counter, as_matrix<Bf16>(to));
-  };
-  run(multiply_experts<true>, aligned, slab_sizes(2 * width, in.cols, SlabOrder::gated), hidden, taken);
-  run(multiply_experts<false>, hidden, slab_sizes(in.cols, width, SlabOrder::plain), out, taken + 1);
+  multiply_by_wgmma(aligned, hidden, {table, taken, count, row_tiles}, out);
+}
+
+void CudaDevice::groups_by_wgmma(const Tensor& in, const RowGroups& groups, const CudaExpertSet& experts,
+                                 const Tensor& out) {
+  const std::int64_t width = experts.any().down->in_features();
+  require(in.rows <= INT_MAX, "experts: more rows than a call may have");
+  const std::int64_t stride = CudaMatrix::stride_of(width);
+  const Tensor hidden{reinterpret_cast<std::byte*>(hidden_.get<Bf16>(in.rows * stride)), DType::bf16, in.rows, width,
+                      stride};
+  const int count = experts.count();
+  ExpertTask* tasks = products_.get<ExpertTask>(count + 1);
+  int* taken = more_rows_.get<int>(2);
+  launch(fill_tasks, 1, group_threads, 0, stream_, experts.table(), groups.first, count, tasks, taken);
+  const std::int64_t most_tiles = in.rows / tile_rows + std::min<std::int64_t>(in.rows, count);
+  multiply_by_wgmma(in, hidden, {tasks, taken, count, most_tiles}, out);
 }
 
 }  // namespace coterie

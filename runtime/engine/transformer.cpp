@@ -2,6 +2,7 @@
 
 #include "runtime/layers/attention.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -42,9 +43,21 @@ Transformer::Transformer(const ModelSpec& spec, const Weights& weights, KvPool& 
                      moe_.back().tells_tokens();
     among_.push_back(all ? std::vector<int>() : std::move(joined));
   }
+  if (context.comm.ranks() > 1) return;
+  for (const int l : layer_of_moe_) {
+    own_.emplace_back(*spec.layers[l].moe, spec.residual_scale, weights.layers[l], context.device,
+                      context.metrics.phases);
+  }
+  own_pairs_ = context.device.allocate_shared(own_.size() * micro_batches_.size() * sizeof(std::int32_t));
+  std::ranges::fill(own_pairs(), 0);
 }
 
 Logits Transformer::forward(const Batch& batch, std::int64_t step, const RoutingObserver& observe) {
+  if (!own_.empty() && !observe) {
+    Logits logits = forward_alone(batch, step);
+    waits_ = context_.device.waits();
+    return logits;
+  }
   const int micro_batches = static_cast<int>(micro_batches_.size());
   for (int m = 0; m < micro_batches; ++m) start(batch, m);
   // Where every rank has every row there is nothing to dispatch, and partial sums have an exchange to themselves.
@@ -92,6 +105,41 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
   settle(waiting, always_settles);
   finish(batch, step);
   return head(batch);
+}
+
+Logits Transformer::forward_alone(const Batch& batch, std::int64_t step) {
+  const auto pairs = own_pairs();
+  for (std::size_t m = 0; m < micro_batches_.size(); ++m) {
+    start(batch, static_cast<int>(m));
+    MicroBatch& rows = micro_batches_[m];
+    if (rows.at.rows.empty()) continue;
+    int next_layer = 0;
+    for (std::size_t i = 0; i < own_.size(); ++i) {
+      rows.scratch.reset();
+      (void)dense_layers(next_layer, layer_of_moe_[i], batch, rows);
+      (void)attention(layer_of_moe_[i], batch, rows);
+      own_[i].add(rows.at.x, &pairs[m * own_.size() + i], rows.scratch);
+      context_.metrics.now().dense_rows += rows.at.x.rows;
+      next_layer = layer_of_moe_[i] + 1;
+    }
+  }
+  finish(batch, step);
+  return head(batch);
+}
+
+void Transformer::count_pairs() {
+  if (own_.empty()) return;
+  if (context_.device.waits() == waits_) context_.device.wait();  // nothing was sampled
+  const auto pairs = own_pairs();
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const std::int64_t count = std::exchange(pairs[i], 0);
+    context_.metrics.expert_rows[i % own_.size()] += count;
+    context_.metrics.now().expert_rows += count;
+  }
+}
+
+std::span<std::int32_t> Transformer::own_pairs() const {
+  return {reinterpret_cast<std::int32_t*>(own_pairs_.get()), own_.size() * micro_batches_.size()};
 }
 
 Place Transformer::place(const char* collective, const MoeLayer& layer, const InFlight& flight) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "runtime/experts/moe_layer.hpp"
+#include "runtime/experts/own_experts.hpp"
 #include "runtime/layers/batch.hpp"
 #include "runtime/layers/kv_pool.hpp"
 
@@ -26,6 +27,8 @@ class Transformer {
   /// Logits of the sampled rows that end the step on this rank, valid until the next call. Collective: every rank calls
   /// it once a step, also with an empty batch; the ranks of a domain with the same batch.
   [[nodiscard]] Logits forward(const Batch& batch, std::int64_t step, const RoutingObserver& observe);
+  /// Counts what the experts of the step computed; after its logits were used.
+  void count_pairs();
 
  private:
   /// Rows that go through the layers together, and their memory.
@@ -45,6 +48,9 @@ class Transformer {
     InFlight flight;
   };
 
+  /// A step on the only rank.
+  [[nodiscard]] Logits forward_alone(const Batch& batch, std::int64_t step);
+  [[nodiscard]] std::span<std::int32_t> own_pairs() const;
   /// Where the ranks stand that exchange something at a MoE layer.
   [[nodiscard]] Place place(const char* collective, const MoeLayer& layer, const InFlight& flight) const;
   /// Whether anything is for another rank; then what the device still writes is waited for before it goes.
@@ -68,6 +74,9 @@ class Transformer {
   RankContext& context_;
   std::vector<MicroBatch> micro_batches_;
   std::vector<MoeLayer> moe_;
+  std::vector<OwnExperts> own_;  ///< (MoE layers), on the only rank
+  std::uint64_t waits_ = 0;      ///< of the device, when the step was asked for
+  DeviceMemory own_pairs_;       ///< shared: (micro-batches, MoE layers), those that they computed in a step
   std::vector<int> layer_of_moe_;
   std::vector<std::vector<int>> among_;  ///< (MoE layers): the ranks that exchange something there; empty: all
 };

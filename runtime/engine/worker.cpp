@@ -73,6 +73,7 @@ std::vector<RowSample> Worker::sample() {
     const std::int32_t row = logits_.rows[static_cast<std::size_t>(wanted[i].row)];
     if (auto told = scheduler_.take(row, std::move(sampled[i]))) samples.push_back({row, std::move(*told)});
   }
+  transformer_.count_pairs();
   count(*batch_, std::chrono::duration<double>(std::chrono::steady_clock::now() - step_start_).count());
   return samples;
 }

@@ -1,5 +1,7 @@
 #include "runtime/experts/dispatch.hpp"
 
+#include "kernels/expert_order.hpp"
+
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -121,31 +123,22 @@ std::vector<int> joined_ranks(int layer, const Ownership& ownership, const Domai
 }
 
 GroupedRows group_by_expert(std::span<const Route> routes, int top_k, int experts) {
-  std::vector<std::int64_t> begin(experts + 1, 0);  // counting sort by expert
-  for (const Route& route : routes) {
-    if (route.expert == Route::kNone) continue;
-    if (route.expert < 0 || route.expert >= experts) {
-      throw std::invalid_argument("a row arrived for expert " + std::to_string(route.expert) + " of " +
-                                  std::to_string(experts));
-    }
-    ++begin[route.expert + 1];
-  }
+  std::vector<std::int32_t> chosen;
+  for (const Route& route : routes) chosen.push_back(route.expert);
+  const ExpertOrder order = order_by_expert(chosen, experts);
   GroupedRows out;
   for (int e = 0; e < experts; ++e) {
-    if (begin[e + 1] > 0) {
-      out.experts.push_back(e);
-      out.first.push_back(begin[e]);
-    }
-    begin[e + 1] += begin[e];
+    if (order.first[e + 1] == order.first[e]) continue;
+    out.experts.push_back(e);
+    out.first.push_back(order.first[e]);
   }
-  const std::int64_t pairs = begin[experts];
+  const std::int64_t pairs = order.first[experts];
   out.first.push_back(pairs);
   out.arrived.resize(pairs);
   out.contributions.reserve(pairs);
   out.offsets.push_back(0);
   for (std::size_t i = 0; i < routes.size(); ++i) {
-    if (routes[i].expert != Route::kNone) {
-      const auto at = static_cast<std::int32_t>(begin[routes[i].expert]++);
+    if (const std::int32_t at = order.place[i]; at >= 0) {
       out.arrived[at] = static_cast<std::int32_t>(i / top_k);
       out.contributions.push_back({at, routes[i].weight});
     }

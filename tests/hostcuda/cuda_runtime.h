@@ -97,6 +97,15 @@ template <class T>
 T __shfl_sync(unsigned, T value, unsigned from) {
   return hostcuda::shuffle(value, from % 32);
 }
+template <class T>
+unsigned __match_any_sync(unsigned, T value) {
+  unsigned lanes = 0;
+  for (unsigned lane = 0; lane < 32; ++lane) lanes |= unsigned{hostcuda::shuffle(value, lane) == value} << lane;
+  return lanes;
+}
+inline int __popc(unsigned bits) {
+  return std::popcount(bits);
+}
 
 template <class T>
 T __shfl_up_sync(unsigned, T value, unsigned distance) {

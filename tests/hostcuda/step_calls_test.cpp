@@ -31,34 +31,44 @@ struct Routed {
 
 class StepCalls : public testing::TestWithParam<Form> {
  protected:
-  std::vector<Routed> run() {
+  static JobOptions options() {
     const Form& form = GetParam();
-    const auto model = std::filesystem::path(COTERIE_FIXTURES) / "models" / form.model;
-    const Reference reference = read_reference(model);
-    std::vector<Request> requests;
-    for (std::size_t i = 0; i < reference.prompts.size(); ++i) requests.push_back(greedy_request(reference, i));
-    std::vector<Routed> routed;
-    int step = -1;
     JobOptions options;
     options.dtype = form.dtype;
     options.coherence = form.coherence;
     options.scheduler.replicate = form.replicate;
     options.micro_batches = form.micro_batches;
     options.reserved = std::size_t{64} << 20;
+    return options;
+  }
+
+  /// All prompts of the model's reference.
+  static JobResult run(const JobOptions& options) {
+    const auto model = std::filesystem::path(COTERIE_FIXTURES) / "models" / GetParam().model;
+    const Reference reference = read_reference(model);
+    std::vector<Request> requests;
+    for (std::size_t i = 0; i < reference.prompts.size(); ++i) requests.push_back(greedy_request(reference, i));
+    const auto transport = make_test_transport();
+    CountingCommunicator comm(*transport);
+    return run_job(model, requests, options, comm);
+  }
+
+  static std::vector<Routed> run_watched() {
+    std::vector<Routed> routed;
+    int step = -1;
+    JobOptions options = StepCalls::options();
     options.observe = [&](const Batch& batch, std::span<const std::int32_t> rows, int layer, const Routing&) {
       const bool prompts = std::ranges::any_of(batch.sequences, [](const BatchSequence& s) { return s.prompt; });
       if (layer == 0 && (routed.empty() || routed.back().layer != 0)) ++step;
       routed.push_back({step, layer, !prompts && !batch.sequences.empty(), std::ssize(rows), hostcuda::calls()});
     };
-    const auto transport = make_test_transport();
-    CountingCommunicator comm(*transport);
-    (void)run_job(model, requests, options, comm);
+    (void)run(options);
     return routed;
   }
 };
 
 TEST_P(StepCalls, OfADecodeStep) {
-  const std::vector<Routed> routed = run();
+  const std::vector<Routed> routed = run_watched();
   const bool alone = test_session().ranks() == 1;
   int compared = 0, decode_steps = 0;
   for (std::size_t i = 0; i + 1 < routed.size(); ++i) {
@@ -83,6 +93,23 @@ TEST_P(StepCalls, OfADecodeStep) {
     ++compared;
   }
   EXPECT_GT(compared, 4);
+}
+
+TEST_P(StepCalls, OfAStepAlone) {
+  if (test_session().ranks() > 1) return;
+  std::vector<hostcuda::Calls> after;  // each step
+  JobOptions unwatched = options();
+  unwatched.watched = false;
+  unwatched.on_step = [&] { after.push_back(hostcuda::calls()); };
+  const JobResult result = run(unwatched);
+  EXPECT_EQ(result.tokens, run(options()).tokens);
+  ASSERT_GE(result.decode_steps, 6);
+  for (auto step = after.end() - 4; step + 1 < after.end(); ++step) {  // the last one has no rows
+    EXPECT_EQ(step->waits, (step - 1)->waits + 1) << "for what comes out";
+    EXPECT_EQ(step->allocations, (step - 1)->allocations);
+    EXPECT_EQ(step->frees, (step - 1)->frees);
+    EXPECT_EQ(step->pageable_copies, (step - 1)->pageable_copies);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, StepCalls,

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string_view>
+#include <tuple>
 
 namespace coterie {
 namespace {
@@ -184,6 +185,17 @@ TEST_P(CudaExperts, OfAnyWidths) {
   }
   for (int i = 0; i < 3; ++i) {
     expect_products({some(300), some(150), {some(20), 0, some(90)}, {1, 0, 0}, i == 1, some(9)}, 10);
+  }
+}
+
+TEST_P(CudaExperts, OfRowsThatTheDeviceAloneKnows) {
+  for (const auto& [rows, count, c] :
+       {std::tuple<std::int64_t, int, Case>{3, 9, {64, 32, {}}}, {700, 2, {72, 24, {}, {1.702F, 1, 7}, true}}}) {
+    std::vector<ExpertWeights> experts;
+    for (int e = 0; e < count; ++e) experts.push_back(expert(c).weights);
+    const Array in = array(drawn(rows * c.hidden, 1), rows, c.hidden);
+    const auto router = packed(drawn(count * c.hidden, 0.3F), count, c.hidden, WeightUse::linear);
+    expect_groups(*device_, {in.tensor, *router, {.top_k = 2}, experts, 0.5F});
   }
 }
 

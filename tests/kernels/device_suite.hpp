@@ -77,6 +77,16 @@ std::vector<Bounded> product(std::span<const float> in, std::span<const float> w
 void expect_within(const Numbers& actual, const std::vector<Bounded>& expected);
 /// The same bits.
 void expect_same(std::span<const float> actual, std::span<const float> expected, const std::string& what);
+/// Rows, their router, and all experts.
+struct RoutedCase {
+  Tensor in;
+  const PackedMatrix& router;
+  RouterOptions options;
+  std::span<const ExpertWeights> experts;
+  float factor = 1;
+};
+/// group() and add_experts() give what route(), experts() and combine() do, to the bit.
+void expect_groups(Device& device, const RoutedCase& c);
 /// Rounded to the nearest bf16.
 [[nodiscard]] float rounded_to_bf16(float value);
 

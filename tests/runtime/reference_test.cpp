@@ -123,6 +123,23 @@ TEST_P(ReferenceTest, TheSameBitsWhateverTheBatchAndTheHome) {
   EXPECT_EQ(together.trace.experts, apart.trace.experts);
 }
 
+TEST_P(ReferenceTest, TheSameBitsWhereNobodyWatchesTheRouter) {
+  const JobResult watched = run_job(model(), requests(), {}, comm_);
+  JobOptions alone;
+  alone.watched = false;
+  const JobResult result = run_job(model(), requests(), alone, comm_);
+  EXPECT_EQ(result.tokens, watched.tokens);
+  EXPECT_EQ(result.logits, watched.logits);
+  if (comm_.rank() != 0) return;
+  for (const char* kind : {"prefill", "decode"}) {
+    for (const char* field : {"steps", "tokens", "dense_rows", "moved_rows", "expert_rows"}) {
+      EXPECT_EQ(result.metrics[kind][field], watched.metrics[kind][field]) << kind << ' ' << field;
+    }
+  }
+  const auto per_layer = [](const JobResult& of) { return of.metrics["ranks"][0]["expert_rows_per_layer"]; };
+  EXPECT_EQ(per_layer(result), per_layer(watched));
+}
+
 /// Families and variants that differ in how they are put together: one batch in every form of coherence.
 class VariantTest : public ReferenceTest {};
 

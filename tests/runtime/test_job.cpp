@@ -76,11 +76,11 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   poison(worker.kv(), *device);
   TraceRecorder trace(comm.rank(), spec.top_k());
   LogitsRecorder logits;
-  worker.observe_routing(
-      [&](const Batch& batch, std::span<const std::int32_t> rows, int layer, const Routing& routing) {
-        trace.record(batch, rows, layer, routing);
-        if (options.observe) options.observe(batch, rows, layer, routing);
-      });
+  const auto watch = [&](const Batch& batch, std::span<const std::int32_t> rows, int layer, const Routing& routing) {
+    trace.record(batch, rows, layer, routing);
+    if (options.observe) options.observe(batch, rows, layer, routing);
+  };
+  if (options.watched) worker.observe_routing(watch);
   worker.scheduler().observe_prompt_logits(
       [&](const Request& r, std::int64_t position, std::span<const float> row) { logits.record(r, position, row); });
 
@@ -92,6 +92,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
     if (next == requests.size()) return std::nullopt;
     return requests[next++];
   };
+  if (options.on_step) hooks.progress = [&](std::int64_t, std::int64_t) { options.on_step(); };
   hooks.render = [](const Completion& c) {
     std::string line = c.request.custom_id;
     for (const std::int32_t token : c.tokens) line += " " + std::to_string(token);
@@ -111,7 +112,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   result.decode_steps = worker.metrics().of(StepKind::decode).steps;
   result.traffic = comm.traffic();
   result.metrics = gather_metrics(comm, comm, worker.metrics());
-  result.trace = trace.gather(comm, {});
+  if (options.watched) result.trace = trace.gather(comm, {});
   result.logits = logits.gather(comm);
   return result;
 }

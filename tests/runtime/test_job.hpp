@@ -43,7 +43,9 @@ struct JobOptions {
   std::optional<SpillOptions> spill;  ///< none: plain dispatch
   std::function<bool()> short_of_memory;
   std::size_t reserved = 0;  ///< bytes of its memory, and of shared memory, that the device takes at the start; 0: none
+  bool watched = true;       ///< routing is recorded, for the result's trace and `observe`
   RoutingObserver observe;
+  std::function<void()> on_step;  ///< on rank 0, once a step
 };
 
 /// What is known on rank 0.
