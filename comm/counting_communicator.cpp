@@ -27,11 +27,8 @@ void CountingCommunicator::begin(Outbox outbox, const Place& place) {
   Traffic sent{.calls = 1, .calls_of_all = place.among.empty() ? 1 : 0};
   for (std::size_t r = 0; r < outbox.size(); ++r) {
     if (r == static_cast<std::size_t>(rank()) || !place.takes_part(static_cast<int>(r))) continue;
-    SectionSizes sizes;
-    for (std::size_t s = 0; s < kSections; ++s) {
-      sizes[s] = std::as_const(outbox[r]).section(static_cast<Section>(s)).size();
-      sent.section_bytes[s] += sizes[s];
-    }
+    const SectionSizes sizes = outbox[r].sizes();
+    for (std::size_t s = 0; s < kSections; ++s) sent.section_bytes[s] += sizes[s];
     sent.messages += sizes == SectionSizes{} ? 0 : 1;
     sent.bytes += wire_bytes(sizes);
   }

@@ -15,7 +15,7 @@ struct Traffic {
   std::int64_t calls = 0;
   std::int64_t calls_of_all = 0;  ///< of them, those in which all ranks took part
   std::int64_t messages = 0;      ///< non-empty messages to other ranks
-  SectionSizes section_bytes{};   ///< to other ranks, by Section (exchanges)
+  SectionSizes section_bytes{};   ///< to other ranks, by Section and Bulk (exchanges)
   std::uint64_t bytes = 0;        ///< to other ranks, all of it, headers included
 };
 

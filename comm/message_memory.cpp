@@ -6,7 +6,6 @@
 #include <exception>
 #include <iterator>
 #include <map>
-#include <memory>
 #include <mutex>
 #include <new>
 #include <utility>
@@ -32,114 +31,154 @@ std::byte* from_library(std::size_t bytes) {
   return memory;
 }
 
-using Source = std::shared_ptr<const MessageMemorySource>;
+}  // namespace
 
-Source library() {
-  static const Source& source = *new Source(std::make_shared<MessageMemorySource>(
-      MessageMemorySource{from_library, [](std::byte* memory) { std::free(memory); }, kSmall, {}, {}}));
-  return source;
-}
+/// Memory of one kind from one source: what no message uses is kept, while new messages come from there.
+class MessagePool {
+ public:
+  MessagePool(MemorySource source, std::function<std::uint64_t()> now, std::function<bool(std::uint64_t)> is_done)
+      : source_(std::move(source)), now_(std::move(now)), is_done_(std::move(is_done)) {}
 
-/// In the first kAlign bytes of a block.
-struct Front {
-  Source source;            ///< where it came from, as messages may live on when others come from elsewhere
-  std::uint64_t ended = 0;  ///< when the last message in it did
-};
-
-Front& front_of(std::byte* block) {
-  static_assert(sizeof(Front) <= kAlign);
-  return *std::launder(reinterpret_cast<Front*>(block));
-}
-
-void free_block(std::byte* block) noexcept {
-  const Source source = std::exchange(front_of(block).source, nullptr);
-  std::destroy_at(&front_of(block));
-  source->free(block);
-}
-
-struct Idle {
-  std::mutex mutex;
-  Source source = library();
-  std::map<std::uint64_t, std::vector<std::byte*>> blocks;  // by size, all of this source
-  std::uint64_t bytes = 0;
-
-  void change(Source to) {
-    const std::lock_guard lock(mutex);
-    for (const auto& [size, some] : blocks) {
-      for (std::byte* block : some) free_block(block);
-    }
-    blocks.clear();
-    bytes = 0;
-    source = std::move(to);
+  [[nodiscard]] std::byte* take(std::uint64_t bytes) {
+    const std::uint64_t size = block_of(bytes);
+    std::byte* const kept = take_kept(size);
+    return kept != nullptr ? kept : source_.allocate(size);
   }
 
-  /// Nothing if there is none.
-  std::byte* take(std::uint64_t size) {
-    if (size < source->least_kept) return nullptr;
-    auto& some = blocks[size];
-    const auto found = std::find_if(some.rbegin(), some.rend(), [&](std::byte* block) {
-      return !source->is_done || source->is_done(front_of(block).ended);
-    });
+  void give(std::byte* memory, std::uint64_t bytes) noexcept {
+    if (!keep(memory, block_of(bytes))) source_.free(memory);
+  }
+
+  /// Frees what is kept, and keeps nothing more.
+  void close() noexcept {
+    const std::lock_guard lock(mutex_);
+    open_ = false;
+    for (const auto& [size, some] : blocks_) {
+      for (const Block& block : some) source_.free(block.memory);
+    }
+    blocks_.clear();
+  }
+
+ private:
+  struct Block {
+    std::byte* memory;
+    std::uint64_t ended;  ///< when the last message in it did
+  };
+
+  [[nodiscard]] std::byte* take_kept(std::uint64_t size) {
+    if (size < source_.least_kept) return nullptr;
+    const std::lock_guard lock(mutex_);
+    auto& some = blocks_[size];
+    const auto found =
+        std::find_if(some.rbegin(), some.rend(), [&](const Block& b) { return !is_done_ || is_done_(b.ended); });
     if (found == some.rend()) return nullptr;
-    std::byte* block = *found;
+    std::byte* const memory = found->memory;
     some.erase(std::next(found).base());
-    bytes -= size;
-    return block;
+    idle_ -= size;
+    return memory;
   }
 
   /// Whether it is kept.
-  bool keep(std::byte* block, std::uint64_t size) noexcept {
-    if (front_of(block).source != source || size < source->least_kept || bytes + size > kMostIdle) return false;
+  [[nodiscard]] bool keep(std::byte* memory, std::uint64_t size) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (!open_ || size < source_.least_kept || idle_ + size > kMostIdle) return false;
     try {
-      if (source->now) front_of(block).ended = source->now();
-      blocks[size].push_back(block);
+      blocks_[size].push_back({memory, now_ ? now_() : 0});
     } catch (const std::exception&) {
       return false;
     }
-    bytes += size;
+    idle_ += size;
     return true;
   }
+
+  const MemorySource source_;
+  const std::function<std::uint64_t()> now_;
+  const std::function<bool(std::uint64_t)> is_done_;
+  std::mutex mutex_;
+  bool open_ = true;
+  std::map<std::uint64_t, std::vector<Block>> blocks_;  // by size
+  std::uint64_t idle_ = 0;                              // bytes of them
+};
+
+namespace {
+
+using Pool = std::shared_ptr<MessagePool>;
+
+/// Where new messages come from.
+struct Current {
+  std::mutex mutex;
+  MessageMemorySource source{{from_library, [](std::byte* memory) { std::free(memory); }, kSmall}, {}};
+  Pool host = std::make_shared<MessagePool>(source.host, nullptr, nullptr);
+  Pool bulk;  ///< none: messages are in one piece
 };
 
 /// Never destroyed, so that messages may outlive it.
-Idle& idle() {
-  static Idle& instance = *new Idle;
+Current& current() {
+  static Current& instance = *new Current;
   return instance;
+}
+
+void change(MessageMemorySource to) {
+  Pool host = std::make_shared<MessagePool>(to.host, to.now, to.is_done);
+  Pool bulk = to.bulk ? std::make_shared<MessagePool>(*to.bulk, to.now, to.is_done) : nullptr;
+  {
+    const std::lock_guard lock(current().mutex);
+    std::swap(current().source, to);
+    std::swap(current().host, host);
+    std::swap(current().bulk, bulk);
+  }
+  host->close();
+  if (bulk) bulk->close();
+}
+
+MessageMemory take_from(Pool Current::*which, std::uint64_t bytes) {
+  Pool pool;
+  {
+    const std::lock_guard lock(current().mutex);
+    pool = current().*which;
+  }
+  if (!pool) return nullptr;
+  std::byte* const memory = pool->take(bytes);
+  return {memory, {std::move(pool), bytes}};
+}
+
+template <class Function, class... Arguments>
+void call(Function MessageMemorySource::*which, Arguments... arguments) {
+  if (const Function& function = current().source.*which) function(arguments...);
 }
 
 }  // namespace
 
 MessageMemoryFrom::MessageMemoryFrom(MessageMemorySource source) {
-  idle().change(std::make_shared<MessageMemorySource>(std::move(source)));
+  change(std::move(source));
 }
 
 MessageMemoryFrom::~MessageMemoryFrom() {
-  idle().change(library());
+  change({{from_library, [](std::byte* memory) { std::free(memory); }, kSmall}, {}});
 }
 
-std::byte* take_message_memory(std::uint64_t bytes) {
-  const std::uint64_t size = block_of(bytes + kAlign);
-  Source source;
-  std::byte* block = nullptr;
-  {
-    const std::lock_guard lock(idle().mutex);
-    source = idle().source;
-    block = idle().take(size);
-  }
-  if (block == nullptr) {
-    block = source->allocate(size);
-    std::construct_at(reinterpret_cast<Front*>(block), std::move(source));
-  }
-  return block + kAlign;
+void GiveMessageMemoryBack::operator()(std::byte* memory) const noexcept {
+  pool->give(memory, bytes);
 }
 
-void give_message_memory(std::byte* memory, std::uint64_t bytes) noexcept {
-  std::byte* block = memory - kAlign;
-  const bool kept = [&] {
-    const std::lock_guard lock(idle().mutex);
-    return idle().keep(block, block_of(bytes + kAlign));
-  }();
-  if (!kept) free_block(block);
+MessageMemory take_message_memory(std::uint64_t bytes) {
+  return take_from(&Current::host, bytes);
+}
+
+MessageMemory take_bulk_memory(std::uint64_t bytes) {
+  return take_from(&Current::bulk, std::max(bytes, kLeastBulk));
+}
+
+void wait_for_message_work() {
+  call(&MessageMemorySource::wait);
+}
+
+void precede_transport(CUstream_st* stream) {
+  call(&MessageMemorySource::precede, stream);
+}
+
+void follow_transport(CUstream_st* stream) {
+  call(&MessageMemorySource::follow, stream);
 }
 
 }  // namespace coterie

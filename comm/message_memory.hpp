@@ -4,21 +4,36 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
+
+struct CUstream_st;
 
 namespace coterie {
 
-/// Where the memory comes from, for messages that a GPU reads and writes too.
-struct MessageMemorySource {
+/// Memory of one kind.
+struct MemorySource {
   std::function<std::byte*(std::size_t bytes)> allocate;  ///< aligned to 64 bytes; throws std::bad_alloc
   std::function<void(std::byte* memory)> free;
-  std::uint64_t least_kept = 0;        ///< bytes; smaller pieces are freed at once
-  std::function<std::uint64_t()> now;  ///< a clock of the source's own; with it:
+  std::uint64_t least_kept = 0;  ///< bytes; smaller pieces are freed at once
+};
+
+/// Where messages lie that a device reads and writes too, and how its work and a transport's wait for each other.
+struct MessageMemorySource {
+  MemorySource host;                        ///< the host reaches it
+  std::optional<MemorySource> bulk;         ///< for the bulk alone; none: messages are in one piece
+  std::function<std::uint64_t()> now = {};  ///< a clock of the source's own; with it:
   /// Whether nobody reads any more what a message held that ended at `when`; until then it is not used again.
-  std::function<bool(std::uint64_t when)> is_done;
+  std::function<bool(std::uint64_t when)> is_done = {};
+  /// The host, or what a stream is given from here on, waits for what the device was given so far.
+  std::function<void()> wait = {};
+  std::function<void(CUstream_st* stream)> precede = {};
+  /// What the device is given from here on waits for what the stream was given so far.
+  std::function<void(CUstream_st* stream)> follow = {};
 };
 
 /// While it lives, new messages are in memory of this source, before and afterwards in the C library's. What the source
-/// refers to outlives the messages; `now` and `is_done` are not called once this is gone.
+/// refers to outlives the messages; what concerns time and streams is not called once this is gone.
 class MessageMemoryFrom {
  public:
   explicit MessageMemoryFrom(MessageMemorySource source);
@@ -27,9 +42,27 @@ class MessageMemoryFrom {
   MessageMemoryFrom& operator=(const MessageMemoryFrom&) = delete;
 };
 
+/// Bulk apart has at least so many bytes, whatever its size.
+inline constexpr std::uint64_t kLeastBulk = 256 << 10;
+
+class MessagePool;
+/// Gives memory back where it came from, whatever the source is by then. Safe on any thread.
+struct GiveMessageMemoryBack {
+  std::shared_ptr<MessagePool> pool;
+  std::uint64_t bytes = 0;
+  void operator()(std::byte* memory) const noexcept;
+};
+using MessageMemory = std::unique_ptr<std::byte, GiveMessageMemoryBack>;
+
 /// `bytes` of memory aligned to 64 bytes, contents undefined. Safe to call from any thread. Throws std::bad_alloc.
-[[nodiscard]] std::byte* take_message_memory(std::uint64_t bytes);
-/// Gives back what `take_message_memory(bytes)` returned.
-void give_message_memory(std::byte* memory, std::uint64_t bytes) noexcept;
+[[nodiscard]] MessageMemory take_message_memory(std::uint64_t bytes);
+/// The same for the bulk of a message; none where messages are in one piece.
+[[nodiscard]] MessageMemory take_bulk_memory(std::uint64_t bytes);
+
+/// For transports, before they read messages and before what arrived is handed on: as the source says, and nothing
+/// where messages are the host's alone.
+void wait_for_message_work();
+void precede_transport(CUstream_st* stream);
+void follow_transport(CUstream_st* stream);
 
 }  // namespace coterie

@@ -80,14 +80,14 @@ std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const 
   std::vector<std::vector<std::byte>> all(static_cast<std::size_t>(ranks_));
   if (ranks_ > 1) {
     open(Stamp::Kind::all_gather, {place.collective, place.layer, place.step});
-    Message& message = buffers_->shared = Message({mine.size()});
-    std::copy(mine.begin(), mine.end(), message.section(Section::rows).begin());
+    Message& message = buffers_->shared = Message(sizes_of({{Section::note, mine.size()}}));
+    std::copy(mine.begin(), mine.end(), message.section(Section::note).begin());
     message.mark(stamp_);
     for (int i = 1; i < ranks_; ++i) send((rank_ + i) % ranks_, message.wire(), Part::rows);
     wait(Part::weights);
     close();
     for (int r = 0; r < ranks_; ++r) {
-      const auto theirs = std::as_const(buffers_->inbox[r]).section(Section::rows);
+      const auto theirs = std::as_const(buffers_->inbox[r]).section(Section::note);
       all[r].assign(theirs.begin(), theirs.end());
     }
   }
@@ -106,12 +106,15 @@ void MpiCommunicator::begin(Outbox outbox, const Place& place) {
   empty.mark(stamp_);
   buffers_->outbox = std::move(outbox);
   buffers_->inbox[rank_] = std::move(buffers_->outbox[rank_]);
+  if (std::ranges::any_of(buffers_->outbox, [](Message& message) { return !message.bulk().empty(); })) {
+    wait_for_message_work();
+  }
   for (int i = 1; i < ranks_; ++i) {
     const int peer = (rank_ + i) % ranks_;
     Message& message = buffers_->outbox[peer];
     if (!place.takes_part(peer)) continue;
-    if (!message.wire().empty()) message.mark(stamp_);
-    send(peer, message.wire().empty() ? empty.wire() : message.wire(), Part::rows);
+    if (!message.empty()) message.mark(stamp_);
+    send(peer, message.empty() ? empty.wire() : message.wire(), Part::rows);
     if (is_late(peer, Part::weights)) {
       held_back_.push_back(peer);  // what is sent behind weights, be it the end of the rows, waits for them
     } else {

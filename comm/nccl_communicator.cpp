@@ -196,6 +196,7 @@ void NcclCommunicator::begin(Outbox outbox, const Place& place) {
   buffers_->inbox.resize(outbox.size());
   buffers_->inbox[rank()] = std::move(outbox[rank()]);
   buffers_->outbox = std::move(outbox);
+  wait_for_message_work();
   send_slots();
 }
 
@@ -219,12 +220,12 @@ void NcclCommunicator::send_slots() {
     const int peer = (rank() + i) % ranks();
     if (!peers_[peer].takes_part) continue;
     Message& message = buffers_->outbox[peer];
-    if (!message.wire().empty()) message.mark(stamp_);
-    const auto wire = message.wire().empty() ? empty.wire() : message.wire();
+    if (!message.empty()) message.mark(stamp_);
+    const auto wire = message.empty() ? empty.wire() : message.wire();
     const auto first = wire.first(std::min(slot_, wire.size()));
     const std::span copy(slot_of(buffers_->sent, peer), first.size());
     // NCCL sends whole slots; the other way messages are sent from where they are.
-    const bool in_place = fast && !message.wire().empty();
+    const bool in_place = fast && !message.empty();
     if (!in_place) std::ranges::copy(first, copy.begin());
     std::memset(slot_of(buffers_->received, peer), 0, sizeof(MessageHeader));
     slots.push_back({peer, in_place ? first : copy, slot_of(buffers_->received, peer)});

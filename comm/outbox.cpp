@@ -10,7 +10,7 @@ void check_outbox(const Outbox& outbox, const Place& place, int ranks) {
                     " ranks");
   }
   for (int r = 0; r < ranks; ++r) {
-    if (place.takes_part(r) || outbox[r].wire().empty()) continue;
+    if (place.takes_part(r) || outbox[r].empty()) continue;
     throw CommError(to_string(place) + ": a message for rank " + std::to_string(r) + ", which has no part in it");
   }
 }

@@ -16,7 +16,7 @@ struct Stamp {
   Kind kind = Kind::none;
   std::int32_t layer = -1;
   std::int64_t step = -1;
-  std::array<char, 48> collective{};  ///< Place::collective, cut to 47 characters
+  std::array<char, 32> collective{};  ///< Place::collective, cut to 31 characters
 
   Stamp() = default;
   Stamp(Kind the_kind, const Place& place) noexcept;

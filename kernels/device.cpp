@@ -13,7 +13,7 @@ std::unique_ptr<ExpertSet> Device::expert_set(std::vector<const ExpertWeights*> 
   return std::make_unique<ExpertSet>(std::move(experts));
 }
 
-void Device::read(std::span<const std::byte> from, std::span<std::byte> to) {
+void Device::copy(std::span<const std::byte> from, std::span<std::byte> to) {
   std::ranges::copy(from, to.begin());
 }
 

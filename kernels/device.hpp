@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+struct CUstream_st;
+
 namespace coterie {
 
 /// Which product a weight is for: a device may pack experts' in a way that only experts() reads.
@@ -230,8 +232,15 @@ class Device {
   [[nodiscard]] virtual std::optional<std::size_t> free_memory() const { return std::nullopt; }
   /// Returns when all that was asked for is done.
   virtual void wait() {}
-  /// How often that was waited for, by wait() or by what returns numbers to the host.
-  [[nodiscard]] virtual std::uint64_t waits() const noexcept { return 0; }
+  /// Called again and again while the host waits in there; what it throws ends the wait.
+  virtual void while_waiting(std::function<void()> /*look*/) {}
+  /// The work that is asked for comes in stretches, each ended by a wait() or a precede(): the number of the one that
+  /// goes on now, and whether all the work of one is done.
+  [[nodiscard]] virtual std::uint64_t stretch() const noexcept { return 0; }
+  [[nodiscard]] virtual bool is_done(std::uint64_t /*stretch*/) { return true; }
+  /// What a stream of the same kind is given from here on waits for what was asked for so far; and the other way round.
+  virtual void precede(CUstream_st* /*stream*/) {}
+  virtual void follow(CUstream_st* /*stream*/) {}
   /// Uninitialised, dense, in memory that `memory` receives.
   [[nodiscard]] Tensor allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memory);
 
@@ -239,9 +248,9 @@ class Device {
   virtual void upload(std::span<const float> host, const Tensor& out) = 0;
   virtual void download(const Tensor& in, std::span<float> host) = 0;
 
-  /// Bytes of the device's memory to shared memory, where the host finds them after a wait(); `to` is as large as
-  /// `from`.
-  virtual void read(std::span<const std::byte> from, std::span<std::byte> to);
+  /// Bytes from its memory, or shared memory, to either; in shared memory the host finds them after a wait(). `to` is
+  /// as large as `from`.
+  virtual void copy(std::span<const std::byte> from, std::span<std::byte> to);
 
   /// Packs a weight as it is read: beside the packed form at most a few MiB are needed at a time.
   [[nodiscard]] virtual std::unique_ptr<PackedMatrix> pack(const WeightSource& source) = 0;

@@ -43,6 +43,9 @@ std::optional<GpuMemory> gpu_memory(const GenerateOptions& options, const JobFac
   most.pairs = most.rows * facts.spec.top_k() * (facts.topology.ranks() > 1 ? 2 : 1);  // others send more, or less
   most.sampled = options.logits_out.empty() ? std::min(most.rows, together * options.max_batch_size) : most.rows;
   memory.step = step_memory(facts.spec, most, device.activation_type());
+  if (facts.topology.ranks() > 1 && options.dispatch.policy != DispatchPolicy::plain) {
+    memory.step.own += std::min(static_cast<std::int64_t>(options.spill_cache), weights.experts);
+  }
   return memory;
 }
 

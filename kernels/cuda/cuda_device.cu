@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 
 namespace coterie {
 namespace {
@@ -65,15 +66,48 @@ std::optional<std::size_t> CudaDevice::free_memory() const {
 }
 
 void CudaDevice::wait() {
+  while (look_ && cudaStreamQuery(stream_) == cudaErrorNotReady) look_();
   check(cudaStreamSynchronize(stream_), "waiting");
-  ++waits_;
+  std::ranges::move(ends_, std::back_inserter(idle_));
+  ends_.clear();
+  done_ = ++stretch_;
   sent_ = 0;
 }
 
-void CudaDevice::read(std::span<const std::byte> from, std::span<std::byte> to) {
-  require(from.size() == to.size(), "read: the sizes differ");
+CudaDevice::Event CudaDevice::make_event() {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "an event");
+  return Event(event);
+}
+
+bool CudaDevice::is_done(std::uint64_t stretch) {
+  for (; done_ <= stretch && !ends_.empty() && cudaEventQuery(ends_.front().get()) == cudaSuccess; ++done_) {
+    idle_.push_back(std::move(ends_.front()));
+    ends_.pop_front();
+  }
+  return stretch < done_;
+}
+
+void CudaDevice::precede(cudaStream_t stream) {
+  if (idle_.empty()) idle_.push_back(make_event());
+  Event end = std::move(idle_.back());
+  idle_.pop_back();
+  check(cudaEventRecord(end.get(), stream_), "recording an event");
+  check(cudaStreamWaitEvent(stream, end.get(), 0), "waiting for an event");
+  ends_.push_back(std::move(end));
+  ++stretch_;
+}
+
+void CudaDevice::follow(cudaStream_t stream) {
+  if (!followed_) followed_ = make_event();
+  check(cudaEventRecord(followed_.get(), stream), "recording an event");
+  check(cudaStreamWaitEvent(stream_, followed_.get(), 0), "waiting for an event");
+}
+
+void CudaDevice::copy(std::span<const std::byte> from, std::span<std::byte> to) {
+  require(from.size() == to.size(), "copy: the sizes differ");
   if (from.empty()) return;
-  check(cudaMemcpyAsync(to.data(), from.data(), from.size(), cudaMemcpyDeviceToHost, stream_), "a copy to the host");
+  check(cudaMemcpyAsync(to.data(), from.data(), from.size(), cudaMemcpyDefault, stream_), "a copy");
 }
 
 std::byte* CudaDevice::Buffer::reserve(std::size_t bytes) {

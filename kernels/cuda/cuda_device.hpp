@@ -7,6 +7,8 @@
 #include "kernels/cuda/gpu.hpp"
 #include "kernels/cuda_devices.hpp"
 
+#include <deque>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -108,8 +110,12 @@ class CudaDevice final : public Device {
   void reserve(std::size_t bytes, std::size_t shared) override;
   [[nodiscard]] std::optional<std::size_t> free_memory() const override;
   void wait() override;
-  [[nodiscard]] std::uint64_t waits() const noexcept override { return waits_; }
-  void read(std::span<const std::byte> from, std::span<std::byte> to) override;
+  void while_waiting(std::function<void()> look) override { look_ = std::move(look); }
+  [[nodiscard]] std::uint64_t stretch() const noexcept override { return stretch_; }
+  [[nodiscard]] bool is_done(std::uint64_t stretch) override;
+  void precede(cudaStream_t stream) override;
+  void follow(cudaStream_t stream) override;
+  void copy(std::span<const std::byte> from, std::span<std::byte> to) override;
   void upload(std::span<const float> host, const Tensor& out) override;
   void download(const Tensor& in, std::span<float> host) override;
 
@@ -176,6 +182,12 @@ class CudaDevice final : public Device {
     std::size_t size_ = 0;
   };
 
+  struct DestroyEvent {
+    void operator()(cudaEvent_t event) const noexcept { (void)cudaEventDestroy(event); }
+  };
+  using Event = std::unique_ptr<CUevent_st, DestroyEvent>;
+  [[nodiscard]] static Event make_event();
+
   /// How a weight is packed, and so which kernels multiply with it.
   [[nodiscard]] CudaLayout layout_for(WeightUse use) const;
   void experts_by_mma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out);
@@ -216,8 +228,13 @@ class CudaDevice final : public Device {
   bool wgmma_ = false;  ///< experts are packed for it
   int processors_ = 0;
   bool shared_allowed_ = false;  ///< to kernels that need more shared memory than others
-  std::uint64_t waits_ = 0;
-  DeviceMemory sending_;  ///< pinned: what was sent since the last wait
+  std::function<void()> look_;   ///< while the host waits; may be none
+  std::uint64_t stretch_ = 0;
+  std::uint64_t done_ = 0;   ///< the stretches before are
+  std::deque<Event> ends_;   ///< of stretches from done_ on, those that no wait ended
+  std::vector<Event> idle_;  ///< events for more
+  Event followed_;           ///< of the stream that was followed last
+  DeviceMemory sending_;     ///< pinned: what was sent since the last wait
   std::size_t sending_size_ = 0;
   std::size_t sent_ = 0;  ///< bytes of it
   DeviceMemory fetched_;  ///< pinned

@@ -23,7 +23,7 @@ void send(Communicator& comm, std::uint64_t bytes, bool between_nodes) {
   const auto nodes = comm.node_of_rank();
   for (int r = 0; r < comm.ranks(); ++r) {
     const bool apart = nodes[r] != nodes[comm.rank()];
-    if (bytes > 0 && r != comm.rank() && apart == between_nodes) out[r] = Message(SectionSizes{bytes});
+    if (bytes > 0 && r != comm.rank() && apart == between_nodes) out[r] = Message(sizes_of({{Bulk::rows, bytes}}));
   }
   (void)comm.exchange(std::move(out), {"calibration"});
 }

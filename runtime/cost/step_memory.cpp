@@ -51,9 +51,11 @@ StepMemory step_memory(const ModelSpec& spec, const StepRows& most, DType activa
   const std::int64_t logits = most.sampled * (spec.hidden + spec.vocabulary);
   const std::int64_t lists = (most.rows + most.pairs) * kIndexBytes;
   StepMemory memory;
-  memory.own = (layers + 2 * stream + logits) * number + between * 4 + std::min(parts * 4, kAttentionSums) + lists;
+  const std::int64_t messages = 8 * stream;  // in the device's memory or in shared memory, as the transport has it
+  memory.own =
+      (layers + 2 * stream + messages + logits) * number + between * 4 + std::min(parts * 4, kAttentionSums) + lists;
   memory.own += memory.own / 4 + kSmallThings;
-  memory.shared = 8 * stream * number + 2 * lists + kSmallThings;
+  memory.shared = messages * number + 2 * lists + kSmallThings;
   return memory;
 }
 

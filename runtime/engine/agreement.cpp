@@ -58,15 +58,13 @@ std::int64_t smallest(Communicator& comm, std::int64_t mine) {
 std::vector<std::vector<std::byte>> gather_on_first(Communicator& comm, std::span<const std::byte> mine,
                                                     const Place& place) {
   Outbox out(comm.ranks());
-  SectionSizes sizes{};
-  sizes[static_cast<std::size_t>(Section::freight)] = mine.size();
-  out[0] = Message(sizes);
-  if (!mine.empty()) std::memcpy(out[0].section(Section::freight).data(), mine.data(), mine.size());
+  out[0] = Message(sizes_of({{Section::note, mine.size()}}));
+  std::ranges::copy(mine, out[0].section(Section::note).begin());
   const Inbox arrived = comm.exchange(std::move(out), place);
   std::vector<std::vector<std::byte>> gathered;
   if (comm.rank() != 0) return gathered;
   for (const Message& message : arrived) {
-    const auto bytes = message.section(Section::freight);
+    const auto bytes = message.section(Section::note);
     gathered.emplace_back(bytes.begin(), bytes.end());
   }
   return gathered;

@@ -14,19 +14,22 @@ DeviceMessages::DeviceMessages(Device& device) {
     std::map<std::byte*, DeviceMemory> held;
   };
   const auto pieces = std::make_shared<Pieces>();
-  memory_.emplace(MessageMemorySource{[&device, pieces](std::size_t bytes) {
-                                        DeviceMemory memory = device.allocate_shared(bytes);
-                                        std::byte* const at = memory.get();
-                                        const std::lock_guard lock(pieces->mutex);
-                                        pieces->held[at] = std::move(memory);
-                                        return at;
-                                      },
-                                      [pieces](std::byte* memory) {
-                                        const std::lock_guard lock(pieces->mutex);
-                                        pieces->held.erase(memory);
-                                      },
-                                      0, [&device] { return device.waits(); },
-                                      [&device](std::uint64_t when) { return when < device.waits(); }});
+  MessageMemorySource source;
+  source.host = {[&device, pieces](std::size_t bytes) {
+                   DeviceMemory memory = device.allocate_shared(bytes);
+                   std::byte* const at = memory.get();
+                   const std::lock_guard lock(pieces->mutex);
+                   pieces->held[at] = std::move(memory);
+                   return at;
+                 },
+                 [pieces](std::byte* memory) {
+                   const std::lock_guard lock(pieces->mutex);
+                   pieces->held.erase(memory);
+                 }};
+  source.now = [&device] { return device.stretch(); };
+  source.is_done = [&device](std::uint64_t when) { return device.is_done(when); };
+  source.wait = [&device] { device.wait(); };
+  memory_.emplace(std::move(source));
 }
 
 }  // namespace coterie

@@ -90,14 +90,17 @@ json rank_json(const WorkMetrics& m) {
   return rank;
 }
 
-constexpr const char* kSectionNames[kSections] = {"rows", "routes", "partial_sums", "freight", "note", "weights"};
+/// By Section and Bulk: labels count as what they are of.
+constexpr const char* kSectionNames[kSections] = {"routes", "partial_sums", "freight", "weights", "note",
+                                                  "rows",   "partial_sums", "freight", "weights"};
 
 json traffic_json(const CountingCommunicator& counted) {
   json list = json::array();
   for (const auto& [key, t] : counted.traffic()) {
     json sections = json::object();
     for (std::size_t s = 0; s < kSections; ++s) {
-      if (t.section_bytes[s] > 0) sections[kSectionNames[s]] = t.section_bytes[s];
+      if (t.section_bytes[s] > 0)
+        sections[kSectionNames[s]] = sections.value(kSectionNames[s], std::uint64_t{0}) + t.section_bytes[s];
     }
     list.push_back({{"kind", key.kind},
                     {"collective", key.collective},

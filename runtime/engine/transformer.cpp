@@ -3,7 +3,6 @@
 #include "runtime/layers/attention.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 namespace coterie {
@@ -11,19 +10,22 @@ namespace coterie {
 namespace {
 
 /// One message of two: what `a` dispatches and the partial sums of `b`.
-Message joined(Message a, Message b) {
-  if (b.wire().empty()) return a;
-  if (a.wire().empty()) return b;
-  SectionSizes sizes{};
-  for (std::size_t s = 0; s < kSections; ++s) {
-    const auto section = static_cast<Section>(s);
-    sizes[s] = (section == Section::partial_sums ? b : a).section(section).size();
-  }
+Message joined(Message a, Message b, Device& device) {
+  if (b.empty()) return a;
+  if (a.empty()) return b;
+  SectionSizes sizes = a.sizes();
+  const auto has_sums = [](std::size_t s) {
+    return s == index_of(Section::sum_labels) || s == index_of(Bulk::partial_sums);
+  };
+  for (std::size_t s = 0; s < kSections; ++s) sizes[s] = (has_sums(s) ? b : a).sizes()[s];
   Message out(sizes, a.flags());
   for (std::size_t s = 0; s < kSections; ++s) {
-    const auto section = static_cast<Section>(s);
-    const auto from = (section == Section::partial_sums ? b : a).section(section);
-    if (!from.empty()) std::memcpy(out.section(section).data(), from.data(), from.size());
+    Message& from = has_sums(s) ? b : a;
+    if (s < kHostSections) {
+      std::ranges::copy(from.section(static_cast<Section>(s)), out.section(static_cast<Section>(s)).begin());
+    } else {
+      device.copy(from.section(static_cast<Bulk>(s)).span(), out.section(static_cast<Bulk>(s)).span());
+    }
   }
   return out;
 }
@@ -55,7 +57,7 @@ Transformer::Transformer(const ModelSpec& spec, const Weights& weights, KvPool& 
 Logits Transformer::forward(const Batch& batch, std::int64_t step, const RoutingObserver& observe) {
   if (!own_.empty() && !observe) {
     Logits logits = forward_alone(batch, step);
-    waits_ = context_.device.waits();
+    forward_ = context_.device.stretch();
     return logits;
   }
   const int micro_batches = static_cast<int>(micro_batches_.size());
@@ -81,9 +83,8 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
       Outbox out = moe.depart(batch, flight, rows.scratch, observe);
       if (dispatches || flight.spill.travels) {
         const Timed timed(context_.metrics.phases.exchange);
-        if (leaves(out) || leaves(waiting.flight.sums)) context_.device.wait();
         for (std::size_t r = 0; r < waiting.flight.sums.size(); ++r) {
-          out[r] = joined(std::move(out[r]), std::move(waiting.flight.sums[r]));
+          out[r] = joined(std::move(out[r]), std::move(waiting.flight.sums[r]), context_.device);
         }
         const Place here = place("dispatch", moe, flight);
         for (int r = 0; r < context_.comm.ranks(); ++r) {
@@ -129,7 +130,7 @@ Logits Transformer::forward_alone(const Batch& batch, std::int64_t step) {
 
 void Transformer::count_pairs() {
   if (own_.empty()) return;
-  if (context_.device.waits() == waits_) context_.device.wait();  // nothing was sampled
+  if (!context_.device.is_done(forward_)) context_.device.wait();  // nothing was sampled
   const auto pairs = own_pairs();
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     const std::int64_t count = std::exchange(pairs[i], 0);
@@ -148,18 +149,10 @@ Place Transformer::place(const char* collective, const MoeLayer& layer, const In
   return {collective, layer.index(), flight.step, context_.metrics.kind_name(), among};
 }
 
-bool Transformer::leaves(const Outbox& out) const {
-  for (int r = 0; r < static_cast<int>(out.size()); ++r) {
-    if (r != context_.comm.rank() && !out[r].wire().empty()) return true;
-  }
-  return false;
-}
-
 void Transformer::settle(Waiting& waiting, bool always) {
   Inbox sums;
   if (always || MoeLayer::partial_sums_follow(waiting.flight)) {
     const Timed timed(context_.metrics.phases.exchange);
-    if (leaves(waiting.flight.sums)) context_.device.wait();
     sums = context_.comm.exchange(std::move(waiting.flight.sums), place("combine", *waiting.layer, waiting.flight));
   }
   land(waiting, sums);
@@ -191,10 +184,9 @@ void Transformer::finish(const Batch& batch, std::int64_t step) {
     if (!context_.domains.coherent() || batch.replicated_everywhere(context_.domains.count())) continue;
     const Timed timed(context_.metrics.phases.exchange);
     Outbox out = freight.for_peers(context_.device, context_.domains, batch, rows.at.rows);
-    if (leaves(out)) context_.device.wait();
     Inbox came =
         context_.comm.exchange(std::move(out), {"freight", moe_.back().index(), step, context_.metrics.kind_name()});
-    for (Message& message : came) freight.store(context_.device, batch, message.section(Section::freight));
+    for (Message& message : came) freight.store(context_.device, batch, message);
   }
 }
 

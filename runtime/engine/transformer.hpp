@@ -53,8 +53,6 @@ class Transformer {
   [[nodiscard]] std::span<std::int32_t> own_pairs() const;
   /// Where the ranks stand that exchange something at a MoE layer.
   [[nodiscard]] Place place(const char* collective, const MoeLayer& layer, const InFlight& flight) const;
-  /// Whether anything is for another rank; then what the device still writes is waited for before it goes.
-  [[nodiscard]] bool leaves(const Outbox& out) const;
   void start(const Batch& batch, int micro_batch);
   /// Layers [first, last) without experts, in which rows stay where they are; returns the K and V rows.
   [[nodiscard]] Freight dense_layers(int first, int last, const Batch& batch, MicroBatch& rows);
@@ -75,7 +73,7 @@ class Transformer {
   std::vector<MicroBatch> micro_batches_;
   std::vector<MoeLayer> moe_;
   std::vector<OwnExperts> own_;  ///< (MoE layers), on the only rank
-  std::uint64_t waits_ = 0;      ///< of the device, when the step was asked for
+  std::uint64_t forward_ = 0;    ///< the stretch of the device's work that the forward pass ended in
   DeviceMemory own_pairs_;       ///< shared: (micro-batches, MoE layers), those that they computed in a step
   std::vector<int> layer_of_moe_;
   std::vector<std::vector<int>> among_;  ///< (MoE layers): the ranks that exchange something there; empty: all

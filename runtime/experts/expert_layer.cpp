@@ -12,34 +12,21 @@ namespace {
 
 constexpr std::int64_t kManyRows = 1 << 20;  // what all ranks have when they don't know it
 
-SectionSizes sizes_of(std::initializer_list<std::pair<Section, std::uint64_t>> sections) {
-  SectionSizes sizes{};
-  for (const auto& [section, bytes] : sections) sizes[static_cast<std::size_t>(section)] = bytes;
-  return sizes;
-}
-
 template <class T>
 std::span<T> view_of(std::span<std::byte> bytes) {
   return {reinterpret_cast<T*>(bytes.data()), bytes.size() / sizeof(T)};
 }
 
-/// The gradients of one expert's weights in a message.
-struct GradientBlock {
-  static constexpr std::uint64_t kAlign = 64;
+/// Bytes of the gradients of one expert's weights in a message; a multiple of 64.
+std::uint64_t gradient_bytes(const ExpertLayerShape& shape) {
+  return (static_cast<std::uint64_t>(3 * shape.hidden * shape.intermediate) * sizeof(float) + 63) / 64 * 64;
+}
 
-  std::int32_t* expert;
-  ExpertGradients numbers;
-
-  [[nodiscard]] static std::uint64_t bytes(const ExpertLayerShape& shape) {
-    const auto numbers = static_cast<std::uint64_t>(3 * shape.hidden * shape.intermediate) * sizeof(float);
-    return kAlign + (numbers + kAlign - 1) / kAlign * kAlign;
-  }
-  GradientBlock(const ExpertLayerShape& shape, std::byte* memory) : expert(reinterpret_cast<std::int32_t*>(memory)) {
-    const std::int64_t h = shape.hidden, i = shape.intermediate;
-    numbers.gate_up = {memory + kAlign, DType::f32, 2 * i, h, h};
-    numbers.down = {memory + kAlign + static_cast<std::size_t>(2 * i * h) * sizeof(float), DType::f32, h, i, i};
-  }
-};
+ExpertGradients gradients_at(const ExpertLayerShape& shape, const DeviceBytes& block) {
+  const std::int64_t h = shape.hidden, i = shape.intermediate;
+  std::byte* const down = block.address() + static_cast<std::size_t>(2 * i * h) * sizeof(float);
+  return {{block.address(), DType::f32, 2 * i, h, h}, {down, DType::f32, h, i, i}};
+}
 
 }  // namespace
 
@@ -88,7 +75,6 @@ ExpertPass ExpertLayer::forward(const Tensor& x, const Choices& choices, const T
   ExpertPass pass;
   SpillCall call;
   Outbox dispatched = depart(x, choices, pass, call);
-  device_.wait();
   Exchange exchange(comm_, std::move(dispatched), place("dispatch"));
   arrive(exchange.rows(), pass);
 
@@ -110,10 +96,9 @@ ExpertPass ExpertLayer::forward(const Tensor& x, const Choices& choices, const T
   for (int r = 0; r < comm_.ranks(); ++r) {
     const std::int64_t rows = pass.first[r + 1] - pass.first[r];
     if (rows == 0) continue;
-    sums[r] = Message(sizes_of({{Section::partial_sums, row_bytes(rows)}}));
-    sum_pairs(results, pass.groups.contributions, pass, r, as_rows(sums[r].section(Section::partial_sums)));
+    sums[r] = Message(sizes_of({{Bulk::partial_sums, row_bytes(rows)}}));
+    sum_pairs(results, pass.groups.contributions, pass, r, as_rows(sums[r].section(Bulk::partial_sums)));
   }
-  device_.wait();
   Inbox came = comm_.exchange(std::move(sums), place("combine"));
   sum_ranks(came, pass, out);
   return pass;
@@ -167,19 +152,18 @@ Message ExpertLayer::message_for(const Tensor& x, const Choices& choices, const 
   std::uint64_t guests = 0;
   for (const DispatchTransfer& give : gives) guests += parcel_bytes(weights_.at(give.expert));
   spill_->sent(guests);
-  Message message(sizes_of({{Section::rows, row_bytes(static_cast<std::int64_t>(sent.rows.size()))},
-                            {Section::routes, sent.choices.size() * sizeof(Route)},
-                            {Section::weights, guests}}));
-  device_.gather(x, sent.rows, as_rows(message.section(Section::rows)));
+  Message message(sizes_of({{Section::routes, sent.choices.size() * sizeof(Route)},
+                            {Section::forms, gives.size() * sizeof(ExpertForm)},
+                            {Bulk::rows, row_bytes(static_cast<std::int64_t>(sent.rows.size()))},
+                            {Bulk::weights, guests}}));
+  device_.gather(x, sent.rows, as_rows(message.section(Bulk::rows)));
   const auto routes = view_of<Route>(message.section(Section::routes));
   for (std::size_t i = 0; i < routes.size(); ++i) {
     const std::int32_t choice = sent.choices[i];
     routes[i] = choice < 0 ? Route{} : Route{choices.experts[choice], choices.gates[choice]};
   }
-  auto room = message.section(Section::weights);
-  for (const DispatchTransfer& give : gives) {
-    room = pack_parcel(weights_.at(give.expert), give.expert, device_, room);
-  }
+  ParcelRoom room{message.section(Section::forms), message.section(Bulk::weights)};
+  for (const DispatchTransfer& give : gives) pack_parcel(weights_.at(give.expert), give.expert, device_, room);
   return message;
 }
 
@@ -190,7 +174,7 @@ void ExpertLayer::arrive(Inbox& arrived, ExpertPass& pass) const {
     const auto came = view_of<Route>(message.section(Section::routes));
     routes.insert(routes.end(), came.begin(), came.end());
     pass.first.push_back(static_cast<std::int64_t>(routes.size()) / shape_.top_k);
-    if (as_rows(message.section(Section::rows)).rows != pass.first.back() - *(pass.first.end() - 2)) {
+    if (as_rows(message.section(Bulk::rows)).rows != pass.first.back() - *(pass.first.end() - 2)) {
       throw CommError("ExpertLayer: rows arrived without their routes");
     }
   }
@@ -222,7 +206,7 @@ void ExpertLayer::gather_pairs(Inbox& from, const ExpertPass& pass, const Tensor
     for (std::size_t i = begin; i < arrived.size() && arrived[i] >= first && arrived[i] < *next; ++i) {
       rows.push_back(static_cast<std::int32_t>(arrived[i] - first));
     }
-    device_.gather(as_rows(from[next - 1 - pass.first.begin()].section(Section::rows)), rows,
+    device_.gather(as_rows(from[next - 1 - pass.first.begin()].section(Bulk::rows)), rows,
                    out.row_range(static_cast<std::int64_t>(begin), static_cast<std::int64_t>(rows.size())));
   }
 }
@@ -238,7 +222,7 @@ void ExpertLayer::sum_ranks(Inbox& sums, const ExpertPass& pass, const Tensor& o
   for (int r = 0; r < comm_.ranks(); ++r) {
     const std::vector<std::int32_t>& rows = pass.sent[r].rows;
     if (r > 0 && rows.empty()) continue;
-    const Tensor came = as_rows(sums[r].section(Section::partial_sums));
+    const Tensor came = as_rows(sums[r].section(Bulk::partial_sums));
     if (came.rows != static_cast<std::int64_t>(rows.size())) {
       throw CommError("ExpertLayer: rank " + std::to_string(r) + " sent back " + std::to_string(came.rows) + " of " +
                       std::to_string(rows.size()) + " rows");
@@ -263,10 +247,9 @@ void ExpertLayer::backward(ExpertPass pass, const Tensor& out_gradient, const Gr
   for (int r = 0; r < comm_.ranks(); ++r) {
     const std::vector<std::int32_t>& sent = pass.sent[r].rows;
     if (sent.empty()) continue;
-    rows[r] = Message(sizes_of({{Section::rows, row_bytes(static_cast<std::int64_t>(sent.size()))}}));
-    device_.gather(out_gradient, sent, as_rows(rows[r].section(Section::rows)));
+    rows[r] = Message(sizes_of({{Bulk::rows, row_bytes(static_cast<std::int64_t>(sent.size()))}}));
+    device_.gather(out_gradient, sent, as_rows(rows[r].section(Bulk::rows)));
   }
-  device_.wait();
   Inbox arrived = comm_.exchange(std::move(rows), place("dispatch of gradients"));
 
   scratch_.reset();
@@ -284,7 +267,7 @@ void ExpertLayer::backward(ExpertPass pass, const Tensor& out_gradient, const Gr
   device_.experts_backward({in, by_result, gates, by_in, by_gate}, calls(pass), of_groups);
 
   for (int r = 0; r < comm_.ranks(); ++r) {
-    const Tensor sums = as_rows(back[r].section(Section::partial_sums));
+    const Tensor sums = as_rows(back[r].section(Bulk::partial_sums));
     sum_pairs(by_in, unweighted, pass, r, sums);
     float* out = view_of<float>(back[r].section(Section::routes)).data();
     for (std::int64_t row = pass.first[r]; row < pass.first[r + 1]; ++row, out += shape_.top_k) {
@@ -292,7 +275,6 @@ void ExpertLayer::backward(ExpertPass pass, const Tensor& out_gradient, const Gr
       for (std::int64_t c = begin; c < end; ++c) out[c - begin] = by_gate[pass.groups.contributions[c].row];
     }
   }
-  device_.wait();
   Inbox came = comm_.exchange(std::move(back), place("combine of gradients"));
   sum_ranks(came, pass, gradients.x);
   std::fill(gradients.gates.begin(), gradients.gates.end(), 0.0F);
@@ -308,22 +290,23 @@ void ExpertLayer::backward(ExpertPass pass, const Tensor& out_gradient, const Gr
 
 Outbox ExpertLayer::gradient_messages(const ExpertPass& pass, const Gradients& gradients,
                                       std::vector<ExpertGradients>& of_groups) const {
-  std::vector<std::uint64_t> foreign(comm_.ranks(), 0);  // bytes
+  std::vector<std::vector<std::int32_t>> foreign(comm_.ranks());  // experts of other ranks, by rank
   for (const std::int32_t expert : pass.groups.experts) {
-    if (owner(expert) != comm_.rank()) foreign[owner(expert)] += GradientBlock::bytes(shape_);
+    if (owner(expert) != comm_.rank()) foreign[owner(expert)].push_back(expert);
   }
+  const std::uint64_t block = gradient_bytes(shape_);
   Outbox back(comm_.ranks());
-  std::vector<std::byte*> next;
+  std::vector<DeviceBytes> next;
   for (int r = 0; r < comm_.ranks(); ++r) {
     const std::int64_t rows = pass.first[r + 1] - pass.first[r];
-    if (rows > 0 || foreign[r] > 0) {
-      back[r] = Message(sizes_of({{Section::partial_sums, row_bytes(rows)},
-                                  {Section::routes, static_cast<std::uint64_t>(rows * shape_.top_k) * sizeof(float)},
-                                  {Section::weights, foreign[r]}}));
+    if (rows > 0 || !foreign[r].empty()) {
+      back[r] = Message(sizes_of({{Section::routes, static_cast<std::uint64_t>(rows * shape_.top_k) * sizeof(float)},
+                                  {Section::forms, foreign[r].size() * sizeof(std::int32_t)},
+                                  {Bulk::partial_sums, row_bytes(rows)},
+                                  {Bulk::weights, foreign[r].size() * block}}));
+      std::ranges::copy(foreign[r], view_of<std::int32_t>(back[r].section(Section::forms)).begin());
     }
-    const auto blocks = back[r].section(Section::weights);
-    std::fill(blocks.begin(), blocks.end(), std::byte{0});
-    next.push_back(blocks.data());
+    next.push_back(back[r].section(Bulk::weights));
   }
   for (const std::int32_t expert : pass.groups.experts) {
     const int to = owner(expert);
@@ -332,26 +315,32 @@ Outbox ExpertLayer::gradient_messages(const ExpertPass& pass, const Gradients& g
       of_groups.push_back(gradients.weights[mine - owned_.begin()]);
       continue;
     }
-    const GradientBlock block(shape_, std::exchange(next[to], next[to] + GradientBlock::bytes(shape_)));
-    *block.expert = expert;
-    of_groups.push_back(block.numbers);
+    of_groups.push_back(gradients_at(shape_, next[to]));
+    for (const Tensor& sums : {of_groups.back().gate_up, of_groups.back().down}) set_to_zero(sums);
+    next[to] = next[to].subspan(block);
   }
   return back;
 }
 
+void ExpertLayer::set_to_zero(const Tensor& x) const {
+  const std::vector<std::int64_t> nothing(static_cast<std::size_t>(x.rows) + 1, 0);
+  device_.combine(x.row_range(0, 0), nothing, {}, x);
+}
+
 void ExpertLayer::add_weight_gradients(Inbox& came, const Gradients& gradients) const {
   for (Message& message : came) {
-    auto blocks = message.section(Section::weights);
-    for (; blocks.size() >= GradientBlock::bytes(shape_); blocks = blocks.subspan(GradientBlock::bytes(shape_))) {
-      const GradientBlock block(shape_, blocks.data());
-      const auto mine = std::lower_bound(owned_.begin(), owned_.end(), *block.expert);
-      if (mine == owned_.end() || *mine != *block.expert) {
-        throw CommError("ExpertLayer: gradients came for expert " + std::to_string(*block.expert) +
+    DeviceBytes blocks = message.section(Bulk::weights);
+    for (const std::int32_t expert : view_of<std::int32_t>(message.section(Section::forms))) {
+      const auto mine = std::lower_bound(owned_.begin(), owned_.end(), expert);
+      if (mine == owned_.end() || *mine != expert) {
+        throw CommError("ExpertLayer: gradients came for expert " + std::to_string(expert) +
                         ", which another rank owns");
       }
+      const ExpertGradients theirs = gradients_at(shape_, blocks);
       const ExpertGradients& sum = gradients.weights[mine - owned_.begin()];
-      device_.add(block.numbers.gate_up, 1, sum.gate_up);
-      device_.add(block.numbers.down, 1, sum.down);
+      device_.add(theirs.gate_up, 1, sum.gate_up);
+      device_.add(theirs.down, 1, sum.down);
+      blocks = blocks.subspan(gradient_bytes(shape_));
     }
   }
 }
@@ -360,9 +349,9 @@ std::uint64_t ExpertLayer::row_bytes(std::int64_t rows) const {
   return static_cast<std::uint64_t>(rows * shape_.hidden) * sizeof(float);
 }
 
-Tensor ExpertLayer::as_rows(std::span<std::byte> section) const {
+Tensor ExpertLayer::as_rows(const DeviceBytes& section) const {
   const auto rows = static_cast<std::int64_t>(section.size() / row_bytes(1));
-  return {section.data(), DType::f32, rows, shape_.hidden, shape_.hidden};
+  return {section.address(), DType::f32, rows, shape_.hidden, shape_.hidden};
 }
 
 int ExpertLayer::owner(int expert) const {

@@ -116,11 +116,12 @@ class ExpertLayer {
   /// Room in messages for what goes back, with blocks for the gradients of others' weights.
   [[nodiscard]] Outbox gradient_messages(const ExpertPass& pass, const Gradients& gradients,
                                          std::vector<ExpertGradients>& of_groups) const;
+  void set_to_zero(const Tensor& x) const;
   void add_weight_gradients(Inbox& came, const Gradients& gradients) const;
 
   [[nodiscard]] Place place(const char* collective) const { return {collective, shape_.index}; }
   [[nodiscard]] std::uint64_t row_bytes(std::int64_t rows) const;
-  [[nodiscard]] Tensor as_rows(std::span<std::byte> section) const;
+  [[nodiscard]] Tensor as_rows(const DeviceBytes& section) const;
   [[nodiscard]] int owner(int expert) const;
 
   ExpertLayerShape shape_;

@@ -10,12 +10,6 @@ namespace {
 constexpr std::uint64_t kPartialSumsFollow = 1;  ///< a message's flag: its sender's rows need the second exchange
 constexpr int kTokensShift = 8;                  ///< the flags from here on: tokens that began the step at the sender
 
-SectionSizes sizes_of(std::initializer_list<std::pair<Section, std::uint64_t>> sections) {
-  SectionSizes sizes{};
-  for (const auto& [section, bytes] : sections) sizes[static_cast<std::size_t>(section)] = bytes;
-  return sizes;
-}
-
 /// The rows that are counted as `rank`'s, as far as this rank has them: indices, in an order that all ranks which have
 /// them agree on. A row that is on all ranks of its domain counts at home, before home's other rows.
 std::vector<std::int32_t> counted_at(int rank, int self, const Batch& batch, std::span<const std::int32_t> rows) {
@@ -81,7 +75,7 @@ void MoeLayer::arrive(const Batch& batch, InFlight& flight, Scratch& scratch, Sc
     const Timed timed(context_.metrics.phases.exchange);
     Inbox& arrived = flight.exchange.rows();
     for (Message& message : arrived) {
-      flight.freight.store(context_.device, batch, message.section(Section::freight));
+      flight.freight.store(context_.device, batch, message);
     }
     if (tells_tokens()) {
       std::uint64_t tokens = 0;
@@ -110,7 +104,8 @@ Resident MoeLayer::land(InFlight& flight, Inbox& sums, Scratch& scratch) const {
     if (rank == context_.comm.rank()) {
       all.push_back(std::move(flight.here));
     } else if (!sums.empty()) {
-      const LabelledSums came(sums[rank].section(Section::partial_sums), here.x.cols, here.x.type);
+      const LabelledSums came(sums[rank].section(Section::sum_labels), sums[rank].section(Bulk::partial_sums),
+                              here.x.cols, here.x.type);
       all.push_back({came.labels(), came.rows});
     }
   }
@@ -170,8 +165,6 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
   if (context_.domains.coherent()) carried = carried_rows(batch, at.rows);
   std::vector<std::int32_t> carried_labels;
   for (const std::int32_t i : carried) carried_labels.push_back(at.rows[i]);
-  const std::uint64_t freight_bytes =
-      LabelledRows::bytes(static_cast<std::int64_t>(carried.size()), flight.freight.width(), type);
 
   Outbox out(plan.to.size());
   for (int rank = 0; rank < static_cast<int>(plan.to.size()); ++rank) {
@@ -185,23 +178,24 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
     if (weight_bytes > 0) context_.spill->sent(weight_bytes);
     if (to.rows.empty() && !takes_freight && flags == 0 && gives.empty()) continue;
     const std::uint64_t tag_bytes = to.tags.size() * sizeof(RowTag);
-    out[rank] = Message(sizes_of({{Section::rows, to.rows.size() * at.x.cols * size_of(type)},
-                                  {Section::routes, tag_bytes + to.routes.size() * sizeof(Route)},
-                                  {Section::freight, takes_freight ? freight_bytes : 0},
-                                  {Section::weights, weight_bytes}}),
-                        flags);
+    const std::size_t freight_rows = takes_freight ? carried.size() : 0;
+    Message& message = out[rank] = Message(sizes_of({{Section::routes, tag_bytes + to.routes.size() * sizeof(Route)},
+                                                     {Section::freight_labels, freight_rows * sizeof(std::int32_t)},
+                                                     {Section::forms, gives.size() * sizeof(ExpertForm)},
+                                                     {Bulk::rows, to.rows.size() * at.x.cols * size_of(type)},
+                                                     {Bulk::freight, flight.freight.bytes(freight_rows, type)},
+                                                     {Bulk::weights, weight_bytes}}),
+                                           flags);
     if (!to.rows.empty()) {
-      context_.device.gather(at.x, to.rows, as_rows(out[rank].section(Section::rows)));
-      const auto records = out[rank].section(Section::routes);
+      context_.device.gather(at.x, to.rows, as_rows(message.section(Bulk::rows)));
+      const auto records = message.section(Section::routes);
       std::memcpy(records.data(), to.tags.data(), tag_bytes);
       std::memcpy(records.data() + tag_bytes, to.routes.data(), records.size() - tag_bytes);
     }
-    if (takes_freight) {
-      flight.freight.pack(context_.device, carried, carried_labels, out[rank].section(Section::freight));
-    }
-    std::span<std::byte> room = out[rank].section(Section::weights);
+    if (takes_freight) flight.freight.pack(context_.device, carried, carried_labels, message);
+    ParcelRoom room{message.section(Section::forms), message.section(Bulk::weights)};
     for (const DispatchTransfer& give : gives) {
-      room = pack_parcel(*weights_.moe.experts[give.expert], give.expert, context_.device, room);
+      pack_parcel(*weights_.moe.experts[give.expert], give.expert, context_.device, room);
     }
   }
   return out;
@@ -252,7 +246,7 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
   std::vector<WantedSums> wanted(arrived.size());
   std::size_t first = 0;
   for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
-    const Tensor x = as_rows(arrived[from].section(Section::rows));
+    const Tensor x = as_rows(arrived[from].section(Bulk::rows));
     weights_.mlp_norm.apply(context_.device, x, normed.row_range(static_cast<std::int64_t>(first), x.rows));
     for (const RowTag& tag : tags_of(arrived[from])) {
       const auto begin = static_cast<std::size_t>(groups.offsets[first]);
@@ -305,8 +299,11 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     if (n + shared == 0) continue;
     context_.metrics.now().sums_sent += n + shared;
     const DType type = context_.device.activation_type();
-    flight.sums[rank] = Message(sizes_of({{Section::partial_sums, LabelledSums::bytes(n + shared, hidden, type)}}));
-    const LabelledSums section(flight.sums[rank].section(Section::partial_sums), hidden, type);
+    const auto count = static_cast<std::uint64_t>(n + shared);
+    Message& message = flight.sums[rank] =
+        Message(sizes_of({{Section::sum_labels, count * sizeof(SumLabel)},
+                          {Bulk::partial_sums, count * static_cast<std::uint64_t>(hidden) * size_of(type)}}));
+    const LabelledSums section(message.section(Section::sum_labels), message.section(Bulk::partial_sums), hidden, type);
     if (tells) want.labels.insert(want.labels.end(), told_labels.begin(), told_labels.end());
     section.set_labels(want.labels);
     context_.device.combine(outputs, want.offsets, want.contributions, section.rows.row_range(0, n));
@@ -332,7 +329,7 @@ Resident MoeLayer::gather(InFlight& flight, Scratch& scratch, Scratch& next) con
   Inbox& arrived = flight.exchange.rows();
   for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
     if (from == context_.comm.rank()) continue;
-    const Tensor x = as_rows(arrived[from].section(Section::rows));
+    const Tensor x = as_rows(arrived[from].section(Bulk::rows));
     const auto tags = tags_of(arrived[from]);
     for (std::size_t i = 0; i < tags.size(); ++i) {
       if (tags[i].landing == context_.comm.rank()) take(x, static_cast<std::int32_t>(i), tags[i].row);
@@ -378,11 +375,11 @@ std::vector<Route> MoeLayer::routes_of(const Inbox& arrived) const {
   return routes;
 }
 
-Tensor MoeLayer::as_rows(std::span<std::byte> section) const {
+Tensor MoeLayer::as_rows(const DeviceBytes& section) const {
   const std::int64_t hidden = weights_.mlp_norm.weight.view.cols;
   const DType type = context_.device.activation_type();
   const auto rows = static_cast<std::int64_t>(section.size()) / (hidden * static_cast<std::int64_t>(size_of(type)));
-  return {section.data(), type, rows, hidden, hidden};
+  return {section.address(), type, rows, hidden, hidden};
 }
 
 }  // namespace coterie

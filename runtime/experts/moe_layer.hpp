@@ -87,7 +87,7 @@ class MoeLayer {
   [[nodiscard]] std::vector<RowTag> tags_of(const Message& message) const;
   [[nodiscard]] std::vector<Route> routes_of(const Inbox& arrived) const;
   /// A section seen as rows of activations.
-  [[nodiscard]] Tensor as_rows(std::span<std::byte> section) const;
+  [[nodiscard]] Tensor as_rows(const DeviceBytes& section) const;
 
   int index_;
   const MoeSpec& spec_;

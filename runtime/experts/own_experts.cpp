@@ -31,7 +31,7 @@ void OwnExperts::add(const Tensor& x, std::int32_t* pairs, Scratch& scratch) con
     const Timed timed(phases_.router);
     weights_.mlp_norm.apply(device_, x, normed);
     groups = device_.group(normed, *moe.router, spec_.router, {moe.router_bias.view, moe.router_correction.view});
-    device_.read(std::as_bytes(std::span(groups.first + groups.experts, 1)),
+    device_.copy(std::as_bytes(std::span(groups.first + groups.experts, 1)),
                  std::as_writable_bytes(std::span(pairs, 1)));
   }
   const Timed timed(phases_.experts);

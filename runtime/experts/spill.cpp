@@ -145,9 +145,10 @@ const DispatchPlan& Spill::plan(int layer, std::span<const std::int32_t> counts,
 
 void Spill::take(int layer, Inbox& arrived, const std::function<Gating(int expert)>& gating, SpillCall& call) {
   for (const DispatchTransfer& get : call.transfers.gets) {
-    const auto parcels = parcels_of(arrived[get.from].section(Section::weights));
-    const auto parcel =
-        std::find_if(parcels.begin(), parcels.end(), [&](const ExpertParcel& p) { return p.expert == get.expert; });
+    Message& message = arrived[get.from];
+    const auto parcels = parcels_of({message.section(Section::forms), message.section(Bulk::weights)});
+    const auto parcel = std::find_if(parcels.begin(), parcels.end(),
+                                     [&](const ExpertParcel& p) { return p.form.expert == get.expert; });
     if (parcel == parcels.end()) {
       throw CommError("layer " + std::to_string(layer) + ": expert " + std::to_string(get.expert) +
                       " did not come from rank " + std::to_string(get.from));
@@ -158,9 +159,10 @@ void Spill::take(int layer, Inbox& arrived, const std::function<Gating(int exper
       weights = std::make_shared<const ExpertWeights>(open_parcel(*parcel, gating(get.expert), device_));
       continue;
     }
-    DeviceMemory memory = device_.allocate_shared(parcel->bytes.size());
-    std::memcpy(memory.get(), parcel->bytes.data(), parcel->bytes.size());
-    ExpertWeights copy = open_parcel({get.expert, {memory.get(), parcel->bytes.size()}}, gating(get.expert), device_);
+    DeviceMemory memory = device_.allocate(parcel->bytes.size());
+    const DeviceBytes bytes(memory.get(), parcel->bytes.size());
+    device_.copy(parcel->bytes.span(), bytes.span());
+    ExpertWeights copy = open_parcel({parcel->form, bytes}, gating(get.expert), device_);
     const auto kept = std::make_shared<const Kept>(std::move(memory), std::move(copy));
     kept_[key] = kept;
     weights = {kept, &kept->weights};

@@ -10,9 +10,14 @@ std::int64_t Freight::width() const {
   return width;
 }
 
+std::uint64_t Freight::bytes(std::size_t rows, DType type) const {
+  return rows * static_cast<std::uint64_t>(width()) * size_of(type);
+}
+
 void Freight::pack(Device& device, std::span<const std::int32_t> indices, std::span<const std::int32_t> labels,
-                   std::span<std::byte> section) const {
-  const LabelledRows out(section, width(), device.activation_type());
+                   Message& message) const {
+  const LabelledRows out(message.section(Section::freight_labels), message.section(Bulk::freight), width(),
+                         device.activation_type());
   out.set_labels(labels);
   std::int64_t col = 0;
   for (const KvRows& rows : layers) {
@@ -30,20 +35,20 @@ Outbox Freight::for_peers(Device& device, const Domains& domains, const Batch& b
   if (carried.empty()) return out;
   std::vector<std::int32_t> labels;
   for (const std::int32_t i : carried) labels.push_back(rows[i]);
-  SectionSizes sizes{};
-  sizes[static_cast<std::size_t>(Section::freight)] =
-      LabelledRows::bytes(static_cast<std::int64_t>(carried.size()), width(), device.activation_type());
+  const SectionSizes sizes = sizes_of({{Section::freight_labels, labels.size() * sizeof(std::int32_t)},
+                                       {Bulk::freight, bytes(carried.size(), device.activation_type())}});
   for (const int rank : domains.peers()) {
     if (rank == domains.self()) continue;
     out[rank] = Message(sizes);
-    pack(device, carried, labels, out[rank].section(Section::freight));
+    pack(device, carried, labels, out[rank]);
   }
   return out;
 }
 
-void Freight::store(Device& device, const Batch& batch, std::span<std::byte> section) const {
+void Freight::store(Device& device, const Batch& batch, Message& message) const {
+  const auto section = message.section(Bulk::freight);
   if (section.empty()) return;
-  const LabelledRows came(section, width(), device.activation_type());
+  const LabelledRows came(message.section(Section::freight_labels), section, width(), device.activation_type());
   const auto labels = came.labels();
   const auto sequences = sequence_rows(batch, labels);
   std::int64_t col = 0;

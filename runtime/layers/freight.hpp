@@ -24,14 +24,16 @@ struct Freight {
 
   /// Elements of one token.
   [[nodiscard]] std::int64_t width() const;
-  /// Writes the rows with these indices, labelled, to a section of LabelledRows::bytes(indices, width()).
+  /// Bytes of the numbers of so many rows in a message.
+  [[nodiscard]] std::uint64_t bytes(std::size_t rows, DType type) const;
+  /// Writes the rows with these indices, and a label for each, to a message with room for them.
   void pack(Device& device, std::span<const std::int32_t> indices, std::span<const std::int32_t> labels,
-            std::span<std::byte> section) const;
+            Message& message) const;
   /// Messages of an exchange that carries nothing else: these rows for each other rank of this rank's domain.
   [[nodiscard]] Outbox for_peers(Device& device, const Domains& domains, const Batch& batch,
                                  std::span<const std::int32_t> rows) const;
   /// Writes rows that came from another rank to this rank's cache. `batch` says whose they are.
-  void store(Device& device, const Batch& batch, std::span<std::byte> section) const;
+  void store(Device& device, const Batch& batch, Message& message) const;
 };
 
 /// Indices of the rows whose K and V the rest of the domain lacks: those that are not on all its ranks.

@@ -1,6 +1,7 @@
-// A section of a message that holds rows and says whose they are: [labels, padded to 64 bytes][rows].
+// Rows in a message, and the labels beside them that say whose they are.
 #pragma once
 
+#include "comm/message.hpp"
 #include "kernels/tensor.hpp"
 
 #include <cstdint>
@@ -13,32 +14,19 @@ namespace coterie {
 /// A view; the message owns the bytes. Labels are of a type that is copied byte by byte.
 template <class Label>
 struct RowsLabelledBy {
-  std::span<std::byte> labels_bytes;
+  std::span<std::byte> label_bytes;
   Tensor rows;
 
-  [[nodiscard]] static std::uint64_t bytes(std::int64_t rows, std::int64_t width, DType type) {
-    return label_bytes(rows) + static_cast<std::uint64_t>(rows * width) * size_of(type);
-  }
-  /// `section` has the size that bytes() says for some number of rows.
-  RowsLabelledBy(std::span<std::byte> section, std::int64_t width, DType type) {
-    const std::uint64_t row = static_cast<std::uint64_t>(width) * size_of(type);
-    auto n = static_cast<std::int64_t>(section.size() / (row + sizeof(Label)));
-    while (bytes(n, width, type) > section.size()) --n;
-    labels_bytes = section.first(static_cast<std::size_t>(n) * sizeof(Label));
-    rows = {section.data() + label_bytes(n), type, n, width, width};
-  }
+  RowsLabelledBy(std::span<std::byte> labels, const DeviceBytes& section, std::int64_t width, DType type)
+      : label_bytes(labels),
+        rows{section.address(), type, static_cast<std::int64_t>(labels.size() / sizeof(Label)), width, width} {}
   void set_labels(std::span<const Label> labels) const {
-    std::memcpy(labels_bytes.data(), labels.data(), labels_bytes.size());
+    std::memcpy(label_bytes.data(), labels.data(), label_bytes.size());
   }
   [[nodiscard]] std::vector<Label> labels() const {
-    std::vector<Label> out(labels_bytes.size() / sizeof(Label));
-    if (!out.empty()) std::memcpy(out.data(), labels_bytes.data(), labels_bytes.size());
+    std::vector<Label> out(label_bytes.size() / sizeof(Label));
+    if (!out.empty()) std::memcpy(out.data(), label_bytes.data(), label_bytes.size());
     return out;
-  }
-
- private:
-  static std::uint64_t label_bytes(std::int64_t rows) {
-    return (static_cast<std::uint64_t>(rows) * sizeof(Label) + 63) / 64 * 64;
   }
 };
 

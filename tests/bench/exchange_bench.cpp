@@ -67,7 +67,7 @@ void bench(Communicator& comm, std::size_t bytes, int batches) {
   const auto exchange = [&] {
     Outbox outbox(comm.ranks());
     for (int r = 0; r < comm.ranks(); ++r) {
-      if (r != comm.rank() && bytes > 0) outbox[r] = Message({bytes});
+      if (r != comm.rank() && bytes > 0) outbox[r] = Message(sizes_of({{Bulk::rows, bytes}}));
     }
     (void)comm.exchange(std::move(outbox), {"bench"});
   };

@@ -20,7 +20,7 @@ double time_of(Communicator& comm, std::size_t bytes, int calls) {
   for (int i = 0; i < calls; ++i) {
     Outbox outbox(static_cast<std::size_t>(comm.ranks()));
     for (int r = 0; r < comm.ranks(); ++r) {
-      if (r != comm.rank() && bytes > 0) outbox[r] = Message(SectionSizes{bytes});
+      if (r != comm.rank() && bytes > 0) outbox[r] = Message(sizes_of({{Bulk::rows, bytes}}));
     }
     (void)comm.exchange(std::move(outbox), {"bench"});
   }

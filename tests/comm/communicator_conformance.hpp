@@ -6,15 +6,24 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace coterie {
 
 struct Transport {
   std::string name;
   std::function<std::unique_ptr<Communicator>()> make;
+  /// What its messages' bulk is written and read with; read when a device would.
+  std::function<void(std::span<const std::byte> from, const DeviceBytes& to)> write =
+      [](std::span<const std::byte> from, const DeviceBytes& to) { std::ranges::copy(from, to.address()); };
+  std::function<std::vector<std::byte>(const DeviceBytes& from)> read = [](const DeviceBytes& from) {
+    return std::vector<std::byte>(from.span().begin(), from.span().end());
+  };
 };
 
 inline std::string name_of(const testing::TestParamInfo<Transport>& info) {

@@ -13,7 +13,7 @@ TEST(CountingCommunicator, CountsCallsMessagesAndBytesByPlace) {
   const std::uint64_t others = comm.ranks() - 1;
   for (int step = 0; step < 3; ++step) {
     Outbox outbox;
-    for (int to = 0; to < comm.ranks(); ++to) outbox.emplace_back(SectionSizes{100, 8, 0, 0, 0});
+    for (int to = 0; to < comm.ranks(); ++to) outbox.emplace_back(SectionSizes{100, 8});
     (void)comm.exchange(std::move(outbox), {"dispatch", 2, step});
     (void)comm.exchange(Outbox(comm.ranks()), {"combine", 2, step});
   }
@@ -26,8 +26,8 @@ TEST(CountingCommunicator, CountsCallsMessagesAndBytesByPlace) {
   const Traffic& dispatch = comm.traffic().at({"exchange", "dispatch", 2});
   EXPECT_EQ(dispatch.calls, 3);
   EXPECT_EQ(dispatch.messages, 3 * comm.ranks() - 3);
-  EXPECT_EQ(dispatch.section_bytes, (SectionSizes{300 * others, 24 * others, 0, 0, 0}));
-  EXPECT_EQ(dispatch.bytes, 3 * others * Message(SectionSizes{100, 8, 0, 0, 0}).wire().size());
+  EXPECT_EQ(dispatch.section_bytes, (SectionSizes{300 * others, 24 * others}));
+  EXPECT_EQ(dispatch.bytes, 3 * others * Message(SectionSizes{100, 8}).wire().size());
   const Traffic& combine = comm.traffic().at({"exchange", "combine", 2});
   EXPECT_EQ(combine.messages, 0);
   EXPECT_EQ(combine.bytes, 3 * others * Message(SectionSizes{}).wire().size());
@@ -51,7 +51,7 @@ TEST(CountingCommunicator, PassesOnWhatTheInnerOneReturns) {
   const auto all = comm.all_gather(mine, {"ranks"});
   for (int r = 0; r < comm.ranks(); ++r) EXPECT_EQ(all.at(r).at(0), std::byte(r));
   Outbox outbox;
-  for (int to = 0; to < comm.ranks(); ++to) outbox.emplace_back(SectionSizes{1, 0, 0, 0, 0}, comm.rank());
+  for (int to = 0; to < comm.ranks(); ++to) outbox.emplace_back(SectionSizes{1}, comm.rank());
   const Inbox inbox = comm.exchange(std::move(outbox), {"dispatch"});
   for (int r = 0; r < comm.ranks(); ++r) EXPECT_EQ(inbox.at(r).flags(), std::uint64_t(r));
   EXPECT_EQ(comm.node_of_rank().size(), inner->node_of_rank().size());

@@ -47,16 +47,15 @@ TEST(MpiCommunicator, RowsDoNotWaitForWeightsFromAnotherNode) {
   const auto comm = make_mpi_communicator(test_session(), kNodes);
   const bool sends = comm->rank() == 0;
   Outbox outbox(2);
-  SectionSizes sizes{1000};
-  sizes[static_cast<std::size_t>(Section::weights)] = kWeights;
+  const SectionSizes sizes = sizes_of({{Bulk::rows, 1000}, {Bulk::weights, kWeights}});
   if (sends) outbox[1] = Message(sizes, 5);
   comm->begin(std::move(outbox), {"dispatch", 0, 0});
   Inbox& rows = comm->wait_for_rows();
-  EXPECT_EQ(rows[0].section(Section::rows).size(), sends ? 0U : 1000U);
+  EXPECT_EQ(rows[0].section(Bulk::rows).size(), sends ? 0U : 1000U);
   if (sends) std::this_thread::sleep_for(std::chrono::milliseconds(300));  // nothing moves while the sender works
   EXPECT_EQ(comm->progress(), false);
-  const Inbox all = comm->finish();
-  EXPECT_EQ(all[0].section(Section::weights).size(), sends ? 0U : kWeights);
+  Inbox all = comm->finish();
+  EXPECT_EQ(all[0].section(Bulk::weights).size(), sends ? 0U : kWeights);
 }
 
 TEST(MpiCommunicator, BytesThatContradictTheirHeaderAreRefused) {

@@ -34,15 +34,14 @@ bool is_here() {
 }
 
 MessageMemorySource pinned() {
-  return {[](std::size_t bytes) {
-            void* memory = nullptr;
-            if (cudaMallocHost(&memory, bytes) != cudaSuccess) throw std::bad_alloc();
-            return static_cast<std::byte*>(memory);
-          },
-          [](std::byte* memory) { (void)cudaFreeHost(memory); },
-          0,
-          {},
-          {}};
+  MessageMemorySource source;
+  source.host = {[](std::size_t bytes) {
+                   void* memory = nullptr;
+                   if (cudaMallocHost(&memory, bytes) != cudaSuccess) throw std::bad_alloc();
+                   return static_cast<std::byte*>(memory);
+                 },
+                 [](std::byte* memory) { (void)cudaFreeHost(memory); }};
+  return source;
 }
 
 int gpus() {

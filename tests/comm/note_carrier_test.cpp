@@ -28,15 +28,19 @@ TEST_F(NoteCarrierTest, NotesRideInTheNextExchangeAndDisturbNothing) {
   carrier_.post(note_of(carrier_.rank()));
   Outbox outbox(carrier_.ranks());  // every second rank gets rows
   for (int to = 0; to < carrier_.ranks(); to += 2) {
-    outbox[to] = Message(SectionSizes{100}, 5);
-    std::ranges::fill(outbox[to].section(Section::rows), std::byte(carrier_.rank()));
+    outbox[to] = Message(sizes_of({{Section::routes, 100}, {Bulk::rows, 70}}), 5);
+    std::ranges::fill(outbox[to].section(Section::routes), std::byte(carrier_.rank()));
+    std::ranges::fill(outbox[to].section(Bulk::rows).span(), std::byte(carrier_.rank()));
   }
-  const Inbox inbox = carrier_.exchange(std::move(outbox), {"dispatch", 0, 1});
+  Inbox inbox = carrier_.exchange(std::move(outbox), {"dispatch", 0, 1});
   for (int from = 0; from < carrier_.ranks(); ++from) {
     const bool rows = carrier_.rank() % 2 == 0;
     EXPECT_EQ(inbox[from].flags(), rows ? 5U : 0U);
-    EXPECT_EQ(inbox[from].section(Section::rows).size(), rows ? 100U : 0U);
-    EXPECT_TRUE(std::ranges::all_of(inbox[from].section(Section::rows), [&](auto b) { return b == std::byte(from); }));
+    const auto is_theirs = [&](std::byte b) { return b == std::byte(from); };
+    EXPECT_EQ(inbox[from].section(Section::routes).size(), rows ? 100U : 0U);
+    EXPECT_EQ(inbox[from].section(Bulk::rows).size(), rows ? 70U : 0U);
+    EXPECT_TRUE(std::ranges::all_of(inbox[from].section(Section::routes), is_theirs));
+    EXPECT_TRUE(std::ranges::all_of(inbox[from].section(Bulk::rows).span(), is_theirs));
   }
   expect_notes_of_all(carrier_.take({"notes"}));
   EXPECT_EQ(comm_.calls("exchange"), 1);

@@ -82,11 +82,10 @@ TEST_F(TimeOut, HoldsForALargeMessageThatNobodyTakes) {
 TEST_F(TimeOut, HoldsForWeightsThatDoNotFollowTheirRows) {
   const auto comm = make_mpi_communicator(test_session(), {.timeout = milliseconds(300), .ranks_per_node = 1});
   Outbox outbox(comm->ranks());
-  SectionSizes sizes{1000};
-  sizes[static_cast<std::size_t>(Section::weights)] = 64 << 20;
+  const SectionSizes sizes = sizes_of({{Bulk::rows, 1000}, {Bulk::weights, 64 << 20}});
   if (comm->rank() == 0) outbox[2] = Message(sizes);
   comm->begin(std::move(outbox), {"dispatch", 3, 17});
-  EXPECT_EQ(comm->wait_for_rows()[0].section(Section::rows).size(), comm->rank() == 2 ? 1000U : 0U);
+  EXPECT_EQ(comm->wait_for_rows()[0].section(Bulk::rows).size(), comm->rank() == 2 ? 1000U : 0U);
   if (comm->rank() == 0) return std::this_thread::sleep_for(kUntilOthersGaveUp);
   if (comm->rank() != 2) return (void)comm->finish();
   const std::string text = error_of([&] { (void)comm->finish(); });

@@ -273,6 +273,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return cudaSuccess;
 }
 
+/// Goes on with some stream, so that it comes about.
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (CUstream_st* stream = any_busy_stream(); event->reached < event->recorded && stream != nullptr)
+    (void)step(*stream);
+  lock_device_memory();
+  return event->reached == event->recorded ? cudaSuccess : cudaErrorNotReady;
+}
+
 /// Work may still mean it.
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
   if (event->reached == event->recorded && all_done()) delete event;

@@ -14,7 +14,7 @@ template <class T>
 std::vector<T> copied(Device& device, const T* from, std::int64_t count) {
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
   const DeviceMemory to = device.allocate_shared(std::max<std::size_t>(bytes, 1));
-  device.read(std::as_bytes(std::span(from, static_cast<std::size_t>(count))), {to.get(), bytes});
+  device.copy(std::as_bytes(std::span(from, static_cast<std::size_t>(count))), {to.get(), bytes});
   device.wait();
   std::vector<T> out(static_cast<std::size_t>(count));
   if (count > 0) std::memcpy(out.data(), to.get(), bytes);

@@ -79,7 +79,7 @@ TEST_P(DeviceTest, AMatrixThatTravelledGivesTheSameBits) {
       source.fits_bf16 = fits;
       const auto here = device->pack(source);
       const DeviceMemory memory = device->allocate_shared(here->bytes().size());
-      device->read(here->bytes(), {memory.get(), here->bytes().size()});
+      device->copy(here->bytes(), {memory.get(), here->bytes().size()});
       const auto there = device->adopt(here->form(), {memory.get(), here->bytes().size()});
       EXPECT_EQ(there->bytes().size(), here->bytes().size());
       const Array x = on_device(normal(5 * inputs), 5, inputs);

@@ -57,16 +57,19 @@ TEST(ExpertParcel, WhatArrivesComputesTheSameBits) {
     const std::uint64_t bytes = parcel_bytes(first) + parcel_bytes(second);
     EXPECT_EQ(bytes % 64, 0U);
     const DeviceMemory memory = device->allocate(bytes);
-    const std::span<std::byte> section(memory.get(), bytes);
-    pack_parcel(first, 5, *device, section);
-    pack_parcel(second, 9, *device, section.subspan(parcel_bytes(first)));
-    const auto parcels = parcels_of(section);
+    std::vector<std::byte> forms(2 * sizeof(ExpertForm));
+    const ParcelRoom room{forms, {memory.get(), bytes}};
+    ParcelRoom left = room;
+    pack_parcel(first, 5, *device, left);
+    pack_parcel(second, 9, *device, left);
+    EXPECT_TRUE(left.forms.empty() && left.weights.empty());
+    const auto parcels = parcels_of(room);
     ASSERT_EQ(parcels.size(), 2U);
-    EXPECT_EQ(parcels[0].expert, 5);
-    EXPECT_EQ(parcels[1].expert, 9);
+    EXPECT_EQ(parcels[0].form.expert, 5);
+    EXPECT_EQ(parcels[1].form.expert, 9);
     EXPECT_EQ(through(*device, open_parcel(parcels[0], {}, *device)), through(*device, first));
     EXPECT_EQ(through(*device, open_parcel(parcels[1], second.gating, *device)), through(*device, second));
-    EXPECT_THROW((void)parcels_of(section.first(bytes - 64)), std::runtime_error);
+    EXPECT_THROW((void)parcels_of({room.forms, room.weights.subspan(0, bytes - 64)}), std::runtime_error);
   }
 }
 
