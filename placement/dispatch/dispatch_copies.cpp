@@ -7,7 +7,7 @@
 namespace coterie {
 namespace {
 
-constexpr int kMostLooked = 6000;  // ranks of all sites, until no more copies are made
+constexpr int kMostLooked = 4000;  // places of all sites, until no more copies are made
 constexpr int kExpertBits = 24;    // of a candidate
 constexpr int kMostExperts = (1 << kExpertBits) - 1;
 
@@ -35,7 +35,7 @@ bool DispatchCopies::may_pay(const DispatchLoads& loads) {
 
 void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   const DispatchLayer& layer = loads.layer();
-  const std::size_t all = most_copies(layer), enough = all - layer.ranks;
+  const std::size_t most = most_copies(layer), enough = most - layer.ranks;
   loads_ = &loads;
   order_ = &loads.order();
   most_arrivals_ = most_arrivals;
@@ -45,31 +45,48 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   sum_ = std::accumulate(times_.begin(), times_.end(), std::int64_t{0});
   for (auto* of : {&copies_, &sorted_}) {
     of->clear();
-    of->reserve(all);
+    of->reserve(most);
   }
   gains_.clear();
-  gains_.reserve(all);
+  gains_.reserve(most);
   gain_ = 0;
   looked_ = 0;
+  ready_.reserve(layer.ranks);
+  places_.resize(layer.ranks);
+  std::iota(places_.begin(), places_.end(), 0);
   std::sort(candidates_.begin(), candidates_.end());
   for (auto last = candidates_.rbegin(); last != candidates_.rend(); ++last) {
-    const int expert = static_cast<int>(~*last & kMostExperts), holder = layer.only_holder[expert];
-    const bool free = layer.detours[expert] != 0 || loads.any_cached(expert);
-    if (free) know_ready(expert);
-    for (int n = 0; n < layer.nodes; ++n) {
+    const int expert = static_cast<int>(~*last & kMostExperts);
+    know_ready(expert);
+    const bool all = loads.most_node_rows(expert) > enough_;
+    auto begin = ready_.begin();
+    for (int n = 0; n < layer.nodes && (all || begin != ready_.end()); ++n) {
       if (copies_.size() >= enough || looked_ >= kMostLooked) return;
-      const bool ready = free && (holder < 0 || ready_nodes_[n] != 0);
-      if (loads.node_rows(n, expert) <= (ready ? 0 : enough_)) continue;
-      open_in({expert, n, order_->node_begin[n], order_->node_begin[n + 1], holder, loads.sources(expert), ready});
+      if (!all) n = layer.node_of_rank[order_->ranks[*begin]];
+      const auto end = std::find_if(begin, ready_.end(), [&](int p) { return p >= order_->node_begin[n + 1]; });
+      open_in_node(expert, n, {begin, end});
+      begin = end;
     }
   }
 }
 
 void DispatchCopies::know_ready(int expert) {
-  ready_nodes_.assign(loads_->layer().nodes, 0);
+  const DispatchLayer& layer = loads_->layer();
+  ready_.clear();
+  if (layer.detours[expert] == 0 && !loads_->any_cached()) return;
   loads_->for_each_holding(expert, [&](int rank) {
-    if (rank != loads_->layer().only_holder[expert]) ready_nodes_[loads_->layer().node_of_rank[rank]] = 1;
+    if (rank != layer.only_holder[expert]) ready_.push_back(order_->place_of_rank[rank]);
   });
+  std::sort(ready_.begin(), ready_.end());
+}
+
+void DispatchCopies::open_in_node(int expert, int node, std::span<const int> ready) {
+  const std::int64_t rows = loads_->node_rows(node, expert);
+  const bool all = rows > enough_;
+  if (rows == 0 || (!all && ready.empty())) return;
+  const int begin = order_->node_begin[node], end = order_->node_begin[node + 1];
+  open_in({expert, node, begin, end, loads_->layer().only_holder[expert], loads_->sources(expert),
+           all ? std::span<const int>(places_).subspan(begin, end - begin) : ready, !ready.empty()});
 }
 
 void DispatchCopies::sort() {
@@ -103,9 +120,9 @@ void DispatchCopies::open_in(const Site& site) {
     const std::int64_t sent = home ? costs.weights_inside : costs.weights_between;
     if (loads_->node_rows(node, expert) * way <= costs.expert + 2 * sent) return;
   }
-  looked_ += site.end - site.begin;
+  looked_ += static_cast<int>(site.places.size()) + 2;
   const std::int64_t most_sent = (sum_ - gain_) / loads_->layer().ranks / 2;
-  for (int p = site.begin; p < site.end; ++p) {
+  for (const int p : site.places) {
     const int rank = order_->ranks[p], to = destination(p, site);
     if (rank == first || to == rank) continue;
     const int from = first >= 0 && !loads_->same_node(rank, to) ? first : to;
@@ -131,7 +148,7 @@ int DispatchCopies::open_first(const Site& site) {
   if (leave == 0) return -1;
   int best = -1;
   std::int64_t least = 0, best_gain = 0;
-  for (int p = site.begin; p < site.end; ++p) {
+  for (const int p : site.places) {
     const int rank = order_->ranks[p], to = destination(p, site);
     if (to == rank || !may_get(expert, rank)) continue;
     const std::int64_t own = site.sources[p], others = leave - (loads_->same_node(rank, to) ? 0 : own);

@@ -34,10 +34,12 @@ class DispatchCopies {
     int begin = 0, end = 0;  ///< places
     int holder = -1;         ///< -1: there are several
     const std::int32_t* sources = nullptr;
-    bool ready = true;  ///< some of its ranks may have the weights
+    std::span<const int> places;  ///< those that may pay: all, or those that have the weights
+    bool ready = false;           ///< whether some of them have
   };
 
   void know_ready(int expert);
+  void open_in_node(int expert, int node, std::span<const int> ready);
   void open_in(const Site& site);
   /// One for the rows that leave the node; -1 where none pays.
   [[nodiscard]] int open_first(const Site& site);
@@ -50,8 +52,8 @@ class DispatchCopies {
   DispatchLoads* loads_ = nullptr;
   const DispatchOrder* order_ = nullptr;
   std::vector<std::uint64_t> candidates_;  ///< experts by their rows, the fewest first
-  std::vector<std::uint8_t> ready_nodes_;  ///< (nodes): whether a rank has the weights of the expert in hand
-  int looked_ = 0;                         ///< at ranks
+  std::vector<int> ready_, places_;        ///< places that have the weights of the expert in hand, but its holder; all
+  int looked_ = 0;                         ///< at places
   std::vector<std::int64_t> times_;        ///< (ranks): with the copies so far
   std::vector<std::int64_t> sent_;         ///< (ranks): picoseconds of weights' ways
   std::int64_t sum_ = 0;                   ///< of times without copies
