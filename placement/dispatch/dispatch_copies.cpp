@@ -1,13 +1,14 @@
 #include "placement/dispatch/dispatch_copies.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <numeric>
 
 namespace coterie {
 namespace {
 
-constexpr int kMostLooked = 4000;  // places of all sites, until no more copies are made
+constexpr int kMostLooked = 2500;  // places of all sites, until no more copies are made
 constexpr int kExpertBits = 24;    // of a candidate
 constexpr int kMostExperts = (1 << kExpertBits) - 1;
 
@@ -52,6 +53,7 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   gain_ = 0;
   looked_ = 0;
   ready_.reserve(layer.ranks);
+  ready_at_.reserve(layer.ranks / 64 + 1);
   places_.resize(layer.ranks);
   std::iota(places_.begin(), places_.end(), 0);
   std::sort(candidates_.begin(), candidates_.end());
@@ -74,10 +76,17 @@ void DispatchCopies::know_ready(int expert) {
   const DispatchLayer& layer = loads_->layer();
   ready_.clear();
   if (layer.detours[expert] == 0 && !loads_->any_cached()) return;
+  ready_at_.assign(layer.ranks / 64 + 1, 0);
   loads_->for_each_holding(expert, [&](int rank) {
-    if (rank != layer.only_holder[expert]) ready_.push_back(order_->place_of_rank[rank]);
+    const auto place = static_cast<unsigned>(order_->place_of_rank[rank]);
+    if (rank != layer.only_holder[expert]) ready_at_[place / 64] |= std::uint64_t{1} << place % 64;
   });
-  std::sort(ready_.begin(), ready_.end());
+  for (std::size_t word = 0; word < ready_at_.size(); ++word) {
+    for (std::uint64_t bits = ready_at_[word]; bits != 0; bits &= bits - 1) {
+      ready_.push_back(static_cast<int>(word * 64) + std::countr_zero(bits));
+    }
+  }
+  looked_ += 4 + static_cast<int>(ready_.size()) / 2;
 }
 
 void DispatchCopies::open_in_node(int expert, int node, std::span<const int> ready) {
@@ -113,6 +122,7 @@ std::int64_t DispatchCopies::weights(int expert, int rank, int from) const {
 
 void DispatchCopies::open_in(const Site& site) {
   const DispatchCosts& costs = loads_->costs();
+  looked_ += 4 + static_cast<int>(site.places.size());
   const int expert = site.expert, node = site.node, first = open_first(site);
   if (!site.ready && site.holder >= 0) {  // all weights travel
     const bool home = loads_->layer().node_of_rank[site.holder] == node;
@@ -120,7 +130,6 @@ void DispatchCopies::open_in(const Site& site) {
     const std::int64_t sent = home ? costs.weights_inside : costs.weights_between;
     if (loads_->node_rows(node, expert) * way <= costs.expert + 2 * sent) return;
   }
-  looked_ += static_cast<int>(site.places.size()) + 2;
   const std::int64_t most_sent = (sum_ - gain_) / loads_->layer().ranks / 2;
   for (const int p : site.places) {
     const int rank = order_->ranks[p], to = destination(p, site);

@@ -53,6 +53,7 @@ class DispatchCopies {
   const DispatchOrder* order_ = nullptr;
   std::vector<std::uint64_t> candidates_;  ///< experts by their rows, the fewest first
   std::vector<int> ready_, places_;        ///< places that have the weights of the expert in hand, but its holder; all
+  std::vector<std::uint64_t> ready_at_;    ///< (places / 64): a bit for each of ready_
   int looked_ = 0;                         ///< at places
   std::vector<std::int64_t> times_;        ///< (ranks): with the copies so far
   std::vector<std::int64_t> sent_;         ///< (ranks): picoseconds of weights' ways

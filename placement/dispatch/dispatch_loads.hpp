@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -109,23 +110,19 @@ class DispatchLoads {
   /// Calls `found` with each rank that does, in order.
   template <class Found>
   void for_each_holding(int expert, Found found) const {
+    static_assert(std::endian::native == std::endian::little);
     const std::size_t first = static_cast<std::size_t>(expert) * layer_->ranks;
     const std::uint8_t* held = layer_->held.data() + first;
     const std::uint8_t* cached = cached_.empty() ? held : cached_.data() + first;
-    for (int r = 0; r < layer_->ranks;) {
-      constexpr int kWord = 8;
-      std::array<std::uint64_t, 2> words{};
-      if (r + kWord <= layer_->ranks) {
-        std::memcpy(words.data(), held + r, kWord);
-        std::memcpy(words.data() + 1, cached + r, kWord);
-      }
-      const int end = std::min(r + kWord, layer_->ranks);
-      if (end == r + kWord && (words[0] | words[1]) == 0) {
-        r = end;
-        continue;
-      }
-      for (; r < end; ++r) {
-        if ((held[r] | cached[r]) != 0) found(r);
+    for (int r = 0; r < layer_->ranks; r += 8) {
+      const auto some = static_cast<std::size_t>(std::min(8, layer_->ranks - r));
+      std::array<std::uint64_t, 2> eight{};
+      std::memcpy(eight.data(), held + r, some);
+      std::memcpy(eight.data() + 1, cached + r, some);
+      for (std::uint64_t any = eight[0] | eight[1]; any != 0;) {
+        const int byte = std::countr_zero(any) / 8;
+        any &= ~(std::uint64_t{0xff} << 8 * byte);
+        found(r + byte);
       }
     }
   }

@@ -12,8 +12,8 @@ namespace {
 constexpr std::size_t kTiny = 256;  // items times ranks, among which all ways are tried
 constexpr int kFew = 8;             // ranks, among which one expert more or less matters
 constexpr int kMostOffers = 30'000, kMostOffersOfSome = 1500, kMostOffersOfMany = 150,
-              kMostOffersOfWork = 600;  // until no other way is tried
-constexpr int kMostOffersOfAll = 500;   // among many ranks: until a pass is broken off
+              kMostOffersOfWork = 300;  // until no other way is tried
+constexpr int kMostOffersOfAll = 400;   // among many ranks: until a pass is broken off
 constexpr std::int64_t kNear = 4096;    // a part of the time: nearer to the floor nothing more is tried
 constexpr std::int64_t kNearMiss = 16;  // a part of the target: a pass that misses it by less may be good enough
 constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 64;  // parts of the time: steps of the search
