@@ -23,12 +23,39 @@ constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 64;  // parts of t
 void LeastLoaded::clear() {
   best_chunks_.clear();
   best_draws_.clear();
+  sent_copies_.clear();
 }
 
 std::size_t LeastLoaded::transfers() const {
-  const auto sent = [](const auto& of) { return of.weights_from >= 0; };
-  return static_cast<std::size_t>(std::count_if(best_chunks_.begin(), best_chunks_.end(), sent) +
-                                  std::count_if(loads_->copies().begin(), loads_->copies().end(), sent));
+  const auto sent = [](const DispatchChunk& chunk) { return chunk.weights_from >= 0; };
+  return sent_copies_.size() + static_cast<std::size_t>(std::count_if(best_chunks_.begin(), best_chunks_.end(), sent));
+}
+
+/// A copy that has no rows in the end isn't made.
+void LeastLoaded::send_copies() {
+  const auto& items = loads_->items();
+  sent_copies_.reserve(most_copies(loads_->layer()));
+  for (std::size_t i = 0; i < items.size(); ++i) left_[i] = items[i].rows;
+  ++pass_;
+  const auto used = [&](int expert, int rank) -> std::uint32_t& {
+    return here_[cell(order_->place_of_rank[rank], expert)].rows;
+  };
+  for (const DispatchChunk& chunk : best_chunks_) {
+    left_[chunk.item] -= chunk.own;
+    for (int d = chunk.first_draw; d < chunk.first_draw + chunk.draws; ++d) left_[chunk.item] -= best_draws_[d].rows;
+    used(items[chunk.item].expert, chunk.rank) = pass_;
+  }
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    if (left_[i] > 0) used(items[i].expert, items[i].rank) = pass_;
+  }
+  for (const DispatchCopy& copy : loads_->copies()) {
+    if (copy.weights_from < 0) continue;
+    if (used(copy.expert, copy.rank) == pass_) {
+      sent_copies_.push_back(copy);
+    } else {
+      drop(copy);
+    }
+  }
 }
 
 void LeastLoaded::drop(const DispatchCopy& copy) {
@@ -102,6 +129,7 @@ void LeastLoaded::search_all(bool copied) {
     count = round == 0 ? 0 : fewer;
   }
   if (loads_->copies().size() != made) loads_->spread(copies_.copies().first(made));
+  if (!loads_->copies().empty()) send_copies();
 }
 
 void LeastLoaded::prepare() {

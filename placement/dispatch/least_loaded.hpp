@@ -41,13 +41,13 @@ class LeastLoaded {
 
   /// Of the slowest rank, at most `loads`' own.
   [[nodiscard]] std::int64_t time() const noexcept { return best_; }
-  /// Of weights, those for loads.copies() included.
+  /// Of weights.
   [[nodiscard]] std::size_t transfers() const;
-  /// A copy that has no rows in the end isn't made: what its weights' way takes is taken off.
-  void drop(const DispatchCopy& copy);
 
   /// Empty where nothing is spilled, but for loads.copies().
   [[nodiscard]] const std::vector<DispatchChunk>& chunks() const noexcept { return best_chunks_; }
+  /// Of loads.copies() those that weights travel for.
+  [[nodiscard]] const std::vector<DispatchCopy>& copies() const noexcept { return sent_copies_; }
   [[nodiscard]] const std::vector<DispatchDraw>& draws() const noexcept { return best_draws_; }
 
  private:
@@ -94,6 +94,8 @@ class LeastLoaded {
   };
 
   void search_all(bool copies);
+  void send_copies();
+  void drop(const DispatchCopy& copy);
   void prepare();
   void list_items();
   /// Improves on best_ if it can; whether it did.
@@ -184,6 +186,7 @@ class LeastLoaded {
   std::int64_t slowest_ = 0;  ///< rank's time in the last pass
   std::int64_t best_ = 0;
   std::vector<std::int64_t> best_times_;
+  std::vector<DispatchCopy> sent_copies_;
   std::vector<DispatchChunk> chunks_, best_chunks_;  ///< of the pass, of the best one
   std::vector<DispatchDraw> draws_, best_draws_;
 };

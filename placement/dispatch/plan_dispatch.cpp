@@ -76,13 +76,11 @@ struct DispatchPlanner::Scratch {
   DispatchRows rows;
   std::vector<int> chunk_of_expert, next_chunk;  ///< (experts), (chunks): linked, -1 ends
   std::vector<int> from_place;                   ///< (nodes): before it all rows of the owner in hand are given
-  std::vector<int> first_part;                   ///< (experts)
   Llep::Price llep_price;
 
   void reserve(const DispatchLayer& layer, DispatchPlan& plan);
   void write(DispatchPlan& plan);
   void write_split(int expert, DispatchPlan& plan);
-  void write_copies(DispatchPlan& plan);
   [[nodiscard]] bool follows_llep(const DispatchOptions& options);
   void write_llep(const DispatchOptions& options, DispatchPlan& plan);
 };
@@ -93,7 +91,6 @@ void DispatchPlanner::Scratch::reserve(const DispatchLayer& layer, DispatchPlan&
   chunk_of_expert.reserve(layer.experts);
   next_chunk.reserve(most);
   from_place.reserve(layer.nodes + 1);
-  first_part.reserve(layer.experts);
   plan.parts.reserve(static_cast<std::size_t>(layer.experts) * (layer.ranks + layer.nodes) + 4 * most);
   plan.transfers.reserve(most);
 }
@@ -117,22 +114,8 @@ void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
       write_split(e, plan);
     }
   }
-  write_copies(plan);
-}
-
-void DispatchPlanner::Scratch::write_copies(DispatchPlan& plan) {
-  first_part.assign(loads.layer().experts, 0);
-  for (std::size_t i = plan.parts.size(); i-- > 0;) first_part[plan.parts[i].expert] = static_cast<int>(i);
-  for (const DispatchCopy& copy : loads.copies()) {
-    if (copy.weights_from < 0) continue;
-    auto part = plan.parts.begin() + first_part[copy.expert];
-    while (part != plan.parts.end() && part->expert == copy.expert && part->rank != copy.rank) ++part;
-    if (part != plan.parts.end() && part->expert == copy.expert) {
-      plan.transfers.push_back({copy.expert, copy.weights_from, copy.rank});
-    } else {
-      least_loaded.drop(copy);
-    }
-  }
+  for (const DispatchCopy& copy : least_loaded.copies())
+    plan.transfers.push_back({copy.expert, copy.weights_from, copy.rank});
 }
 
 void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
@@ -186,8 +169,6 @@ bool DispatchPlanner::Scratch::follows_llep(const DispatchOptions& options) {
 }
 
 void DispatchPlanner::Scratch::write_llep(const DispatchOptions& options, DispatchPlan& plan) {
-  plan.parts.clear();
-  plan.transfers.clear();
   llep.write(llep_rows(options), rows, plan);
   plan.after = llep_price.time;
   plan.stayed = DispatchPlan::Stayed::spilled;
@@ -212,13 +193,11 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
   s.least_loaded.clear();
   if (options_.policy == DispatchPolicy::least_loaded) plan_.stayed = s.least_loaded.solve(s.loads, options_);
   const bool theirs = s.follows_llep(options_);
-  if (!theirs || !s.loads.copies().empty()) {
+  if (theirs) {
+    s.write_llep(options_, plan_);
+  } else {
     s.write(plan_);
     if (options_.policy == DispatchPolicy::least_loaded) plan_.after = s.least_loaded.time();
-  }
-  // Copies that have no rows in the end may make ours better than it seemed.
-  if (theirs && (s.loads.copies().empty() || s.llep_price < Llep::Price{plan_.after, plan_.transfers.size()})) {
-    s.write_llep(options_, plan_);
   }
   return plan_;
 }
