@@ -325,6 +325,9 @@ class Device {
   virtual void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) = 0;
   /// out = each row through its expert. Groups cover the rows of `in`; one call for all experts that have rows.
   virtual void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) = 0;
+  /// Measures, in less than a second, which kernels experts() is to take for calls of experts like these and up to so
+  /// many rows, where it has a choice. Once, at the start.
+  virtual void prepare_experts(std::span<const ExpertWeights* const> /*experts*/, std::int64_t /*rows*/) {}
   /// The gradients of experts(); those of weights are added to `gradients`, (groups). f32 weights only. What went on
   /// inside the experts is computed once more instead of kept. An expert's rows are summed in their order, 1,024 at a
   /// time, each such sum then added.

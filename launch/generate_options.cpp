@@ -44,6 +44,7 @@ po::options_description all_options() {
                       "f32: exact, in 2 bytes where bf16 holds it, else 4; bf16: rounded")(
       "experts-per-token", text("N"), "experts that each token takes, whatever the model's config says")(
       "device", text("KIND", "cpu"), "cpu, cuda (a GPU for each rank of a node), or auto")(
+      "expert-kernels", text("KIND", "auto"), "auto, mma, wgmma, or cublas where faster (last bits then vary)")(
       "share-gpu", "ranks of a node may share its GPUs")("threads", text("N", std::to_string(defaults.threads)),
                                                          "threads of a rank on the CPU")(
       "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");
@@ -237,6 +238,15 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   const auto kind = kinds.find(given.text("device"));
   if (kind == kinds.end()) throw bad_option("device", given.text("device"), "cpu, cuda or auto");
   o.device = kind->second;
+  const std::map<std::string, ExpertKernels> kernels{{"auto", ExpertKernels::best},
+                                                     {"mma", ExpertKernels::mma},
+                                                     {"wgmma", ExpertKernels::wgmma},
+                                                     {"cublas", ExpertKernels::cublas}};
+  const auto expert_kernels = kernels.find(given.text("expert-kernels"));
+  if (expert_kernels == kernels.end()) {
+    throw bad_option("expert-kernels", given.text("expert-kernels"), "auto, mma, wgmma or cublas");
+  }
+  o.expert_kernels = expert_kernels->second;
   const std::map<std::string, Transport> transports{
       {"mpi", Transport::mpi}, {"nccl", Transport::nccl}, {"auto", Transport::any}};
   const auto transport = transports.find(given.text("transport"));

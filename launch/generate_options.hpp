@@ -1,7 +1,7 @@
 // The command line of `coterie generate`.
 #pragma once
 
-#include "kernels/tensor.hpp"
+#include "kernels/cuda_devices.hpp"
 #include "placement/dispatch/plan_dispatch.hpp"
 #include "runtime/layers/domains.hpp"
 
@@ -27,7 +27,8 @@ struct GenerateOptions {
   int experts_per_token = 0;  ///< 0: as the model's config says
   int threads = 1;            ///< of a rank
   DeviceKind device = DeviceKind::cpu;
-  bool share_gpu = false;  ///< also by more ranks of a node than it has GPUs
+  ExpertKernels expert_kernels = ExpertKernels::best;  ///< of a GPU
+  bool share_gpu = false;                              ///< also by more ranks of a node than it has GPUs
   Transport transport = Transport::any;
 
   /// Nothing: the program chooses.

@@ -1,4 +1,5 @@
 #include "kernels/cpu_simd.hpp"
+#include "kernels/cuda/cublas_products.hpp"
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/expert_slabs.hpp"
 #include "kernels/require.hpp"
@@ -30,12 +31,18 @@ CudaDevice::CudaDevice(const DeviceOptions& options, int index, ExpertKernels ex
                              properties.name + " has " + std::to_string(properties.major) + "." +
                              std::to_string(properties.minor));
   }
-  wgmma_ = can && experts != ExpertKernels::mma;
+  wgmma_ = can && (experts == ExpertKernels::best || experts == ExpertKernels::wgmma);
   check(cudaStreamCreate(&stream_), "a stream");
+  if (experts != ExpertKernels::cublas) return;
+  if (options.weights != options.activations) {
+    throw std::runtime_error("experts by cuBLAS need weights and activations of one type");
+  }
+  cublas_ = std::make_unique<CublasProducts>(stream_, allocate(CublasProducts::workspace_bytes));
 }
 
 CudaDevice::~CudaDevice() {
   (void)cudaStreamSynchronize(stream_);
+  cublas_.reset();
   (void)cudaStreamDestroy(stream_);
 }
 

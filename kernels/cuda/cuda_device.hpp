@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/cuda_arena.hpp"
 #include "kernels/cuda/gpu.hpp"
+#include "kernels/cuda/measured_choice.hpp"
 #include "kernels/cuda_devices.hpp"
 
 #include <deque>
@@ -92,6 +93,8 @@ struct Product {
   Tensor out;
 };
 
+class CublasProducts;
+
 /// Not for several host threads at a time.
 class CudaDevice final : public Device {
  public:
@@ -155,6 +158,7 @@ class CudaDevice final : public Device {
   [[nodiscard]] std::vector<Sampled> sample(const Tensor& logits, std::span<const RowSampling> rows) override;
   void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) override;
   void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) override;
+  void prepare_experts(std::span<const ExpertWeights* const> experts, std::int64_t rows) override;
   void experts_backward(const ExpertsBackward& rows, std::span<const ExpertRows> groups,
                         std::span<const ExpertGradients> gradients) override;
 
@@ -190,7 +194,8 @@ class CudaDevice final : public Device {
 
   /// How a weight is packed, and so which kernels multiply with it.
   [[nodiscard]] CudaLayout layout_for(WeightUse use) const;
-  void experts_by_mma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out);
+  /// Of weights that lie in rows.
+  void experts_in_rows(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out, bool by_cublas);
   void experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out);
   /// The same for rows that the device alone knows: out's rows are the groups', as many as there may be.
   void groups_by_mma(const Tensor& in, const RowGroups& groups, const CudaExpertSet& experts, const Tensor& out);
@@ -208,6 +213,7 @@ class CudaDevice final : public Device {
   [[nodiscard]] static int router_tile(std::int64_t rows);
   /// All of them in one launch.
   void multiply(std::span<const Product> products, bool accumulate);
+  void multiply_by_cublas(std::span<const Product> products);
   /// Copies to the device; `from` is read at once.
   void send(const void* from, std::size_t bytes, void* to);
   /// Rows of `width` bytes, `pitch` apart.
@@ -225,7 +231,9 @@ class CudaDevice final : public Device {
   std::shared_ptr<CudaArena> memory_ = std::make_shared<CudaArena>(CudaArena::Kind::device);
   std::shared_ptr<CudaArena> pinned_ = std::make_shared<CudaArena>(CudaArena::Kind::pinned);
   cudaStream_t stream_ = nullptr;
-  bool wgmma_ = false;  ///< experts are packed for it
+  bool wgmma_ = false;                      ///< experts are packed for it
+  std::unique_ptr<CublasProducts> cublas_;  ///< or none
+  MeasuredChoice by_cublas_;                ///< or by mma
   int processors_ = 0;
   bool shared_allowed_ = false;  ///< to kernels that need more shared memory than others
   std::function<void()> look_;   ///< while the host waits; may be none

@@ -160,17 +160,17 @@ struct GatedGroup {
   Gating gating;
 };
 
-template <class T>
-__global__ void gate_rows(const GatedGroup* groups, Matrix<const float> gate_up, std::int64_t width, Matrix<T> hidden) {
+template <class T, class From = float>
+__global__ void gate_rows(const GatedGroup* groups, Matrix<const From> gate_up, std::int64_t width, Matrix<T> hidden) {
   const GatedGroup& group = groups[blockIdx.y];
   const T* bias = static_cast<const T*>(group.bias);
   const Gating& gating = group.gating;
   for (std::int64_t r = blockIdx.x; r < group.rows; r += gridDim.x) {
-    const float* from = gate_up.row(group.first_row + r);
+    const From* from = gate_up.row(group.first_row + r);
     T* to = hidden.row(group.first_row + r);
     for (std::int64_t c = threadIdx.x; c < width; c += product_threads) {
-      float gate = from[c];
-      float up = from[width + c];
+      float gate = to_float(from[c]);
+      float up = to_float(from[width + c]);
       if (bias != nullptr) {
         gate += to_float(bias[c]);
         up += to_float(bias[width + c]);
@@ -331,6 +331,7 @@ void CudaDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, c
   require_shape(in, type, in.rows, in.cols, "experts: the input");
   require_shape(out, type, in.rows, in.cols, "experts: the output");
   std::int64_t rows = 0;
+  std::int64_t present = 0;  // experts with rows
   std::size_t in_slabs = 0;
   for (const ExpertRows& group : groups) {
     require_expert(group, in);
@@ -341,19 +342,25 @@ void CudaDevice::experts(const Tensor& in, std::span<const ExpertRows> groups, c
     require((gate_up == CudaLayout::gated_slabs) == (down == CudaLayout::slabs), "experts: weights of two kinds");
     in_slabs += down == CudaLayout::slabs;
     rows += group.rows;
+    present += group.rows > 0;
   }
   require(in_slabs == 0 || in_slabs == groups.size(), "experts: experts packed for different kernels");
   if (rows == 0) return;
-  in_slabs > 0 ? experts_by_wgmma(in, groups, out) : experts_by_mma(in, groups, out);
+  if (in_slabs > 0) return experts_by_wgmma(in, groups, out);
+  // One expert is what ranks may compute twice: a dense layer, a shared expert. They must get the same.
+  experts_in_rows(in, groups, out, cublas_ && present > 1 && by_cublas_.second(present, rows));
 }
 
-void CudaDevice::experts_by_mma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) {
+void CudaDevice::experts_in_rows(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out,
+                                 bool by_cublas) {
   const DType type = options_.activations;
   const std::int64_t width = groups.front().expert->down->in_features();
   std::int64_t most = 0;
   for (const ExpertRows& group : groups) most = std::max(most, group.rows);
   float* numbers = hidden_.get<float>(in.rows * 3 * width);
-  const Tensor both{reinterpret_cast<std::byte*>(numbers), DType::f32, in.rows, 2 * width, 2 * width};
+  // cuBLAS' grouped products come in the type of what they multiply.
+  const Tensor both{reinterpret_cast<std::byte*>(numbers), by_cublas ? type : DType::f32, in.rows, 2 * width,
+                    2 * width};
   const Tensor hidden{reinterpret_cast<std::byte*>(numbers + in.rows * 2 * width), type, in.rows, width, width};
   std::vector<Product> up;
   std::vector<Product> down;
@@ -370,13 +377,18 @@ void CudaDevice::experts_by_mma(const Tensor& in, std::span<const ExpertRows> gr
     biased.push_back({group.first_row, group.rows, expert.down_bias.view.data, expert.gating});
   }
   const dim3 grid(static_cast<unsigned>(std::min<std::int64_t>(most, 256)), static_cast<unsigned>(gated.size()));
-  multiply(up, false);
-  with_type(type, [&]<class T>(T) {
-    launch(gate_rows<T>, grid, product_threads, 0, stream_,
-           static_cast<const GatedGroup*>(rows_.put(std::span<const GatedGroup>(gated))), as_matrix<const float>(both),
+  const auto product = [&](std::span<const Product> all) {
+    by_cublas ? multiply_by_cublas(all) : multiply(all, false);
+  };
+  product(up);
+  const auto gate = [&]<class T, class From>() {
+    launch(gate_rows<T, From>, grid, product_threads, 0, stream_,
+           static_cast<const GatedGroup*>(rows_.put(std::span<const GatedGroup>(gated))), as_matrix<const From>(both),
            width, as_matrix<T>(hidden));
-  });
-  multiply(down, false);
+  };
+  with_type(type,
+            [&]<class T>(T) { by_cublas ? gate.template operator()<T, T>() : gate.template operator()<T, float>(); });
+  product(down);
   if (std::ranges::none_of(biased, [](const GatedGroup& group) { return group.bias != nullptr; })) return;
   with_type(type, [&]<class T>(T) {
     launch(add_group_bias<T>, grid, product_threads, 0, stream_,

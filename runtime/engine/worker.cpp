@@ -26,6 +26,17 @@ std::unique_ptr<Spill> make_spill(const std::optional<SpillOptions>& options, co
   return std::make_unique<Spill>(known, dispatch_layers(plan, ownership, comm.node_of_rank()), comm.rank(), device);
 }
 
+/// As the first layer with several experts here has them.
+void prepare_experts(const ModelSpec& spec, const Weights& weights, std::int64_t rows, Device& device) {
+  for (const LayerWeights& layer : weights.layers) {
+    std::vector<const ExpertWeights*> here;
+    for (const auto& expert : layer.moe.experts) {
+      if (expert) here.push_back(&*expert);
+    }
+    if (here.size() > 1) return device.prepare_experts(here, rows * spec.top_k());
+  }
+}
+
 }  // namespace
 
 Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& plan, const Tokenizer* tokenizer,
@@ -41,6 +52,7 @@ Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& 
       scheduler_(kv_, tokenizer, spec.end_tokens, domains_, options.scheduler) {
   metrics_.expert_rows.resize(static_cast<std::size_t>(spec.moe_layers()));
   metrics_.domain = domains_.of(comm.rank());
+  prepare_experts(spec, weights_, options.scheduler.max_batch_tokens, device);
 }
 
 void Worker::forward(std::int64_t step) {

@@ -80,7 +80,8 @@ TEST_F(HostCudaGenerateTest, NcclIsForGpus) {
 }
 
 TEST_F(HostCudaGenerateTest, AnswersInBf16) {
-  ASSERT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, "--device cuda --share-gpu --dtype bf16"), 0) << read("log");
+  ASSERT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, "--device cuda --share-gpu --dtype bf16 --expert-kernels cublas"), 0)
+      << read("log");
   EXPECT_EQ(texts().size(), 3U);
 }
 

@@ -78,7 +78,8 @@ class CudaExperts : public testing::TestWithParam<ExpertKernels> {
     return e;
   }
 
-  /// A row through an expert, with what rounding to bf16 may change: the middle once, the result twice.
+  /// A row through an expert, with what rounding to bf16 may change: the middle once, the result twice, and by cuBLAS
+  /// what is in between.
   static std::vector<Bounded> through(const Numbered& e, const Case& c, const float* row) {
     const auto d = static_cast<std::size_t>(c.hidden), w = static_cast<std::size_t>(c.width);
     constexpr double half = 0x1p-8, sums = 1e-5;
@@ -86,11 +87,14 @@ class CudaExperts : public testing::TestWithParam<ExpertKernels> {
     for (std::size_t i = 0; i < 2 * w; ++i) {
       if (!e.gate_up_bias.empty()) both[i].value = e.gate_up_bias[i];
       both[i].bound = sums * std::abs(both[i].value);
+      double product = 0;
       for (std::size_t k = 0; k < d; ++k) {
         const float term = row[k] * e.gate_up[i * d + k];  // exact: two bf16s
-        both[i].value += term;
+        product += term;
         both[i].bound += sums * std::abs(term);
       }
+      both[i].value += product;
+      if (GetParam() == ExpertKernels::cublas) both[i].bound += half * std::abs(product);
     }
     for (std::size_t i = 0; i < w; ++i) {
       double gate = both[i].value, up = both[w + i].value;
@@ -151,7 +155,7 @@ class CudaExperts : public testing::TestWithParam<ExpertKernels> {
 
   /// The last row of a group by itself gives the same bits.
   void expect_alone(const ExpertRows& group, const Array& x, const Array& y) {
-    if (group.rows == 0) return;
+    if (group.rows == 0 || GetParam() == ExpertKernels::cublas) return;
     const std::int64_t row = group.first_row + group.rows - 1;
     const Array lone = array({}, 1, x.tensor.cols);
     const ExpertRows one{group.expert, 0, 1};
@@ -168,8 +172,13 @@ class CudaExperts : public testing::TestWithParam<ExpertKernels> {
   std::unique_ptr<Device> device_;
 };
 
-INSTANTIATE_TEST_SUITE_P(By, CudaExperts, testing::Values(ExpertKernels::mma, ExpertKernels::wgmma),
-                         [](const auto& instance) { return instance.param == ExpertKernels::mma ? "mma" : "wgmma"; });
+INSTANTIATE_TEST_SUITE_P(By, CudaExperts,
+                         testing::Values(ExpertKernels::mma, ExpertKernels::wgmma, ExpertKernels::cublas),
+                         [](const auto& instance) {
+                           return instance.param == ExpertKernels::mma     ? "mma"
+                                  : instance.param == ExpertKernels::wgmma ? "wgmma"
+                                                                           : "cublas";
+                         });
 
 TEST_P(CudaExperts, OfAnyNumbersOfRows) {
   expect_products({64, 32, {1, 0, 16, 17, 63, 64, 65}}, 100);
@@ -209,6 +218,16 @@ TEST_P(CudaExperts, OfManyExperts) {
   }
 }
 
+TEST_P(CudaExperts, OfShapesThatWereMeasured) {
+  const Case c{48, 16, {5, 0, 3}};
+  std::vector<Numbered> experts;
+  std::vector<const ExpertWeights*> weights;
+  for (int e = 0; e < 8; ++e) experts.push_back(expert(c));
+  for (const Numbered& e : experts) weights.push_back(&e.weights);
+  device_->prepare_experts(weights, 100);
+  expect_products(c, 10);  // whichever is taken
+}
+
 TEST_P(CudaExperts, OfWeightsThatWereSent) {
   const Case c{96, 40, {5}};
   const Numbered e = expert(c);
@@ -230,11 +249,16 @@ TEST_P(CudaExperts, OnlyByWgmmaKeepTheirWeightsToThemselves) {
   const Array x = array(drawn(80, 1), 2, 40);
   const Array y = array({}, 2, 96);
   const auto product = [&] { device_->linear(x.tensor, *e.weights.down, y.tensor); };
-  if (GetParam() == ExpertKernels::mma) {
+  if (GetParam() != ExpertKernels::wgmma) {
     EXPECT_NO_THROW(product());
   } else {
     EXPECT_THROW(product(), std::invalid_argument);
   }
+}
+
+TEST(CublasExperts, NeedOneType) {
+  EXPECT_NO_THROW((void)make_cuda_device({}, 0, ExpertKernels::cublas));
+  EXPECT_THROW((void)make_cuda_device({DType::bf16, 1}, 0, ExpertKernels::cublas), std::runtime_error);
 }
 
 }  // namespace

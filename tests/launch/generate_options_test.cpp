@@ -81,6 +81,9 @@ TEST(GenerateOptions, Device) {
   EXPECT_EQ(parse({"--device", "auto"})->device, DeviceKind::any);
   EXPECT_FALSE(parse({"--device=cuda"})->share_gpu);
   EXPECT_TRUE(parse({"--device=cuda", "--share-gpu"})->share_gpu);
+  EXPECT_EQ(parse({})->expert_kernels, ExpertKernels::best);
+  EXPECT_EQ(parse({"--expert-kernels=cublas"})->expert_kernels, ExpertKernels::cublas);
+  EXPECT_NE(complaint_about({"--expert-kernels=cutlass"}).find("mma, wgmma or cublas"), std::string::npos);
   EXPECT_NE(complaint_about({"--device=gpu"}).find("cpu, cuda or auto"), std::string::npos);
 }
 
@@ -190,7 +193,7 @@ TEST(GenerateOptions, HelpComesFirstAndFitsAScreen) {
   std::istringstream help(generate_help());
   int lines = 0;
   for (std::string line; std::getline(help, line); ++lines) EXPECT_LE(line.size(), 100U) << line;
-  EXPECT_LE(lines, 40);
+  EXPECT_LE(lines, 44);
   for (const char* option : {"--model", "--kv-memory", "--timeout", "(=2048)", "(=f32)", "(=auto)"}) {
     EXPECT_NE(generate_help().find(option), std::string::npos) << option;
   }
