@@ -8,6 +8,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string_view>
+#include <vector>
 
 namespace coterie {
 namespace {
@@ -16,7 +18,9 @@ class Bf16Test : public testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
     if (!on_all_ranks(test_device_is_here())) GTEST_SKIP() << "no GPU";
+    if (!trained() && test_session().ranks() > 1) GTEST_SKIP() << "for one rank";
   }
+  static bool trained() { return std::string_view(GetParam()).starts_with("trained/"); }
 };
 
 /// Tokens of a prompt up to the first that another expert was chosen for: rounding decides between near equals, and
@@ -53,7 +57,8 @@ TEST_P(Bf16Test, KeepsToTheModelsOutputsWithinRoundings) {
 
   // Each layer rounds the residual and what is added to it some ten times, each time by up to 2^-9 of its size.
   const double tolerance = 4 * std::sqrt(10.0 * static_cast<double>(spec.layers.size())) * 0x1p-9;
-  std::size_t compared = 0, tokens = 0;
+  std::vector<double> errors;  // of tokens that took the model's experts
+  std::size_t tokens = 0;
   for (std::size_t i = 0; i < reference.prompts.size(); ++i) {
     const Reference::Prompt& expected = reference.prompts[i];
     const auto& logits = result.logits.at(requests[i].custom_id);
@@ -70,19 +75,29 @@ TEST_P(Bf16Test, KeepsToTheModelsOutputsWithinRoundings) {
         difference += std::pow(double{logits[v]} - expected.logits[v], 2);
         size += std::pow(double{expected.logits[v]}, 2);
       }
-      ASSERT_LT(std::sqrt(difference / size), tolerance) << "prompt " << i << ", token " << t;
+      errors.push_back(std::sqrt(difference / size));
     }
-    compared += same;
     tokens += expected.tokens.size();
   }
-  EXPECT_GT(4 * compared, tokens) << "of " << tokens << " tokens only " << compared << " took the model's experts";
+  // Untrained routers choose between near equals all the time, and now and then something else does: what a sparse
+  // mixer leaves out. There half of the tokens keep to the tolerance, here all.
+  ASSERT_GE(errors.size(), trained() ? tokens / 4 : reference.prompts.size())
+      << "of " << tokens << " tokens took the model's experts";
+  std::ranges::sort(errors);
+  EXPECT_LT(trained() ? errors.back() : errors[errors.size() / 2], tolerance);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Bf16Test, testing::Values("trained/top1", "trained/top2"), [](const auto& test) {
-  std::string name = test.param;
-  std::ranges::replace(name, '/', '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Models, Bf16Test,
+                         testing::Values("trained/top1", "trained/top2", "mixtral", "olmoe", "qwen2-moe", "qwen3-moe",
+                                         "granitemoe", "gpt-oss", "gpt-oss-mxfp4", "deepseek-v2", "deepseek-v3",
+                                         "deepseek-v3-fp8", "dense-ends", "dots1", "ernie4-5-moe", "glm4-moe",
+                                         "granitemoeshared", "minimax-m2", "mixtral-variants", "phimoe"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::ranges::replace_if(
+                               name, [](char c) { return c == '/' || c == '-'; }, '_');
+                           return name;
+                         });
 
 }  // namespace
 }  // namespace coterie
