@@ -20,19 +20,19 @@ struct CublasProducts::State {
   }
 };
 
-CublasProducts::CublasProducts(cudaStream_t stream, DeviceMemory workspace) : state_(std::make_unique<State>()) {
-  const CublasFunctions& cublas = cublas_functions();
+CublasProducts::CublasProducts(DeviceMemory workspace) : state_(std::make_unique<State>()) {
   state_->workspace = std::move(workspace);
-  State::check(cublas.create(&state_->cublas), "a handle");
-  State::check(cublas.set_stream(state_->cublas, stream), "its stream");
-  State::check(cublas.set_workspace(state_->cublas, state_->workspace.get(), workspace_bytes), "its workspace");
+  State::check(cublas_functions().create(&state_->cublas), "a handle");
 }
 
 CublasProducts::~CublasProducts() {
   if (state_->cublas != nullptr) (void)cublas_functions().destroy(state_->cublas);
 }
 
-void CublasProducts::multiply(std::span<const Product> products, void* const* addresses) {
+void CublasProducts::multiply(std::span<const Product> products, void* const* addresses, cudaStream_t stream) {
+  const CublasFunctions& cublas = cublas_functions();
+  State::check(cublas.set_stream(state_->cublas, stream), "its stream");  // which takes the workspace away
+  State::check(cublas.set_workspace(state_->cublas, state_->workspace.get(), workspace_bytes), "its workspace");
   // Its matrices are column-major: out^T = weight * in^T, each read as what it is in rows.
   const std::size_t count = products.size();
   std::vector<int> outputs, rows, inputs, weight_strides, in_strides, out_strides;
@@ -49,11 +49,10 @@ void CublasProducts::multiply(std::span<const Product> products, void* const* ad
   const std::vector<int> single(count, 1);
   const cudaDataType_t type = products.front().in.type == DType::bf16 ? CUDA_R_16BF : CUDA_R_32F;
   const auto all = static_cast<std::ptrdiff_t>(count);
-  State::check(cublas_functions().multiply_groups(state_->cublas, turned.data(), as_is.data(), outputs.data(),
-                                                  rows.data(), inputs.data(), ones.data(), addresses, type,
-                                                  weight_strides.data(), addresses + all, type, in_strides.data(),
-                                                  zeros.data(), addresses + 2 * all, type, out_strides.data(),
-                                                  static_cast<int>(count), single.data(), CUBLAS_COMPUTE_32F),
+  State::check(cublas.multiply_groups(state_->cublas, turned.data(), as_is.data(), outputs.data(), rows.data(),
+                                      inputs.data(), ones.data(), addresses, type, weight_strides.data(),
+                                      addresses + all, type, in_strides.data(), zeros.data(), addresses + 2 * all, type,
+                                      out_strides.data(), static_cast<int>(count), single.data(), CUBLAS_COMPUTE_32F),
                "grouped products");
 }
 
@@ -62,7 +61,19 @@ void CudaDevice::multiply_by_cublas(std::span<const Product> products) {
   for (const Product& p : products) addresses.push_back(const_cast<std::byte*>(p.weight->bytes().data()));
   for (const Product& p : products) addresses.push_back(p.in.data);
   for (const Product& p : products) addresses.push_back(p.out.data);
-  cublas_->multiply(products, products_.put(std::span<void* const>(addresses)));
+  cublas_->multiply(products, products_.put(std::span<void* const>(addresses)), stream_);
+}
+
+void CudaDevice::groups_by_cublas(const Tensor& in, const RowGroups& groups, const CudaExpertSet& set,
+                                  const Tensor& out) {
+  const std::size_t bytes = (static_cast<std::size_t>(groups.experts) + 1) * sizeof(std::int32_t);
+  const auto* first = reinterpret_cast<const std::int32_t*>(fetch({groups.first, bytes, bytes, 1}));
+  std::vector<ExpertRows> rows;
+  for (int e = 0; e < groups.experts; ++e) {
+    rows.push_back({set.experts()[static_cast<std::size_t>(e)], first[e], first[e + 1] - first[e]});
+  }
+  const std::int64_t all = first[groups.experts];
+  experts(in.row_range(0, all), rows, out.row_range(0, all));
 }
 
 void CudaDevice::prepare_experts(std::span<const ExpertWeights* const> experts, std::int64_t rows) {

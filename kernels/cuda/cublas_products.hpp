@@ -13,15 +13,15 @@ class CublasProducts {
  public:
   static constexpr std::size_t workspace_bytes = std::size_t{32} << 20;  // what cuBLAS recommends for Hopper
 
-  /// On `stream`, with a workspace in the device's memory. Throws std::runtime_error where there is no cuBLAS of 12.5
+  /// With a workspace in the device's memory. Throws std::runtime_error where there is no cuBLAS of 12.5
   /// or later.
-  CublasProducts(cudaStream_t stream, DeviceMemory workspace);
+  explicit CublasProducts(DeviceMemory workspace);
   ~CublasProducts();
   CublasProducts(const CublasProducts&) = delete;
   CublasProducts& operator=(const CublasProducts&) = delete;
 
   /// All of one type, none without rows. `addresses`, in the device's memory: of the weights, inputs and outputs.
-  void multiply(std::span<const Product> products, void* const* addresses);
+  void multiply(std::span<const Product> products, void* const* addresses, cudaStream_t stream);
 
  private:
   struct State;

@@ -37,7 +37,7 @@ CudaDevice::CudaDevice(const DeviceOptions& options, int index, ExpertKernels ex
   if (options.weights != options.activations) {
     throw std::runtime_error("experts by cuBLAS need weights and activations of one type");
   }
-  cublas_ = std::make_unique<CublasProducts>(stream_, allocate(CublasProducts::workspace_bytes));
+  cublas_ = std::make_unique<CublasProducts>(allocate(CublasProducts::workspace_bytes));
 }
 
 CudaDevice::~CudaDevice() {

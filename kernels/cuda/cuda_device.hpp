@@ -199,6 +199,8 @@ class CudaDevice final : public Device {
   void experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out);
   /// The same for rows that the device alone knows: out's rows are the groups', as many as there may be.
   void groups_by_mma(const Tensor& in, const RowGroups& groups, const CudaExpertSet& experts, const Tensor& out);
+  /// Which the host learns of.
+  void groups_by_cublas(const Tensor& in, const RowGroups& groups, const CudaExpertSet& set, const Tensor& out);
   void groups_by_wgmma(const Tensor& in, const RowGroups& groups, const CudaExpertSet& experts, const Tensor& out);
   struct WgmmaTasks;
   void multiply_by_wgmma(const Tensor& in, const Tensor& hidden, const WgmmaTasks& tasks, const Tensor& out);

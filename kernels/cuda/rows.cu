@@ -184,13 +184,16 @@ void CudaDevice::add_experts(const Tensor& in, const RowGroups& groups, const Ex
   const std::int64_t pairs = in.rows * groups.top_k;
   const std::int64_t stride = CudaMatrix::stride_of(in.cols);
   const bool slabs = as_cuda_matrix(*experts.any().down).in_slabs();
-  auto* numbers = pairs_.get<std::byte>(pairs * stride * (slabs ? 2 : 1) * static_cast<std::int64_t>(size_of(type)));
+  const bool by_cublas =
+      cublas_ && experts.count() > 1 && by_cublas_.second(std::min<std::int64_t>(pairs, experts.count()), pairs);
+  auto* numbers =
+      pairs_.get<std::byte>(pairs * stride * (slabs || by_cublas ? 2 : 1) * static_cast<std::int64_t>(size_of(type)));
   const Tensor out{numbers, type, pairs, in.cols, stride};
-  if (slabs) {
+  if (slabs || by_cublas) {
     const Tensor gathered{numbers + pairs * stride * static_cast<std::int64_t>(size_of(type)), type, pairs, in.cols,
                           stride};
     gather_listed(in, groups.row, groups.first + groups.experts, gathered);
-    groups_by_wgmma(gathered, groups, experts, out);
+    by_cublas ? groups_by_cublas(gathered, groups, experts, out) : groups_by_wgmma(gathered, groups, experts, out);
   } else {
     groups_by_mma(in, groups, experts, out);
   }
