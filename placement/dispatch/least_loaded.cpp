@@ -185,21 +185,28 @@ void LeastLoaded::list_items() {
   for (int i = 0; i < ranks_; ++i) {
     if (base_[i] > least_) by_time_.push_back(i);
   }
-  std::sort(by_time_.begin(), by_time_.end(),
-            [&](int a, int b) { return base_[a] != base_[b] ? base_[a] > base_[b] : a < b; });
+  sort_by_time(std::accumulate(base_.begin(), base_.end(), std::int64_t{0}) / ranks_);
   sorted_.assign(ranks_, 0);
   known_.assign(items.size(), 0);
   known_experts_.assign(loads_->layer().experts, 0);
   ready_.clear();
   items_.resize(items.size());
   shared_.clear();
+  const bool any_shared = loads_->layer().holders > loads_->layer().experts || !loads_->copies().empty();
   item_begin_.assign(ranks_ + 1, 0);
   for (const DispatchItem& item : items) ++item_begin_[order_->place_of_rank[item.rank]];
   std::inclusive_scan(item_begin_.begin(), item_begin_.end(), item_begin_.begin());
   for (std::size_t i = items.size(); i-- > 0;) {
     items_[--item_begin_[order_->place_of_rank[items[i].rank]]] = static_cast<int>(i);
-    if (loads_->shared(items[i].expert)) shared_.push_back(static_cast<int>(i));
+    if (any_shared && loads_->shared(items[i].expert)) shared_.push_back(static_cast<int>(i));
   }
+}
+
+/// Those above `least` come first, the slowest of them before the others.
+void LeastLoaded::sort_by_time(std::int64_t least) {
+  const auto end = std::partition(by_time_.begin(), by_time_.end(), [&](int p) { return base_[p] > least; });
+  std::sort(by_time_.begin(), end, [&](int a, int b) { return base_[a] != base_[b] ? base_[a] > base_[b] : a < b; });
+  sorted_above_ = least;
 }
 
 bool LeastLoaded::attempt(std::int64_t target) {
@@ -291,6 +298,7 @@ void LeastLoaded::begin_pass(std::int64_t target) {
 
 bool LeastLoaded::reach(std::int64_t target) {
   begin_pass(target);
+  if (target < sorted_above_) sort_by_time(least_);
   const std::int64_t worth = std::min(best_ - 1, target + target / kNearMiss);
   for (const int place : by_time_) {
     if (base_[place] <= target) break;

@@ -98,6 +98,7 @@ class LeastLoaded {
   void drop(const DispatchCopy& copy);
   void prepare();
   void list_items();
+  void sort_by_time(std::int64_t least);
   /// Improves on best_ if it can; whether it did.
   [[nodiscard]] bool search(std::int64_t mean);
   [[nodiscard]] bool near_floor() const;
@@ -164,6 +165,7 @@ class LeastLoaded {
   std::vector<int> roomiest_;                         ///< (nodes): place
   std::vector<int> roomiest_of_;                      ///< of each kBlock nodes the same
   std::vector<int> by_time_;                          ///< places above the least time, the slowest first
+  std::int64_t sorted_above_ = 0;                     ///< this time; the others are in any order
   std::vector<std::uint8_t> sorted_;                  ///< (places): whether its items are
   std::vector<int> item_begin_, items_;               ///< (places + 1), (items): the items of each, the hottest first
   std::vector<std::pair<std::int64_t, int>> keys_;    ///< (items of a place)
