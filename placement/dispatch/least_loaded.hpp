@@ -53,6 +53,7 @@ class LeastLoaded {
  private:
   static constexpr std::int64_t kUnit = 1024;  ///< of prices
   static constexpr int kBlock = 8;             ///< nodes
+  static constexpr int kFew = 8;               ///< ranks, among which one expert more or less matters
   /// What a helper can take of an item, by where the rows come from.
   struct Offer {
     enum Source { own, node, other_nodes, owners_node, owner, sources };

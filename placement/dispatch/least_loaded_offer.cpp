@@ -134,4 +134,98 @@ void LeastLoaded::take(int index, int helper, const Offer& offer) {
   set_room(helper);
 }
 
+void LeastLoaded::set_room(int place) {
+  const bool full = arrivals_[place] >= most_arrivals_;
+  room_[place] = full ? 0 : target_ - times_[place] - loads_->costs().expert;
+  const int node = node_[place];
+  if (place == roomiest_[node]) find_roomiest(node);  // room is only taken
+}
+
+void LeastLoaded::find_roomiest(int node) {
+  const auto first = room_.begin() + order_->node_begin[node], last = room_.begin() + order_->node_begin[node + 1];
+  roomiest_[node] = static_cast<int>(std::max_element(first, last) - room_.begin());
+  const int block = node / kBlock, end = std::min((block + 1) * kBlock, nodes_);
+  int best = roomiest_[block * kBlock];
+  for (int n = block * kBlock + 1; n < end; ++n) best = room_[roomiest_[n]] > room_[best] ? roomiest_[n] : best;
+  roomiest_of_[block] = best;
+}
+
+/// -1: there is no other node.
+int LeastLoaded::roomiest_but(int node) const {
+  int best = -1;
+  const auto consider = [&](int place) {
+    if (best < 0 || room_[place] > room_[best]) best = place;
+  };
+  for (int block = 0; block * kBlock < nodes_; ++block) {
+    if (node / kBlock != block) {
+      consider(roomiest_of_[block]);
+      continue;
+    }
+    for (int n = block * kBlock; n < std::min((block + 1) * kBlock, nodes_); ++n) {
+      if (n != node) consider(roomiest_[n]);
+    }
+  }
+  return best;
+}
+
+int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
+  const DispatchItem& item = loads_->items()[index];
+  const int owner = order_->place_of_rank[item.rank];
+  int helper = -1;
+  const auto consider = [&](int place) {
+    if (own_only && own_[index][place] == 0) return;
+    const Offer offered = offer(index, place, own_only);
+    if (offered.total == 0 || offered.saving <= 0 || (own_only && offered.price > 2 * kUnit)) return;
+    if (helper >= 0 && !offered.better_than(best)) return;
+    best = offered;
+    helper = place;
+  };
+  if (ranks_ <= kFew) {
+    for (int p = 0; p < ranks_; ++p) {
+      if (p != owner && times_[p] < target_ && (room_[p] > 0 || has(p, item.expert))) consider(p);
+    }
+    return helper;
+  }
+  if (const int ready = least_loaded_ready(item.expert, owner); ready >= 0) consider(ready);
+  if (helper >= 0) return helper;
+  const DispatchCosts& costs = loads_->costs();
+  const std::int64_t excess = times_[owner] - target_;
+  const int node = node_[owner], near = roomiest_[node];
+  const int begin = order_->node_begin[node], end = order_->node_begin[node + 1];
+  if (near != owner && room_[near] > costs.weights_inside) {
+    const std::int64_t room = excess + 2 * costs.weights_inside;  // both ranks pay for the weights' way
+    consider(room_[near] < room ? near : with_most_rows(index, begin, end, room, near));
+    if (helper >= 0 && best.done) return helper;
+  }
+  const int far = roomiest_but(node);
+  if (far >= 0 && room_[far] > costs.weights_between) {
+    const std::int64_t room = excess + 2 * costs.weights_between;
+    consider(room_[far] < room ? far
+                               : with_most_rows(index, end, ranks_, room, with_most_rows(index, 0, begin, room, far)));
+  }
+  return helper;
+}
+
+int LeastLoaded::least_loaded_ready(int expert, int but) const {
+  int ready = -1;
+  for (int i = ready_begin_[expert]; i < ready_end_[expert]; ++i) {
+    const int p = ready_[i];
+    if (p == but || times_[p] >= target_) continue;
+    if (ready < 0 || times_[p] < times_[ready] || (times_[p] == times_[ready] && p < ready)) ready = p;
+  }
+  return ready;
+}
+
+/// Of the places [begin, end) with so much room, and `best`.
+int LeastLoaded::with_most_rows(int index, int begin, int end, std::int64_t room, int best) const {
+  const std::int32_t* own = own_[index];
+  std::int32_t most = own[best];
+  for (int p = begin; p < end; ++p) {
+    const std::int32_t rows = room_[p] >= room ? own[p] : -1;
+    best = rows > most ? p : best;
+    most = std::max(most, rows);
+  }
+  return best;
+}
+
 }  // namespace coterie

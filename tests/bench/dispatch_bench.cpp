@@ -78,6 +78,8 @@ Load generated(const std::string& name, const std::function<double(int expert)>&
 std::vector<Load> generated_loads() {
   std::vector<Load> loads{generated("balanced", [](int) { return 1.0; })};
   loads.push_back(generated("3 ranks with half more", [](int e) { return e % 88 < 4 ? 1.5 : 1.0; }));
+  loads.push_back(generated("1 rank with twice as much", [](int e) { return e < 4 ? 2.0 : 1.0; }));
+  loads.push_back(generated("6 ranks with a fifth more", [](int e) { return e % 44 < 4 ? 1.2 : 1.0; }));
   for (const int hot : {1, 4, 16}) {
     for (const int percent : {30, 50, 80, 95}) {
       loads.push_back(generated(std::to_string(percent) + " % in " + std::to_string(hot), [=](int e) {
