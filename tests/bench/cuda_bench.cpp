@@ -1,6 +1,6 @@
 // Times a GPU's operations in bf16, each call by itself and with cold caches, from the call to its end as the host sees
 // it: grouped experts by each kernel that there is beside cuBLAS (a loop of calls, and grouped calls) and the rate of
-// one dense product, rows and attention beside a copy inside the device's memory, the router.
+// one dense product, rows and attention beside a copy inside the device's memory, the router, sampling.
 // usage: cuda_bench [largest]; largest: GiB of experts' weights at a time (23), which it keeps twice
 #include "kernels/cuda_devices.hpp"
 #include "tests/bench/cublas_loop.hpp"
@@ -121,6 +121,21 @@ class CudaBench {
     std::printf(
         "%5ld tokens of %4ld, %d of %d experts: %8.1f us with the permutation, %8.1f us with the way to the host\n",
         static_cast<long>(tokens), static_cast<long>(hidden), top_k, experts, 1e6 * times[0], 1e6 * times[1]);
+  }
+
+  void sampling(std::int64_t rows, std::int64_t vocabulary) {
+    const Array logits = array(rows, vocabulary);
+    const auto all_as = [&](RowSampling one) {
+      std::vector<RowSampling> all(static_cast<std::size_t>(rows), one);
+      for (std::size_t r = 0; r < all.size(); ++r) all[r].row = static_cast<std::int32_t>(r);
+      return [&device = *device_, &logits, all] { (void)device.sample(logits.tensor, all); };
+    };
+    const auto times = time_in_turn({all_as({.temperature = 0}), all_as({.temperature = 0.7F, .share = 0.5}),
+                                     all_as({.temperature = 0.7F, .top_k = 50, .share = 0.5}),
+                                     all_as({.temperature = 0.7F, .top_p = 0.95F, .share = 0.5})});
+    std::printf("%3ld rows of %6ld: greedy %8.1f us, drawn %8.1f us, from top 50 %8.1f us, from top 95 %% %8.1f us\n",
+                static_cast<long>(rows), static_cast<long>(vocabulary), 1e6 * times[0], 1e6 * times[1], 1e6 * times[2],
+                1e6 * times[3]);
   }
 
  private:
@@ -307,6 +322,8 @@ int run(double largest) {
   for (const std::int64_t tokens : {64, 4096}) {
     for (const std::int64_t hidden : {64, 2048, 7168}) bench.router(tokens, 256, 8, hidden);
   }
+  std::printf("\nsampling, the way to the host included\n");
+  for (const std::int64_t batch : {1, 64, 256}) bench.sampling(batch, 128'256);
   return 0;
 }
 
