@@ -52,6 +52,9 @@ class Communicator {
   /// (ranks): the node (ranks that share a host's memory) of each rank; nodes are numbered by their lowest rank.
   [[nodiscard]] virtual std::span<const int> node_of_rank() const noexcept = 0;
 
+  /// Whether the bulk of its messages lies where it may be out of the host's reach (MessageMemorySource::bulk).
+  [[nodiscard]] virtual bool reaches_devices() const noexcept { return false; }
+
   /// Every rank's `mine`, by rank. Sizes may differ and need not be known to the others.
   /// Throws CommError past the time limit, naming the ranks that did not arrive, the collective and the layer.
   [[nodiscard]] virtual std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
@@ -68,12 +71,15 @@ class Communicator {
   /// The same in parts, so that work can be done meanwhile. `begin` waits for nobody; until `finish` no other
   /// collective may begin. Implementations may use `place` and its group in `begin` only.
   virtual void begin(Outbox outbox, const Place& place) = 0;
-  /// Moves on what is under way and doesn't wait: to be called about every millisecond of work. Whether all is here.
+  /// Moves on what is under way and doesn't wait: to be called about every millisecond of work, and while the host
+  /// waits for a device. Whether all is here. Throws CommError where something was under way for longer than the time
+  /// limit that no other member waits for.
   [[nodiscard]] virtual bool progress() = 0;
   /// Waits for every section but the weights, which may still be under way. The reference is valid until `finish`, the
-  /// memory of the messages for as long as what that returns.
+  /// memory of the messages for as long as what that returns. Of bulk out of the host's reach "is here" means that what
+  /// a device is asked for from here on finds it.
   [[nodiscard]] virtual Inbox& wait_for_rows() = 0;
-  /// Waits for all that is still under way.
+  /// Waits for all that is still under way, in the same sense.
   [[nodiscard]] virtual Inbox finish() = 0;
   /// Leaves what is under way, as an error does that comes in between: nothing on this rank waits for it any longer.
   virtual void abandon() noexcept {}

@@ -53,10 +53,10 @@ MessageHeader header_of(std::span<const std::byte> wire) {
   return read_header(wire.data());
 }
 
-Message::Message(const SectionSizes& sizes, std::uint64_t flags) {
-  const std::uint64_t bulk = bulk_bytes(sizes);
-  if (bulk > 0) bulk_ = take_bulk_memory(bulk);
-  head_ = take_message_memory(head_bytes(sizes) + (bulk_ ? 0 : bulk));
+Message::Message(const SectionSizes& sizes, std::uint64_t flags, MessageMemory bulk) : bulk_(std::move(bulk)) {
+  const std::uint64_t bytes = bulk_bytes(sizes);
+  if (bytes > 0 && !bulk_) bulk_ = take_bulk_memory(bytes);
+  head_ = take_message_memory(head_bytes(sizes) + (bulk_ ? 0 : bytes));
   const MessageHeader header{sizes, flags, {}};
   std::memcpy(head_.get(), &header, sizeof header);
 }

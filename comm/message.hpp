@@ -94,8 +94,8 @@ class DeviceBytes {
 class Message {
  public:
   Message() = default;
-  /// Room for sections of these sizes, contents not initialised.
-  explicit Message(const SectionSizes& sizes, std::uint64_t flags = 0);
+  /// Room for sections of these sizes, contents not initialised; the bulk in `bulk` where it is given.
+  explicit Message(const SectionSizes& sizes, std::uint64_t flags = 0, MessageMemory bulk = nullptr);
   /// In one piece, to receive into.
   [[nodiscard]] static Message for_receiving(std::uint64_t bytes);
 
@@ -109,6 +109,7 @@ class Message {
   [[nodiscard]] std::span<std::byte> head() noexcept;
   [[nodiscard]] DeviceBytes bulk() noexcept;
   [[nodiscard]] bool in_one_piece() const noexcept { return bulk_ == nullptr; }
+  [[nodiscard]] bool bulk_is_fresh() const noexcept { return bulk_ != nullptr && bulk_.get_deleter().fresh; }
   /// The whole message as it travels in one piece; empty for a default message.
   [[nodiscard]] std::span<std::byte> wire() noexcept;
   [[nodiscard]] std::span<const std::byte> wire() const noexcept;

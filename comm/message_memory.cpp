@@ -39,11 +39,22 @@ class MessagePool {
   MessagePool(MemorySource source, std::function<std::uint64_t()> now, std::function<bool(std::uint64_t)> is_done)
       : source_(std::move(source)), now_(std::move(now)), is_done_(std::move(is_done)) {}
 
-  [[nodiscard]] std::byte* take(std::uint64_t bytes) {
+  /// None if there is none that fits.
+  [[nodiscard]] std::byte* take_kept(std::uint64_t bytes) {
     const std::uint64_t size = block_of(bytes);
-    std::byte* const kept = take_kept(size);
-    return kept != nullptr ? kept : source_.allocate(size);
+    if (size < source_.least_kept) return nullptr;
+    const std::lock_guard lock(mutex_);
+    auto& some = blocks_[size];
+    const auto found =
+        std::find_if(some.rbegin(), some.rend(), [&](const Block& b) { return !is_done_ || is_done_(b.ended); });
+    if (found == some.rend()) return nullptr;
+    std::byte* const memory = found->memory;
+    some.erase(std::next(found).base());
+    idle_ -= size;
+    return memory;
   }
+
+  [[nodiscard]] std::byte* allocate(std::uint64_t bytes) { return source_.allocate(block_of(bytes)); }
 
   void give(std::byte* memory, std::uint64_t bytes) noexcept {
     if (!keep(memory, block_of(bytes))) source_.free(memory);
@@ -64,19 +75,6 @@ class MessagePool {
     std::byte* memory;
     std::uint64_t ended;  ///< when the last message in it did
   };
-
-  [[nodiscard]] std::byte* take_kept(std::uint64_t size) {
-    if (size < source_.least_kept) return nullptr;
-    const std::lock_guard lock(mutex_);
-    auto& some = blocks_[size];
-    const auto found =
-        std::find_if(some.rbegin(), some.rend(), [&](const Block& b) { return !is_done_ || is_done_(b.ended); });
-    if (found == some.rend()) return nullptr;
-    std::byte* const memory = found->memory;
-    some.erase(std::next(found).base());
-    idle_ -= size;
-    return memory;
-  }
 
   /// Whether it is kept.
   [[nodiscard]] bool keep(std::byte* memory, std::uint64_t size) noexcept {
@@ -138,8 +136,9 @@ MessageMemory take_from(Pool Current::*which, std::uint64_t bytes) {
     pool = current().*which;
   }
   if (!pool) return nullptr;
-  std::byte* const memory = pool->take(bytes);
-  return {memory, {std::move(pool), bytes}};
+  std::byte* const kept = pool->take_kept(bytes);
+  std::byte* const memory = kept != nullptr ? kept : pool->allocate(bytes);
+  return {memory, {std::move(pool), bytes, kept == nullptr}};
 }
 
 template <class Function, class... Arguments>

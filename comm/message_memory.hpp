@@ -50,6 +50,7 @@ class MessagePool;
 struct GiveMessageMemoryBack {
   std::shared_ptr<MessagePool> pool;
   std::uint64_t bytes = 0;
+  bool fresh = false;  ///< it was no message's before: what the device was given so far may still mean its place
   void operator()(std::byte* memory) const noexcept;
 };
 using MessageMemory = std::unique_ptr<std::byte, GiveMessageMemoryBack>;
@@ -59,8 +60,8 @@ using MessageMemory = std::unique_ptr<std::byte, GiveMessageMemoryBack>;
 /// The same for the bulk of a message; none where messages are in one piece.
 [[nodiscard]] MessageMemory take_bulk_memory(std::uint64_t bytes);
 
-/// For transports, before they read messages and before what arrived is handed on: as the source says, and nothing
-/// where messages are the host's alone.
+/// For transports, before messages are sent or received into, and before what arrived is handed on: as the source's
+/// functions; nothing where messages are the host's alone.
 void wait_for_message_work();
 void precede_transport(CUstream_st* stream);
 void follow_transport(CUstream_st* stream);

@@ -96,7 +96,7 @@ std::vector<std::vector<std::byte>> MpiCommunicator::all_gather(std::span<const 
 }
 
 void MpiCommunicator::begin(Outbox outbox, const Place& place) {
-  check_outbox(outbox, place, ranks_);
+  check_outbox(outbox, place, *this);
   if (ranks_ == 1) {
     buffers_->inbox = std::move(outbox);
     return;

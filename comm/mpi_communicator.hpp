@@ -42,6 +42,8 @@ class MpiCommunicator final : public Communicator {
   [[nodiscard]] int rank() const noexcept override { return rank_; }
   [[nodiscard]] int ranks() const noexcept override { return ranks_; }
   [[nodiscard]] std::span<const int> node_of_rank() const noexcept override { return node_of_rank_; }
+  /// Of one rank, for then nothing travels.
+  [[nodiscard]] bool reaches_devices() const noexcept override { return ranks_ == 1; }
   [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
                                                                const Place& place) override;
   void begin(Outbox outbox, const Place& place) override;

@@ -33,8 +33,9 @@ struct NcclOptions {
 /// Why this process can't use NCCL: the program was built without it, or there is no library; empty: it can.
 [[nodiscard]] std::string nccl_trouble();
 
-/// Exchanges go through NCCL from GPU to GPU, gathers through MPI. Messages must be in memory that the GPU reads and
-/// writes (MessageMemoryFrom). Collective: waits for the other ranks. Throws CommError, with NCCL's own text.
+/// Exchanges go through NCCL from GPU to GPU, gathers through MPI. Messages' bulk must be in the GPU's memory, the rest
+/// in memory that it reads and writes too (MessageMemorySource). Collective: waits for the other ranks. Throws
+/// CommError, with NCCL's own text.
 [[nodiscard]] std::unique_ptr<Communicator> make_nccl_communicator(MpiSession& session, const NcclOptions& options,
                                                                    LowLatencyFound* found = nullptr);
 

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <exception>
 #include <set>
@@ -40,6 +41,11 @@ struct Introduction {
 
 }  // namespace
 
+std::size_t ExpectedBulk::bytes() const noexcept {
+  const std::uint64_t most = *std::ranges::max_element(last_);
+  return most == 0 || most > kLeastBulk ? 0 : std::bit_ceil(most);
+}
+
 NcclCommunicator::NcclCommunicator(MpiSession& session, const NcclOptions& options, std::size_t slot)
     : mpi_(make_mpi_communicator(session, options.comm)),
       roll_call_(session.job().roll_call.get()),
@@ -52,7 +58,8 @@ NcclCommunicator::NcclCommunicator(MpiSession& session, const NcclOptions& optio
 }
 
 NcclCommunicator::~NcclCommunicator() {
-  if (nccl_ && stage_ == Stage::idle && std::uncaught_exceptions() == 0) end();
+  const bool in_order = stage_ == Stage::idle || stage_ == Stage::trailing;
+  if (nccl_ && in_order && std::uncaught_exceptions() == 0) end();
   leave();
   if (stage_ != Stage::idle) (void)buffers_.release();
 }
@@ -98,6 +105,10 @@ void NcclCommunicator::start(MpiSession& session, const NcclOptions& options) {
     std::memset(memory, 0, static_cast<std::size_t>(ranks()) * slot_);
     slots->reset(static_cast<std::byte*>(memory));
   }
+  void* nothing = nullptr;
+  check(cudaMalloc(&nothing, kLeastBulk), "memory of the GPU");
+  buffers_->nothing.reset(static_cast<std::byte*>(nothing));
+  buffers_->in_slots.resize(static_cast<std::size_t>(ranks()));
 
   open(place, Stage::starting);
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
@@ -126,7 +137,7 @@ void NcclCommunicator::find_low_latency(LowLatency wanted) {
     check(result, call);
     wait(Stage::weights);
   };
-  auto made = make_slot_exchange({nccl_.get(), stream_.get(), rank(), ranks(), slot_, agree, finish});
+  auto made = make_slot_exchange({nccl_.get(), stream_.get(), rank(), ranks(), slot_, kLeastBulk, agree, finish});
   fast_slots_ = std::move(made.exchange);
   low_latency_.trouble = made.trouble;
   low_latency_.used = fast_slots_ != nullptr;
@@ -163,7 +174,7 @@ double NcclCommunicator::time_slots(bool fast) {
   for (int peer = 0; peer < ranks(); ++peer) {
     const std::span message(slot_of(buffers_->sent, peer), std::min(slot_, kTrialMessage));
     if (peer != rank() && fast_slots_->reaches(std::array{peer})) {
-      slots.push_back({peer, message, slot_of(buffers_->received, peer)});
+      slots.push_back({peer, message, slot_of(buffers_->received, peer), {}, {}});
     }
   }
   const auto begun = Clock::now();
@@ -186,7 +197,7 @@ void NcclCommunicator::end() noexcept {
 }
 
 void NcclCommunicator::begin(Outbox outbox, const Place& place) {
-  check_outbox(outbox, place, ranks());
+  check_outbox(outbox, place, *this);
   if (ranks() == 1) {
     buffers_->inbox = std::move(outbox);
     return;
@@ -196,13 +207,25 @@ void NcclCommunicator::begin(Outbox outbox, const Place& place) {
   buffers_->inbox.resize(outbox.size());
   buffers_->inbox[rank()] = std::move(outbox[rank()]);
   buffers_->outbox = std::move(outbox);
-  wait_for_message_work();
-  send_slots();
+  late_weights_ = false;
+  fresh_bulk_ = false;
+  const bool fast = fast_among_these();
+  for (int peer = 0; peer < ranks(); ++peer) {
+    Peer& p = peers_[peer];
+    if (!p.takes_part) continue;
+    const std::uint64_t bulk = buffers_->outbox[peer].bulk().size();
+    p.sent_slot = fast ? kLeastBulk : p.sent.bytes();
+    p.received_slot = fast ? kLeastBulk : p.received.bytes();
+    p.sent.came(bulk);
+    if (p.received_slot > 0) buffers_->in_slots[peer] = take_bulk_memory(p.received_slot);
+  }
+  precede_transport(stream_.get());
+  send_slots(fast);
 }
 
 void NcclCommunicator::open(const Place& place, Stage stage) {
   const Stamp stamp(Stamp::Kind::exchange, place);
-  if (stage_ != Stage::idle) {
+  if (stage_ != Stage::idle && (stage_ != Stage::trailing || !nccl_)) {
     throw CommError(to_string(stamp) + ": this communicator failed before, at " + to_string(stamp_));
   }
   if (roll_call_ != nullptr) roll_call_->require_kept(number_, stamp);
@@ -211,8 +234,7 @@ void NcclCommunicator::open(const Place& place, Stage stage) {
   for (int r = 0; r < ranks(); ++r) peers_[r].takes_part = r != rank() && place.takes_part(r);
 }
 
-void NcclCommunicator::send_slots() {
-  const bool fast = fast_among_these();
+void NcclCommunicator::send_slots(bool fast) {
   Message empty(SectionSizes{});
   empty.mark(stamp_);
   std::vector<Slot> slots;
@@ -221,14 +243,25 @@ void NcclCommunicator::send_slots() {
     if (!peers_[peer].takes_part) continue;
     Message& message = buffers_->outbox[peer];
     if (!message.empty()) message.mark(stamp_);
-    const auto wire = message.empty() ? empty.wire() : message.wire();
-    const auto first = wire.first(std::min(slot_, wire.size()));
+    const auto head = message.empty() ? empty.head() : message.head();
+    const auto first = head.first(std::min(slot_, head.size()));
     const std::span copy(slot_of(buffers_->sent, peer), first.size());
-    // NCCL sends whole slots; the other way messages are sent from where they are.
+    // NCCL sends whole slots; the other way messages are sent from where they are, as far as they fit.
     const bool in_place = fast && !message.empty();
     if (!in_place) std::ranges::copy(first, copy.begin());
     std::memset(slot_of(buffers_->received, peer), 0, sizeof(MessageHeader));
-    slots.push_back({peer, in_place ? first : copy, slot_of(buffers_->received, peer)});
+    const Peer& p = peers_[peer];
+    DeviceBytes bulk = message.bulk();
+    if (fast) {
+      if (bulk.size() > p.sent_slot) bulk = {};
+    } else {
+      bulk = {bulk.empty() ? buffers_->nothing.get() : bulk.address(), p.sent_slot};
+    }
+    slots.push_back({peer,
+                     in_place ? first : copy,
+                     slot_of(buffers_->received, peer),
+                     bulk,
+                     {buffers_->in_slots[peer].get(), p.received_slot}});
   }
   send(slots, fast);
 }
@@ -247,8 +280,10 @@ void NcclCommunicator::send(std::span<const Slot> slots, bool fast) {
   if (fast) return check(fast_slots_->begin(slots), "an exchange of slots");
   check(ncclGroupStart(), "ncclGroupStart");
   for (const Slot& slot : slots) {
-    check(ncclSend(slot.sent.data(), slot_, ncclUint8, slot.peer, nccl_.get(), stream_.get()), "ncclSend");
-    check(ncclRecv(slot.received, slot_, ncclUint8, slot.peer, nccl_.get(), stream_.get()), "ncclRecv");
+    send({const_cast<std::byte*>(slot.sent.data()), slot_}, slot.peer);
+    receive({slot.received, slot_}, slot.peer);
+    send(slot.bulk_sent, slot.peer);
+    receive(slot.bulk_received, slot.peer);
   }
   check(ncclGroupEnd(), "ncclGroupEnd");
 }
@@ -263,35 +298,52 @@ void NcclCommunicator::take_slots() {
       give_up("ranks disagree: rank " + std::to_string(rank()) + " stands at " + to_string(stamp_) + ", rank " +
               std::to_string(peer) + " at " + to_string(header.stamp));
     }
-    const std::uint64_t bytes = wire_bytes(header.sizes);
-    if (bytes == wire_bytes({}) && header.flags == 0) continue;
-    Message& message = buffers_->inbox[peer] = Message::for_receiving(bytes);
-    std::memcpy(message.wire().data(), slot.data(), std::min<std::uint64_t>(bytes, slot_));
+    const std::uint64_t bulk = bulk_bytes(header.sizes);
+    peers_[peer].received.came(bulk);
+    MessageMemory in_slot = std::move(buffers_->in_slots[peer]);
+    if (header.sizes == SectionSizes{} && header.flags == 0) continue;
+    if (bulk == 0 || bulk > peers_[peer].received_slot) in_slot.reset();
+    const bool came = in_slot != nullptr;
+    Message& message = buffers_->inbox[peer] = Message(header.sizes, header.flags, std::move(in_slot));
+    const auto head = message.head();
+    std::memcpy(head.data(), slot.data(), std::min(head.size(), slot_));
+    fresh_bulk_ = fresh_bulk_ || (!came && message.bulk_is_fresh());
   }
 }
 
-std::span<std::byte> NcclCommunicator::rest(Message& message, Stage of) const {
-  const auto wire = message.wire();
-  if (wire.size() <= slot_) return {};
-  const std::size_t weights = std::max<std::size_t>(slot_, weights_at(header_of(wire).sizes));
-  return of == Stage::rows ? wire.subspan(slot_, weights - slot_) : wire.subspan(weights);
+void NcclCommunicator::send(const DeviceBytes& bytes, int peer) {
+  if (bytes.empty()) return;
+  check(ncclSend(bytes.address(), bytes.size(), ncclUint8, peer, nccl_.get(), stream_.get()), "ncclSend");
+}
+
+void NcclCommunicator::receive(const DeviceBytes& bytes, int peer) {
+  if (bytes.empty()) return;
+  check(ncclRecv(bytes.address(), bytes.size(), ncclUint8, peer, nccl_.get(), stream_.get()), "ncclRecv");
+}
+
+DeviceBytes NcclCommunicator::rest(Message& message, std::size_t bulk_slot, Stage of) const {
+  const auto head = message.head();
+  if (of == Stage::heads)
+    return head.size() <= slot_ ? DeviceBytes() : DeviceBytes(head.data(), head.size()).subspan(slot_);
+  const DeviceBytes bulk = message.bulk();
+  if (bulk.size() <= bulk_slot) return {};
+  const std::size_t weights = weights_at(message.sizes()) - head.size();
+  return of == Stage::rows ? bulk.subspan(0, weights) : bulk.subspan(weights);
 }
 
 bool NcclCommunicator::send_rest(Stage of) {
-  std::vector<std::pair<int, std::span<std::byte>>> sent, received;
+  std::vector<std::pair<int, DeviceBytes>> sent, received;
   for (int peer = 0; peer < ranks(); ++peer) {
-    if (!peers_[peer].takes_part) continue;
-    if (const auto bytes = rest(buffers_->outbox[peer], of); !bytes.empty()) sent.emplace_back(peer, bytes);
-    if (const auto bytes = rest(buffers_->inbox[peer], of); !bytes.empty()) received.emplace_back(peer, bytes);
+    const Peer& p = peers_[peer];
+    if (!p.takes_part) continue;
+    sent.emplace_back(peer, rest(buffers_->outbox[peer], p.sent_slot, of));
+    received.emplace_back(peer, rest(buffers_->inbox[peer], p.received_slot, of));
   }
-  if (sent.empty() && received.empty()) return false;
+  const auto is_empty = [](const auto& of_peer) { return of_peer.second.empty(); };
+  if (std::ranges::all_of(sent, is_empty) && std::ranges::all_of(received, is_empty)) return false;
   check(ncclGroupStart(), "ncclGroupStart");
-  for (const auto& [peer, bytes] : sent) {
-    check(ncclSend(bytes.data(), bytes.size(), ncclUint8, peer, nccl_.get(), stream_.get()), "ncclSend");
-  }
-  for (const auto& [peer, bytes] : received) {
-    check(ncclRecv(bytes.data(), bytes.size(), ncclUint8, peer, nccl_.get(), stream_.get()), "ncclRecv");
-  }
+  for (const auto& [peer, bytes] : sent) send(bytes, peer);
+  for (const auto& [peer, bytes] : received) receive(bytes, peer);
   check(ncclGroupEnd(), "ncclGroupEnd");
   return true;
 }
@@ -299,18 +351,42 @@ bool NcclCommunicator::send_rest(Stage of) {
 bool NcclCommunicator::progress() {
   if (stage_ == Stage::idle) return true;
   listen();
-  if (!is_done()) return false;
+  if (stage_ == Stage::starting) {
+    if (!is_done()) return false;
+    stage_ = Stage::idle;
+  }
   if (stage_ == Stage::slots) {
+    if (!is_done()) return false;
     take_slots();
+    stage_ = Stage::heads;
+    long_heads_ = send_rest(stage_);
+    if (long_heads_) return false;
+  }
+  if (stage_ == Stage::heads) {
+    if (long_heads_ && !is_done()) return false;
+    if (fresh_bulk_) precede_transport(stream_.get());
     stage_ = Stage::rows;
     if (send_rest(stage_)) return false;
   }
   if (stage_ == Stage::rows) {
+    if (!is_launched()) return false;
+    follow_transport(stream_.get());
     stage_ = Stage::weights;
-    if (send_rest(stage_)) return false;
+    late_weights_ = send_rest(stage_);
+    if (late_weights_) return false;
   }
-  buffers_->outbox.clear();
-  stage_ = Stage::idle;
+  if (stage_ == Stage::weights) {
+    if (!is_launched()) return false;
+    stage_ = Stage::trailing;
+    trailing_since_ = Clock::now();
+  }
+  if (stage_ == Stage::trailing) {
+    if (is_done()) {
+      stage_ = Stage::idle;
+    } else if (Clock::now() - trailing_since_ > timeout_) {
+      time_out();
+    }
+  }
   return true;
 }
 
@@ -335,7 +411,17 @@ Inbox& NcclCommunicator::wait_for_rows() {
 
 Inbox NcclCommunicator::finish() {
   wait(Stage::weights);
+  if (late_weights_) follow_transport(stream_.get());
+  buffers_->outbox.clear();
   return std::move(buffers_->inbox);
+}
+
+bool NcclCommunicator::is_launched() {
+  ncclResult_t state = ncclSuccess;
+  check(ncclCommGetAsyncError(nccl_.get(), &state), "ncclCommGetAsyncError");
+  if (state == ncclInProgress) return false;
+  check(state, "a communicator's state");
+  return true;
 }
 
 bool NcclCommunicator::is_done() {
@@ -346,10 +432,7 @@ bool NcclCommunicator::is_done() {
     if (error != cudaErrorNotReady) check(error, "an exchange of slots");
     return false;
   }
-  ncclResult_t state = ncclSuccess;
-  check(ncclCommGetAsyncError(nccl_.get(), &state), "ncclCommGetAsyncError");
-  if (state == ncclInProgress) return false;
-  check(state, "a communicator's state");
+  if (!is_launched()) return false;
   const cudaError_t error = cudaStreamQuery(stream_.get());
   if (error == cudaErrorNotReady) return false;
   check(error, "an exchange on the GPU");

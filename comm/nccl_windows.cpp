@@ -24,8 +24,9 @@ constexpr std::size_t round_up(std::size_t bytes, std::size_t to) {
   return (bytes + to - 1) / to * to;
 }
 
-SlotLayout layout_of(std::size_t slot, int ranks) {
-  return {round_up(sizeof(SlotFront) + slot, alignof(SlotFront)), static_cast<std::uint32_t>(ranks)};
+SlotLayout layout_of(std::size_t slot, std::size_t bulk, int ranks) {
+  const std::size_t before = round_up(sizeof(SlotFront) + slot, alignof(SlotFront));
+  return {before + round_up(bulk, alignof(SlotFront)), before, static_cast<std::uint32_t>(ranks)};
 }
 std::size_t window_bytes(const SlotLayout& layout) {
   return layout.at(1, layout.team);  // where one more would begin
@@ -46,7 +47,11 @@ std::uint64_t read(std::uint64_t& word) {
 class NcclWindows final : public SlotExchange {
  public:
   NcclWindows(const SlotExchangeOptions& options, WindowMemory memory)
-      : stream_(options.stream), rank_(options.rank), slot_(options.slot), memory_(std::move(memory)) {}
+      : stream_(options.stream),
+        rank_(options.rank),
+        slot_(options.slot),
+        bulk_(options.bulk),
+        memory_(std::move(memory)) {}
   ~NcclWindows() override {
     if (!words_ || read(stop_word()) == 0) return;
     // The kernel, or a peer's, may still use them.
@@ -65,7 +70,7 @@ class NcclWindows final : public SlotExchange {
     }
     words_.reset(static_cast<std::uint64_t*>(words));
     std::fill_n(words_.get(), word_count(), 0);
-    layout_ = layout_of(slot_, team_.nRanks);
+    layout_ = layout_of(slot_, bulk_, team_.nRanks);
     // The host learns the addresses where it will later learn what is done.
     cudaError_t error = open_window(window_.get(), window_bytes(layout_), layout_.team, &sent_word(0), stream_);
     if (error == cudaSuccess) error = cudaStreamSynchronize(stream_);
@@ -89,7 +94,10 @@ class NcclWindows final : public SlotExchange {
                                     slot.sent.data(),
                                     slot.received,
                                     windows_[static_cast<std::size_t>(peer)],
+                                    slot.bulk_sent.address(),
+                                    slot.bulk_received.address(),
                                     static_cast<std::uint32_t>(slot.sent.size()),
+                                    static_cast<std::uint32_t>(slot.bulk_sent.size()),
                                     static_cast<std::uint32_t>(peer)};
     }
     if (all.count == 0) return cudaSuccess;
@@ -128,7 +136,7 @@ class NcclWindows final : public SlotExchange {
 
   cudaStream_t stream_;
   int rank_;
-  std::size_t slot_;
+  std::size_t slot_, bulk_;
   SlotLayout layout_;
   ncclTeam_t team_{};  ///< ranks that follow one another, this one among them
   WindowMemory memory_;
@@ -155,7 +163,7 @@ std::string version_trouble() {
 }  // namespace
 
 MadeSlotExchange make_slot_exchange(const SlotExchangeOptions& options) {
-  const std::size_t bytes = round_up(window_bytes(layout_of(options.slot, options.ranks)), kPage);
+  const std::size_t bytes = round_up(window_bytes(layout_of(options.slot, options.bulk, options.ranks)), kPage);
   WindowMemory memory;
   std::string trouble = version_trouble();
   if (trouble.empty()) {

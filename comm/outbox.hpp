@@ -5,7 +5,8 @@
 
 namespace coterie {
 
-/// Throws CommError unless there is a message for each rank, and none with memory for a rank that has no part.
-void check_outbox(const Outbox& outbox, const Place& place, int ranks);
+/// Throws CommError unless there is a message for each rank, none with memory for a rank that has no part, and all bulk
+/// apart, or none.
+void check_outbox(const Outbox& outbox, const Place& place, const Communicator& comm);
 
 }  // namespace coterie

@@ -2,6 +2,8 @@
 // memory.
 #pragma once
 
+#include "comm/message.hpp"
+
 #include <cuda_runtime.h>
 #include <nccl.h>
 
@@ -18,6 +20,8 @@ struct Slot {
   int peer = 0;
   std::span<const std::byte> sent;  ///< a multiple of 16 bytes, at most a slot; stays until the exchange is done
   std::byte* received = nullptr;    ///< a slot; what is behind the message in it doesn't change
+  DeviceBytes bulk_sent;            ///< the same, at most SlotExchangeOptions::bulk
+  DeviceBytes bulk_received;        ///< as much as that
 };
 
 /// Exchanges follow one another: the next begins when the last is done. Between two ranks each brings both a slot.
@@ -43,6 +47,7 @@ struct SlotExchangeOptions {
   cudaStream_t stream = nullptr;  ///< outlives the result
   int rank = 0, ranks = 1;
   std::size_t slot = 0;  ///< bytes, a multiple of 16
+  std::size_t bulk = 0;  ///< the same: that may go along
   /// Gives each rank the first reason that any of them has, in their order; empty if none has one. Collective.
   std::function<std::string(const std::string& reason)> agree;
   /// Throws unless a call of NCCL went well or is under way; then waits for its end.

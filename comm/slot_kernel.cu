@@ -35,7 +35,11 @@ __device__ void copy(const std::byte* from, std::byte* to, std::uint64_t bytes) 
 __device__ void send(const SlotTransfers& slots, const SlotTransfer& to) {
   auto* front = reinterpret_cast<SlotFront*>(to.window + slots.layout.at(to.number, slots.rank));
   copy(to.sent, reinterpret_cast<std::byte*>(front + 1), to.bytes);
-  if (threadIdx.x == 0) front->bytes = to.bytes;
+  copy(to.bulk_sent, reinterpret_cast<std::byte*>(front) + slots.layout.bulk, to.bulk_bytes);
+  if (threadIdx.x == 0) {
+    front->bytes = to.bytes;
+    front->bulk_bytes = to.bulk_bytes;
+  }
   __syncthreads();
   if (threadIdx.x != 0) return;
   release_number(&front->number, to.number);
@@ -58,6 +62,7 @@ __device__ void receive(const SlotTransfers& slots, const SlotTransfer& from) {
   __syncthreads();
   if (!has_come) return;
   copy(reinterpret_cast<const std::byte*>(front + 1), from.received, front->bytes);
+  copy(reinterpret_cast<const std::byte*>(front) + slots.layout.bulk, from.bulk_received, front->bulk_bytes);
   __syncthreads();
   if (threadIdx.x == 0) release_number(&slots.has_come[from.peer], from.number);
 }

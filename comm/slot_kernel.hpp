@@ -12,6 +12,7 @@ namespace coterie {
 struct alignas(128) SlotFront {
   std::uint64_t number;
   std::uint64_t bytes;
+  std::uint64_t bulk_bytes;
 };
 
 /// A message to a peer and one from it, with the same number.
@@ -20,15 +21,19 @@ struct SlotTransfer {
   const std::byte* sent = nullptr;  ///< (bytes)
   std::byte* received = nullptr;
   std::byte* window = nullptr;  ///< the peer's
-  std::uint32_t bytes = 0;      ///< a multiple of 16
-  std::uint32_t peer = 0;       ///< of the team
+  const std::byte* bulk_sent = nullptr;
+  std::byte* bulk_received = nullptr;
+  std::uint32_t bytes = 0;  ///< a multiple of 16
+  std::uint32_t bulk_bytes = 0;
+  std::uint32_t peer = 0;  ///< of the team
 };
 
-constexpr std::size_t kMostTransfers = 96;  // all of them fit into a kernel's parameters
+constexpr std::size_t kMostTransfers = 60;  // all of them fit into a kernel's parameters
 
 /// Where the slots of a team of ranks are in each one's window.
 struct SlotLayout {
-  std::size_t stride = 0;  ///< bytes of a slot with its front
+  std::size_t stride = 0;  ///< bytes of a slot with its front and bulk
+  std::size_t bulk = 0;    ///< where that begins, behind the front's first byte
   std::uint32_t team = 0;  ///< ranks
   [[nodiscard]] __host__ __device__ std::size_t at(std::uint64_t number, std::uint32_t sender) const {
     return alignof(SlotFront) + (number % 2 * team + sender) * stride;

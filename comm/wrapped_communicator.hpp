@@ -13,6 +13,7 @@ class WrappedCommunicator : public Communicator {
   [[nodiscard]] int rank() const noexcept override { return inner_.rank(); }
   [[nodiscard]] int ranks() const noexcept override { return inner_.ranks(); }
   [[nodiscard]] std::span<const int> node_of_rank() const noexcept override { return inner_.node_of_rank(); }
+  [[nodiscard]] bool reaches_devices() const noexcept override { return inner_.reaches_devices(); }
   [[nodiscard]] std::vector<std::vector<std::byte>> all_gather(std::span<const std::byte> mine,
                                                                const Place& place) override {
     return inner_.all_gather(mine, place);

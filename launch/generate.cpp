@@ -175,7 +175,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     device = make_device(options, gpu);
     for (const auto& path : {options.trace_out, options.logits_out, options.metrics}) check_writable(path);
   });
-  const DeviceMessages messages(*device);
+  const DeviceMessages messages(*device, comm);
   expect_same(comm, {{"model", in.digest},
                      {"plan", in.plan_digest},
                      {"machine file", in.machine_digest},

@@ -19,6 +19,10 @@ std::int64_t flop_of_row(const ExpertWeights& weights) {
 
 std::vector<ExpertRows> compute_meanwhile(Exchange& exchange, std::span<const ExpertRows> calls, const Tensor& in,
                                           const Tensor& out, Device& device) {
+  if (!device.is_the_host()) {  // it only takes note of them
+    if (!calls.empty()) device.experts(in, calls, out);
+    return {};
+  }
   std::vector<ExpertRows> left(calls.rbegin(), calls.rend());
   std::vector<ExpertRows> piece;
   while (!left.empty() && !exchange.progress()) {
@@ -50,7 +54,12 @@ void compute_experts(const GroupedCall& call, Exchange& exchange, Device& device
     const ExpertWeights* expert = call.weights(groups.experts[g]);
     expert != nullptr ? here.push_back(rows_of(g, expert)) : missing.push_back(g);
   }
-  std::vector<ExpertRows> rest = compute_meanwhile(exchange, here, call.in, call.out, device);
+  std::vector<ExpertRows> rest;
+  if (device.is_the_host() || !missing.empty()) {
+    rest = compute_meanwhile(exchange, here, call.in, call.out, device);
+  } else {
+    rest = std::move(here);
+  }
   call.take(exchange.all());
   for (const std::size_t g : missing) {
     const ExpertWeights* expert = call.weights(groups.experts[g]);

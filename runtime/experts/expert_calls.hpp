@@ -11,8 +11,8 @@
 
 namespace coterie {
 
-/// Computes `calls` in pieces, between which the exchange moves on, for as long as it is under way. Returns what is
-/// left of them when all is here.
+/// Computes `calls` in pieces, between which the exchange moves on, for as long as it is under way; a device that isn't
+/// the host is given them at once. Returns what is left of them when all is here.
 [[nodiscard]] std::vector<ExpertRows> compute_meanwhile(Exchange& exchange, std::span<const ExpertRows> calls,
                                                         const Tensor& in, const Tensor& out, Device& device);
 

@@ -1,5 +1,7 @@
-// Times exchanges between GPUs through NCCL beside the same through MPI and the hosts' memory, interleaved in one run.
-// usage: mpirun -n P nccl_bench [batches]; each rank takes the GPU of its number on its host.
+// Times what an exchange between GPUs takes from rows on a device to rows on another: packing, exchange, unpacking;
+// over NCCL, where messages stay in the GPUs' memory, beside MPI and the hosts' memory, interleaved in one run. Packing
+// and unpacking alone are set beside the rate at which the device copies. usage: mpirun -n P nccl_bench [batches]; each
+// rank takes the GPU of its number on its host.
 #include "comm/nccl.hpp"
 #include "kernels/cuda_devices.hpp"
 #include "runtime/engine/device_messages.hpp"
@@ -8,22 +10,27 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
+#include <numeric>
+#include <random>
 #include <vector>
 
 namespace coterie {
 namespace {
 
-/// Seconds of one exchange in which every rank sends `bytes` to each other one, on this rank.
-double time_of(Communicator& comm, std::size_t bytes, int calls) {
+constexpr std::int64_t kHidden = 4096;
+constexpr std::int64_t kMostRows = 4096;
+constexpr int kWarmUp = 5;  // calls: memory for messages, and what NCCL expects of their sizes
+
+/// Seconds of a call on this rank. Collective.
+double time_of(Communicator& comm, Device& device, int calls, const std::function<void()>& call) {
+  const DeviceMessages messages(device, comm);
+  for (int i = 0; i < kWarmUp; ++i) call();
+  device.wait();
   (void)comm.all_gather({}, {"bench"});
   const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < calls; ++i) {
-    Outbox outbox(static_cast<std::size_t>(comm.ranks()));
-    for (int r = 0; r < comm.ranks(); ++r) {
-      if (r != comm.rank() && bytes > 0) outbox[r] = Message(sizes_of({{Bulk::rows, bytes}}));
-    }
-    (void)comm.exchange(std::move(outbox), {"bench"});
-  }
+  for (int i = 0; i < calls; ++i) call();
+  device.wait();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / calls;
 }
 
@@ -32,39 +39,106 @@ double quantile(std::vector<double> values, double q) {
   return values[static_cast<std::size_t>(q * static_cast<double>(values.size() - 1))];
 }
 
-void bench(Communicator& nccl, Communicator& mpi, std::size_t bytes, int batches) {
-  const int calls = bytes <= (64 << 10) ? 100 : 10;
-  std::vector<double> over_nccl, over_mpi;
-  for (int batch = -1; batch < batches; ++batch) {
-    const double n = time_of(nccl, bytes, calls), m = time_of(mpi, bytes, calls);
-    if (batch < 0) continue;  // warm-up
-    over_nccl.push_back(n), over_mpi.push_back(m);
+class Bench {
+ public:
+  Bench(Communicator& nccl, Communicator& mpi, Device& device, int batches)
+      : nccl_(nccl),
+        mpi_(mpi),
+        device_(device),
+        batches_(batches),
+        x_(device.allocate(kMostRows, kHidden, memory_)),
+        out_(device.allocate(kMostRows, kHidden, out_memory_)),
+        shuffled_(kMostRows),
+        in_order_(kMostRows) {
+    device.upload(std::vector<float>(kMostRows * kHidden, 1), x_);
+    std::iota(in_order_.begin(), in_order_.end(), 0);
+    std::iota(shuffled_.begin(), shuffled_.end(), 0);
+    std::ranges::shuffle(shuffled_, std::mt19937(1));
+    const std::size_t bytes = kMostRows * kHidden * size_of(x_.type);
+    const double seconds = time_of(nccl, device, 20, [&] { device.copy({x_.data, bytes}, {out_.data, bytes}); });
+    copy_ = 2 * static_cast<double>(bytes) / seconds;
+    if (nccl.rank() == 0) std::printf("a copy on the device: %.0f GB/s, read and written\n", 1e-9 * copy_);
   }
-  if (nccl.rank() != 0) return;
-  const double median = quantile(over_nccl, 0.5);
-  std::printf("%9zu %10.1f %8.1f..%-8.1f %8.2f %10.1f %8.2f\n", bytes, 1e6 * median, 1e6 * quantile(over_nccl, 0.1),
-              1e6 * quantile(over_nccl, 0.9), 1e-9 * static_cast<double>(bytes) * (nccl.ranks() - 1) / median,
-              1e6 * quantile(over_mpi, 0.5), quantile(over_mpi, 0.5) / median);
-}
+
+  void rows(std::int64_t rows) {
+    const auto whole = [&](Communicator& comm) {
+      Inbox inbox = comm.exchange(packed(rows), {"bench"});
+      unpack(inbox);
+    };
+    const auto on_device = [&] {
+      Inbox own = packed(rows);
+      unpack(own);
+    };
+    const int calls = rows <= 16 ? 100 : 10;
+    std::vector<double> over_nccl, over_mpi, alone;
+    for (int batch = 0; batch < batches_; ++batch) {
+      over_nccl.push_back(time_of(nccl_, device_, calls, [&] { whole(nccl_); }));
+      over_mpi.push_back(time_of(mpi_, device_, calls, [&] { whole(mpi_); }));
+      alone.push_back(time_of(nccl_, device_, calls, on_device));
+    }
+    if (nccl_.rank() != 0) return;
+    const double bytes =
+        static_cast<double>(rows * (nccl_.ranks() - 1)) * kHidden * static_cast<double>(size_of(x_.type));
+    const double median = quantile(over_nccl, 0.5), by_mpi = quantile(over_mpi, 0.5);
+    std::printf("%9ld %10.1f %8.1f..%-8.1f %8.2f %10.1f %8.2f %12.0f\n", static_cast<long>(rows), 1e6 * median,
+                1e6 * quantile(over_nccl, 0.1), 1e6 * quantile(over_nccl, 0.9), 1e-9 * bytes / median, 1e6 * by_mpi,
+                by_mpi / median, 100 * 4 * bytes / quantile(alone, 0.5) / copy_);
+  }
+
+ private:
+  [[nodiscard]] Tensor rows_in(Message& message) const {
+    const DeviceBytes section = message.section(Bulk::rows);
+    const auto rows = static_cast<std::int64_t>(section.size() / (kHidden * size_of(x_.type)));
+    return {section.address(), x_.type, rows, kHidden, kHidden};
+  }
+  [[nodiscard]] Outbox packed(std::int64_t rows) const {
+    Outbox outbox(static_cast<std::size_t>(nccl_.ranks()));
+    const auto bytes = static_cast<std::uint64_t>(rows * kHidden) * size_of(x_.type);
+    for (int r = 0; r < nccl_.ranks() && rows > 0; ++r) {
+      if (r == nccl_.rank()) continue;
+      outbox[r] = Message(sizes_of({{Bulk::rows, bytes}}));
+      device_.gather(x_, std::span(shuffled_).first(static_cast<std::size_t>(rows)), rows_in(outbox[r]));
+    }
+    return outbox;
+  }
+  void unpack(Inbox& inbox) const {
+    for (Message& message : inbox) {
+      const Tensor came = rows_in(message);
+      if (came.rows == 0) continue;
+      device_.gather(came, std::span(in_order_).first(static_cast<std::size_t>(came.rows)),
+                     out_.row_range(0, came.rows));
+    }
+  }
+
+  Communicator& nccl_;
+  Communicator& mpi_;
+  Device& device_;
+  int batches_;
+  DeviceMemory memory_, out_memory_;
+  Tensor x_, out_;
+  std::vector<std::int32_t> shuffled_, in_order_;
+  double copy_ = 0;  ///< bytes per second, read and written
+};
 
 }  // namespace
 }  // namespace coterie
 
 int main(int argc, char** argv) {
+  using coterie::DType;
   coterie::MpiSession session(argc, argv);
   const auto mpi = coterie::make_mpi_communicator(session, {});
   const auto nodes = mpi->node_of_rank();
   const auto gpu = static_cast<int>(std::count(nodes.begin(), nodes.begin() + mpi->rank(), nodes[mpi->rank()]));
-  const auto device = coterie::make_cuda_device({}, gpu);
-  const coterie::DeviceMessages messages(*device);
   const auto nccl = coterie::make_nccl_communicator(session, {{}, gpu, false});
+  const auto device = coterie::make_cuda_device({DType::bf16, 1, DType::bf16}, gpu);
+  device->reserve(std::size_t{4} << 30, std::size_t{4} << 30);
+  coterie::Bench bench(*nccl, *mpi, *device, argc > 1 ? std::atoi(argv[1]) : 15);
   if (mpi->rank() == 0) {
     std::printf(
-        "%d ranks; microseconds a call on rank 0, median over batches (NCCL: 10 %%..90 %%)\n%9s %10s %18s %8s %10s "
-        "%8s\n",
-        mpi->ranks(), "bytes/pair", "NCCL", "", "GB/s/rank", "MPI", "MPI/NCCL");
+        "%d ranks, rows of %ld bf16 numbers; microseconds from rows to rows on rank 0, median over batches (NCCL: 10 "
+        "%%..90 %%); packing and unpacking alone, in %% of a copy\n%9s %10s %18s %8s %10s %8s %12s\n",
+        mpi->ranks(), static_cast<long>(coterie::kHidden), "rows/pair", "NCCL", "", "GB/s/rank", "MPI", "MPI/NCCL",
+        "% of a copy");
   }
-  for (const std::size_t bytes : {0U, 256U, 2048U, 16384U, 65536U, 262144U, 1048576U, 4194304U, 16777216U, 67108864U}) {
-    coterie::bench(*nccl, *mpi, bytes, argc > 1 ? std::atoi(argv[1]) : 15);
-  }
+  for (const std::int64_t rows : {0, 1, 4, 16, 64, 256, 1024, 4096}) bench.rows(rows);
 }

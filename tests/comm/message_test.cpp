@@ -4,7 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
+#include <utility>
 
 namespace coterie {
 namespace {
@@ -24,6 +26,29 @@ TEST(Message, SectionsAreWhereTheirSizesSay) {
   EXPECT_EQ(copy.section(Bulk::freight).size(), 1U);
   EXPECT_EQ(*copy.section(Bulk::freight).address(), std::byte{3});
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(copy.section(Bulk::freight).address()) % 64, 0U);
+}
+
+TEST(Message, BulkApartStaysWhereItIs) {
+  MessageMemorySource source;
+  source.host = {[](std::size_t bytes) { return static_cast<std::byte*>(std::aligned_alloc(64, bytes)); },
+                 [](std::byte* memory) { std::free(memory); }};
+  source.bulk = source.host;
+  const MessageMemoryFrom from(source);
+  const SectionSizes sizes = sizes_of({{Section::routes, 100}, {Bulk::rows, 70}, {Bulk::weights, 5}});
+  Message message(sizes, 3);
+  EXPECT_FALSE(message.in_one_piece());
+  EXPECT_EQ(message.head().size() + message.bulk().size(), wire_bytes(sizes));
+  std::memset(message.section(Section::routes).data(), 1, 100);
+  const std::byte* const rows = message.section(Bulk::rows).address();
+  EXPECT_EQ(message.section(Bulk::weights).address(), rows + 128);
+
+  const std::byte note[3] = {};
+  Message noted = std::move(message).with_note(note);
+  EXPECT_EQ(noted.flags(), 3U);
+  EXPECT_EQ(noted.section(Section::note).size(), 3U);
+  EXPECT_EQ(noted.section(Section::routes)[99], std::byte{1});
+  EXPECT_EQ(noted.section(Bulk::rows).address(), rows);
+  EXPECT_EQ(noted.bulk().size(), bulk_bytes(sizes));
 }
 
 TEST(Message, ADefaultMessageIsEmpty) {

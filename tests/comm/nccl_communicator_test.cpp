@@ -33,15 +33,56 @@ bool is_here() {
   return cudaGetDeviceCount(&gpus) == cudaSuccess && gpus > 0 && nccl_trouble().empty();
 }
 
-MessageMemorySource pinned() {
-  MessageMemorySource source;
-  source.host = {[](std::size_t bytes) {
-                   void* memory = nullptr;
-                   if (cudaMallocHost(&memory, bytes) != cudaSuccess) throw std::bad_alloc();
-                   return static_cast<std::byte*>(memory);
-                 },
-                 [](std::byte* memory) { (void)cudaFreeHost(memory); }};
-  return source;
+/// What a GPU's work does to messages: on a stream of its own.
+class Gpu {
+ public:
+  Gpu() {
+    (void)cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking);
+    (void)cudaEventCreateWithFlags(&event_, cudaEventDisableTiming);
+  }
+
+  MessageMemorySource memory() {
+    MessageMemorySource source;
+    source.host =
+        memory_by([](void** memory, std::size_t bytes) { return cudaMallocHost(memory, bytes); }, cudaFreeHost);
+    source.bulk = memory_by([](void** memory, std::size_t bytes) { return cudaMalloc(memory, bytes); }, cudaFree);
+    source.precede = [this](cudaStream_t other) { order(stream_, other); };
+    source.follow = [this](cudaStream_t other) { order(other, stream_); };
+    return source;
+  }
+
+  void write(std::span<const std::byte> from, const DeviceBytes& to) {
+    (void)cudaMemcpyAsync(to.address(), from.data(), from.size(), cudaMemcpyHostToDevice, stream_);
+  }
+  [[nodiscard]] std::vector<std::byte> read(const DeviceBytes& from) {
+    std::vector<std::byte> to(from.size());
+    (void)cudaMemcpyAsync(to.data(), from.address(), to.size(), cudaMemcpyDeviceToHost, stream_);
+    (void)cudaStreamSynchronize(stream_);
+    return to;
+  }
+
+ private:
+  template <class Allocate, class Free>
+  static MemorySource memory_by(Allocate allocate, Free free) {
+    return {[allocate](std::size_t bytes) {
+              void* memory = nullptr;
+              if (allocate(&memory, bytes) != cudaSuccess) throw std::bad_alloc();
+              return static_cast<std::byte*>(memory);
+            },
+            [free](std::byte* memory) { (void)free(memory); }};
+  }
+  void order(cudaStream_t first, cudaStream_t then) {
+    (void)cudaEventRecord(event_, first);
+    (void)cudaStreamWaitEvent(then, event_, 0);
+  }
+
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t event_ = nullptr;
+};
+
+Gpu& gpu() {
+  static Gpu& instance = *new Gpu;
+  return instance;
 }
 
 int gpus() {
@@ -52,7 +93,7 @@ int gpus() {
 /// Messages are in memory that GPUs reach while a test runs. Collective: no rank gives up before all have started.
 std::unique_ptr<NcclCommunicator> make(const CommOptions& options, std::size_t slot,
                                        LowLatency low_latency = LowLatency::off) {
-  static const MessageMemoryFrom messages(pinned());
+  static const MessageMemoryFrom messages(gpu().memory());
   const bool share = gpus() < test_session().ranks();
   const NcclOptions all{options, share ? 0 : test_session().rank(), share, low_latency};
   auto comm = std::make_unique<NcclCommunicator>(test_session(), all, slot);
@@ -62,12 +103,17 @@ std::unique_ptr<NcclCommunicator> make(const CommOptions& options, std::size_t s
 
 std::vector<Transport> transports() {
   if (!is_here()) return {};
-  std::vector<Transport> all{{"nccl", [] { return make(kPatient, 16 << 10); }},
-                             // Nearly every message is longer than its slot.
-                             {"nccl_in_small_slots", [] { return make(kPatient, 0); }}};
+  const auto way = [](const char* name, std::size_t slot, LowLatency low_latency) {
+    return Transport{name, [=] { return make(kPatient, slot, low_latency); },
+                     [](std::span<const std::byte> from, const DeviceBytes& to) { gpu().write(from, to); },
+                     [](const DeviceBytes& from) { return gpu().read(from); }};
+  };
+  std::vector<Transport> all{way("nccl", 16 << 10, LowLatency::off),
+                             // Nearly every head is longer than its slot.
+                             way("nccl_in_small_slots", 0, LowLatency::off)};
   if (kAllReachAll || gpus() > 1) {
-    all.push_back({"low_latency", [] { return make(kPatient, 16 << 10, LowLatency::on); }});
-    all.push_back({"low_latency_in_small_slots", [] { return make(kPatient, 0, LowLatency::on); }});
+    all.push_back(way("low_latency", 16 << 10, LowLatency::on));
+    all.push_back(way("low_latency_in_small_slots", 0, LowLatency::on));
   }
   return all;
 }

@@ -68,8 +68,11 @@ template <class T>
   return value;
 }
 
-/// Whether cudaMallocHost gave it.
+/// Whether cudaMallocHost gave it; whether cudaMalloc did.
 [[nodiscard]] bool is_pinned(const void* memory, std::size_t bytes);
+[[nodiscard]] bool is_device_memory(const void* memory, std::size_t bytes);
+/// A copy as a network card makes it, from or to memory of the host or the device.
+void copy_between(void* to, const void* from, std::size_t bytes);
 
 /// What the host has asked for so far that holds it up.
 struct Calls {

@@ -68,6 +68,12 @@ class DeviceHeap {
     }
   }
 
+  /// Whether it is of one piece that is taken.
+  [[nodiscard]] bool holds(const std::byte* first, std::size_t bytes) const {
+    auto piece = taken_.upper_bound(const_cast<std::byte*>(first));
+    return piece != taken_.begin() && first + bytes <= std::prev(piece)->first + std::prev(piece)->second;
+  }
+
   [[nodiscard]] std::size_t free_bytes() const { return reserved - used_; }
 
   void open() {
@@ -102,6 +108,16 @@ DeviceHeap& heap = *new DeviceHeap;  // devices of static objects may outlive th
 void spoil(void* memory, std::size_t bytes) {
   constexpr std::size_t most = std::size_t{16} << 20;  // caches may have gigabytes that are never touched
   std::memset(memory, 0xff, std::min(bytes, most));
+}
+
+bool is_device_memory(const void* memory, std::size_t bytes) {
+  return heap.holds(static_cast<const std::byte*>(memory), bytes);
+}
+
+void copy_between(void* to, const void* from, std::size_t bytes) {
+  heap.open();
+  std::memcpy(to, from, bytes);
+  heap.close();
 }
 
 std::size_t free_device_memory() {

@@ -21,7 +21,8 @@ bool broken = false;
   std::abort();
 }
 
-/// One ncclSend or ncclRecv: sizes travel ahead, so that ends that differ are found out.
+/// One ncclSend or ncclRecv: sizes travel ahead, so that ends that differ are found out. MPI gets copies, as it can't
+/// touch the device's memory.
 struct Transfer {
   bool sends;
   std::byte* data;
@@ -29,15 +30,19 @@ struct Transfer {
   int peer;
   ncclComm* comm;
   cudaStream_t stream;
+  int place;  ///< among those of its group between the two, one way
+  std::vector<std::byte> copy = {};
   std::size_t announced = 0;
-  bool begun = false, size_known = false;
+  bool begun = false, size_known = false, taken = false;
   std::vector<MPI_Request> requests = {};
 
   void begin() {
     begun = true;
-    if (!sends) return start(MPI_Irecv(&announced, sizeof announced, MPI_BYTE, peer, 0, comm->comm, &add()));
+    copy.resize(bytes);
+    if (!sends) return start(MPI_Irecv(&announced, sizeof announced, MPI_BYTE, peer, 2 * place, comm->comm, &add()));
+    hostcuda::copy_between(copy.data(), data, bytes);
     announced = bytes;
-    start(MPI_Isend(&announced, sizeof announced, MPI_BYTE, peer, 0, comm->comm, &add()));
+    start(MPI_Isend(&announced, sizeof announced, MPI_BYTE, peer, 2 * place, comm->comm, &add()));
     move();
   }
 
@@ -46,7 +51,11 @@ struct Transfer {
     if (!begun) begin();
     int done = 0;
     start(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE));
-    if (done == 0 || sends || size_known) return done != 0;
+    if (done == 0 || sends) return done != 0;
+    if (size_known) {
+      if (!std::exchange(taken, true)) hostcuda::copy_between(data, copy.data(), bytes);
+      return true;
+    }
     size_known = true;
     if (announced != bytes) fail("a receive of another size than its send: on a GPU both would wait for ever");
     move();
@@ -61,8 +70,8 @@ struct Transfer {
   void move() {
     for (std::size_t at = 0; at < bytes; at += kPiece) {
       const int count = static_cast<int>(std::min(kPiece, bytes - at));
-      start(sends ? MPI_Isend(data + at, count, MPI_BYTE, peer, 1, comm->comm, &add())
-                  : MPI_Irecv(data + at, count, MPI_BYTE, peer, 1, comm->comm, &add()));
+      start(sends ? MPI_Isend(copy.data() + at, count, MPI_BYTE, peer, 2 * place + 1, comm->comm, &add())
+                  : MPI_Irecv(copy.data() + at, count, MPI_BYTE, peer, 2 * place + 1, comm->comm, &add()));
     }
   }
 };
@@ -73,11 +82,14 @@ Group group;
 
 ncclResult_t add(bool sends, void* data, std::size_t bytes, int peer, ncclComm* comm, cudaStream_t stream) {
   if (depth == 0) fail("a send or receive outside of a group, which waits for its peer's");
-  if (!hostcuda::is_pinned(data, bytes)) fail("memory that GPUs don't reach");
+  if (!hostcuda::is_pinned(data, bytes) && !hostcuda::is_device_memory(data, bytes))
+    fail("memory that GPUs don't reach");
   if (comm->joining != MPI_REQUEST_NULL) fail("a communicator is used before its start ended");
   if (comm->unlaunched) fail("a group begins before the one before it was launched");
-  group.push_back(
-      std::unique_ptr<Transfer>(new Transfer{sends, static_cast<std::byte*>(data), bytes, peer, comm, stream}));
+  const auto place = std::ranges::count_if(
+      group, [&](const auto& other) { return other->peer == peer && other->sends == sends && other->comm == comm; });
+  group.push_back(std::unique_ptr<Transfer>(
+      new Transfer{sends, static_cast<std::byte*>(data), bytes, peer, comm, stream, static_cast<int>(place)}));
   return ncclSuccess;
 }
 

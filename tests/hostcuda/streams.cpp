@@ -95,6 +95,13 @@ void copy(Copy copy, cudaMemcpyKind kind, cudaStream_t stream) {
       return true;
     });
   }
+  const auto is_there = [](const std::byte* at, std::size_t bytes) {
+    return is_pinned(at, bytes) || is_device_memory(at, bytes);
+  };
+  if (kind == cudaMemcpyDefault &&
+      !(is_there(copy.from, copy.reach(copy.from_pitch)) && is_there(copy.to, copy.reach(copy.to_pitch)))) {
+    fail("a copy whose ends are neither pinned nor the device's");
+  }
   enqueue(stream, [copy] {
     unlock_device_memory();
     copy();

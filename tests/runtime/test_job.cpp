@@ -69,7 +69,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
       options.plan.value_or(contiguous_plan(spec.family, spec.moe_layer_ids(), spec.experts(), spec.top_k(), topology));
   const auto device = make_test_device(options);
   if (options.reserved > 0) device->reserve(options.reserved, options.reserved);
-  const DeviceMessages messages(*device);
+  const DeviceMessages messages(*device, comm);
   Worker worker(
       spec, checkpoint, plan, nullptr, *device, comm,
       {options.scheduler, options.kv_blocks, options.dtype, options.coherence, options.micro_batches, options.spill});
