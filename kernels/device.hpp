@@ -233,7 +233,7 @@ class Device {
   /// Returns when all that was asked for is done.
   virtual void wait() {}
   /// Called again and again while the host waits in there; what it throws ends the wait.
-  virtual void while_waiting(std::function<void()> /*look*/) {}
+  virtual void while_waiting(const std::function<void()>& /*look*/) {}
   /// The work that is asked for comes in stretches, each ended by a wait() or a precede(): the number of the one that
   /// goes on now, and whether all the work of one is done.
   [[nodiscard]] virtual std::uint64_t stretch() const noexcept { return 0; }

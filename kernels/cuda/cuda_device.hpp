@@ -113,7 +113,7 @@ class CudaDevice final : public Device {
   void reserve(std::size_t bytes, std::size_t shared) override;
   [[nodiscard]] std::optional<std::size_t> free_memory() const override;
   void wait() override;
-  void while_waiting(std::function<void()> look) override { look_ = std::move(look); }
+  void while_waiting(const std::function<void()>& look) override { look_ = look; }
   [[nodiscard]] std::uint64_t stretch() const noexcept override { return stretch_; }
   [[nodiscard]] bool is_done(std::uint64_t stretch) override;
   void precede(cudaStream_t stream) override;
