@@ -76,9 +76,9 @@ void copy_between(void* to, const void* from, std::size_t bytes);
 
 /// What the host has asked for so far that holds it up.
 struct Calls {
-  std::int64_t allocations = 0;      ///< of the device's or pinned memory
-  std::int64_t frees = 0;            ///< the same; they wait for the device
-  std::int64_t waits = 0;            ///< for streams
+  std::int64_t allocations = 0;  ///< of the device's or pinned memory
+  std::int64_t frees = 0;        ///< the same; they wait for the device
+  std::int64_t waits = 0;        ///< for streams
   std::int64_t bytes_to_host = 0;
   std::int64_t pageable_copies = 0;  ///< whose end on the host isn't pinned: the driver copies once more, and may wait
 };
