@@ -61,10 +61,13 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
     const int expert = static_cast<int>(~*last & kMostExperts);
     know_ready(expert);
     const bool all = loads.most_node_rows(expert) > enough_;
+    if (all) looked_ += layer.nodes / 4;
     auto begin = ready_.begin();
     for (int n = 0; n < layer.nodes && (all || begin != ready_.end()); ++n) {
       if (copies_.size() >= enough || looked_ >= kMostLooked) return;
       if (!all) n = layer.node_of_rank[order_->ranks[*begin]];
+      const bool has_ready = begin != ready_.end() && *begin < order_->node_begin[n + 1];
+      if (loads.node_rows(n, expert) <= enough_ && !has_ready) continue;
       const auto end = std::find_if(begin, ready_.end(), [&](int p) { return p >= order_->node_begin[n + 1]; });
       open_in_node(expert, n, {begin, end});
       begin = end;
