@@ -109,7 +109,7 @@ class Given {
   }
 
   [[nodiscard]] std::int64_t count(const std::string& name) const {
-    return number<std::int64_t>(name, 1, kMostInt, "a whole number of at least 1");
+    return number<std::int64_t>(name, 1, kMostInt, "a whole number from 1 to " + std::to_string(kMostInt));
   }
 
   /// Of at least `least` bytes; `otherwise`: what else may be said, for the message.

@@ -70,7 +70,10 @@ class Spill {
   /// The experts of a planned call are done.
   void done(const SpillCall& call);
 
-  /// Tokens of a micro-batch on all ranks, as far as all know: those of the last step until they are told.
+  /// Tokens of a micro-batch on all ranks, as far as all know: those of the last step until they are told. Among
+  /// several coherence domains that is in the first layer's exchange: that layer decides by the last step's, all ranks
+  /// alike, and may miss a spill, or gather counts in vain, where a step has many more or fewer tokens than the one
+  /// before.
   [[nodiscard]] std::int64_t tokens(int micro_batch) const { return tokens_[micro_batch]; }
   void set_tokens(int micro_batch, std::int64_t tokens) { tokens_[micro_batch] = tokens; }
 

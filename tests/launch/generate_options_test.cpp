@@ -99,7 +99,9 @@ TEST(GenerateOptions, Dispatch) {
   EXPECT_EQ(o->spill_cache, 0U);
   EXPECT_EQ(parse({"--dispatch=plain"})->dispatch.policy, DispatchPolicy::plain);
   EXPECT_NE(complaint_about({"--dispatch=fair"}).find("plain, llep or least-loaded"), std::string::npos);
-  EXPECT_NE(complaint_about({"--llep-min-rows=0"}).find("--llep-min-rows"), std::string::npos);
+  const std::string complaint = complaint_about({"--llep-min-rows=3000000000"});
+  EXPECT_NE(complaint.find("--llep-min-rows"), std::string::npos);
+  EXPECT_NE(complaint.find("1 to 2147483647"), std::string::npos) << complaint;
   EXPECT_NE(complaint_about({"--spill-cache=-1"}).find("--spill-cache"), std::string::npos);
 }
 
