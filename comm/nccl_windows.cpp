@@ -147,6 +147,13 @@ class NcclWindows final : public SlotExchange {
   Words words_;                         ///< that the host shares with the kernel
 };
 
+/// Where NCCL has no symmetric memory some versions give what they registered the memory by, which is the host's.
+bool is_symmetric(ncclWindow_t window) {
+  cudaPointerAttributes attributes{};
+  return window != nullptr && cudaPointerGetAttributes(&attributes, window) == cudaSuccess &&
+         attributes.type == cudaMemoryTypeDevice;
+}
+
 std::string version_text(int version) {
   return std::to_string(version / 10000) + '.' + std::to_string(version / 100 % 100);
 }
@@ -180,7 +187,7 @@ MadeSlotExchange make_slot_exchange(const SlotExchangeOptions& options) {
   options.finish(ncclCommWindowRegister(options.nccl, at, bytes, &made, NCCL_WIN_COLL_SYMMETRIC),
                  "ncclCommWindowRegister");
   Window window(made, {options.nccl});
-  if (!window) {
+  if (!is_symmetric(made)) {
     trouble = "NCCL has no symmetric memory here: it takes GPUs that reach one another's memory, and its cuMem";
   } else if (const ncclTeam_t team = ncclTeamLsa(options.nccl); team.nRanks < 2) {
     trouble = "its GPU reaches no other rank's memory";

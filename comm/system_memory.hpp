@@ -26,7 +26,8 @@ template <class... Parameters, class... Arguments>
 [[nodiscard]] cudaError_t start(void (*kernel)(Parameters...), unsigned blocks, unsigned threads, cudaStream_t stream,
                                 Arguments... arguments) {
   kernel<<<blocks, threads, 0, stream>>>(static_cast<Parameters>(arguments)...);
-  return cudaGetLastError();
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaErrorNotReady ? cudaSuccess : error;  // of a stream that was asked before
 }
 
 }  // namespace coterie

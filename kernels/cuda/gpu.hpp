@@ -16,9 +16,11 @@ namespace coterie {
 
 using Bf16 = __nv_bfloat16;
 
-/// Throws std::runtime_error with what was tried and what CUDA says.
+/// Throws std::runtime_error with what was tried and what CUDA says. That a stream isn't done is no error, and may be
+/// the last one long after somebody asked.
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess || error == cudaErrorNotReady) return;
+  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(error));
 }
 
 /// Starts a kernel; does nothing for an empty grid.

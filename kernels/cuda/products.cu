@@ -135,8 +135,8 @@ __global__ void __launch_bounds__(product_threads)
   // Tiles of the same columns follow each other: they read the same weights.
   const std::int64_t tile = blockIdx.x - task.first_tile;
   const std::int64_t down = (task.rows + Rows - 1) / Rows;
-  const std::int64_t row = tile % down * Rows;
   if (tile >= down * ((task.columns + tile_columns - 1) / tile_columns)) return;  // more blocks than tiles
+  const std::int64_t row = tile % down * Rows;
   const std::int64_t column = tile / down * tile_columns;
   if constexpr (std::is_same_v<Weight, Bf16>) {
     sum_bf16<Rows>(task, row, column, sums);

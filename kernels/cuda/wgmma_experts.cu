@@ -47,7 +47,7 @@ struct RowMaps {
 };
 
 struct ProductSizes {
-  int tasks;    ///< one more tells how many tiles there are
+  int tasks;    ///< one more begins where there are no more tiles
   int slabs;    ///< of a weight
   int steps;    ///< of `slab_step` inputs
   int outputs;  ///< columns of what is written
@@ -94,9 +94,8 @@ __device__ inline int padded(int rows) {
 /// Tiles of the same weights follow each other: others read them from the cache.
 __device__ Tile find_tile(const ExpertTask* tasks, const ProductSizes& sizes, int number) {
   const int across = (sizes.slabs + 1) / 2;
-  if (number >= tasks[sizes.tasks].first_tile * across) return {-1, 0, 0, 0};
   int low = 0;
-  int high = sizes.tasks - 1;
+  int high = sizes.tasks;
   while (low < high) {
     const int middle = (low + high + 1) / 2;
     if (tasks[middle].first_tile * across <= number) {
@@ -105,6 +104,7 @@ __device__ Tile find_tile(const ExpertTask* tasks, const ProductSizes& sizes, in
       high = middle - 1;
     }
   }
+  if (low == sizes.tasks) return {-1, 0, 0, 0};
   const int within = number - tasks[low].first_tile * across;
   const int down = (tasks[low].rows + tile_rows - 1) / tile_rows;
   const int first = within % down * tile_rows;
@@ -475,7 +475,9 @@ void CudaDevice::experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> 
            as_matrix<Bf16>(aligned));
   }
   const ExpertTask* table = rows_.put(std::span<const ExpertTask>(tasks));
-  int* taken = more_rows_.put(std::span<const int>(std::array{0, 0}));
+  constexpr std::array<int, 2> zeros{};
+  int* taken = more_rows_.get<int>(zeros.size());
+  send(zeros.data(), sizeof zeros, taken);  // kernels count there
   multiply_by_wgmma(aligned, hidden, {table, taken, count, row_tiles}, out);
 }
 

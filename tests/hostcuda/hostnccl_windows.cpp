@@ -21,6 +21,9 @@ struct ncclWindow_vidmem {
 
 namespace {
 
+std::vector<ncclWindow_t> windows;
+ncclWindow_vidmem registered;  // what memory is where it is not symmetric
+
 /// A file in memory, which other processes find by this one's number and the file's here.
 struct Shared {
   int file;
@@ -63,12 +66,15 @@ ncclResult_t ncclMemFree(void* memory) {
   return ncclSuccess;
 }
 
-/// The window is there when the communicator is ready again, and never where GPUs don't reach one another.
+/// The window is there when the communicator is ready again. Where GPUs don't reach one another it is none.
 ncclResult_t ncclCommWindowRegister(ncclComm_t comm, void* memory, std::size_t bytes, ncclWindow_t* window, int flags) {
   const auto found = allocated.find(memory);
   if (found == allocated.end() || bytes > found->second.bytes || bytes % 4096 != 0) return ncclInvalidUsage;
   if (flags != NCCL_WIN_COLL_SYMMETRIC) return ncclInvalidUsage;
-  if (in_reach == 0) return ncclSuccess;
+  if (in_reach == 0) {
+    *window = &registered;
+    return ncclSuccess;
+  }
   int ranks = 0;
   MPI_Comm_size(comm->comm, &ranks);
   const auto mine = std::make_shared<Place>(Place{getpid(), found->second.file});
@@ -88,18 +94,26 @@ ncclResult_t ncclCommWindowRegister(ncclComm_t comm, void* memory, std::size_t b
       made->memory.push_back(peer == team.rank ? memory : map(file, bytes));
       if (file >= 0) close(file);
     }
-    *window = made.release();
+    *window = windows.emplace_back(made.release());
     (void)mine;
   };
   return ncclInProgress;
 }
 
 ncclResult_t ncclCommWindowDeregister(ncclComm_t, ncclWindow_t window) {
+  if (window == &registered) return ncclSuccess;
+  if (std::erase(windows, window) == 0) return ncclInvalidUsage;
   for (int peer = 0; peer < static_cast<int>(window->memory.size()); ++peer) {
     if (peer != window->rank) munmap(window->memory[static_cast<std::size_t>(peer)], window->bytes);
   }
   delete window;
   return ncclSuccess;
+}
+
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
+  attributes->type =
+      std::ranges::find(windows, pointer) == windows.end() ? cudaMemoryTypeUnregistered : cudaMemoryTypeDevice;
+  return cudaSuccess;
 }
 
 ncclTeam_t ncclTeamLsa(ncclComm_t comm) {

@@ -10,6 +10,7 @@
 #include <list>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 struct CUstream_st {
@@ -68,6 +69,13 @@ void run_until(const Done& done, CUstream_st* wanted = nullptr) {
 
 bool all_done() {
   return std::ranges::all_of(streams, [](const CUstream_st& stream) { return stream.work.empty(); });
+}
+
+cudaError_t last_error = cudaSuccess;
+/// What isn't is also the last error.
+cudaError_t is_ready(bool ready) {
+  if (!ready) last_error = cudaErrorNotReady;
+  return ready ? cudaSuccess : cudaErrorNotReady;
 }
 
 /// Rows of bytes, from one pitch to another.
@@ -234,7 +242,7 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     if (CUstream_st* other = any_busy_stream(); other != stream) (void)step(*other);
   }
   lock_device_memory();
-  return stream->work.empty() ? cudaSuccess : cudaErrorNotReady;
+  return is_ready(stream->work.empty());
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
@@ -285,7 +293,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (CUstream_st* stream = any_busy_stream(); event->reached < event->recorded && stream != nullptr)
     (void)step(*stream);
   lock_device_memory();
-  return event->reached == event->recorded ? cudaSuccess : cudaErrorNotReady;
+  return is_ready(event->reached == event->recorded);
 }
 
 /// Work may still mean it.
@@ -302,7 +310,7 @@ cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int valu
 }
 
 cudaError_t cudaGetLastError() {
-  return cudaSuccess;
+  return std::exchange(last_error, cudaSuccess);
 }
 
 const char* cudaGetErrorString(cudaError_t error) {

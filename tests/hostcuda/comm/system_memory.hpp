@@ -23,7 +23,8 @@ template <class... Parameters, class... Arguments>
   hostcuda::launch(
       blocks, threads, 0, stream, [=] { kernel(static_cast<Parameters>(arguments)...); },
       reinterpret_cast<const void*>(kernel));
-  return cudaGetLastError();
+  const cudaError_t error = cudaGetLastError();
+  return error == cudaErrorNotReady ? cudaSuccess : error;
 }
 
 }  // namespace coterie
