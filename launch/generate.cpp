@@ -247,6 +247,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   }
   auto metrics = gather_metrics(comm, comm, worker.metrics());
   metrics["job"]["transport"] = transport.nccl ? "nccl" : "mpi";
+  metrics["job"]["low_latency"] = transport.low_latency;
   if (first && !options.metrics.empty()) {
     write_metrics(metrics, in, options, form, *device, comm, files->feed.counts(), engine.answered(), load_seconds,
                   run_seconds);

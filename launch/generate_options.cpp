@@ -31,8 +31,8 @@ po::options_description all_options() {
   const GenerateOptions defaults;
   constexpr unsigned kWidth = 110, kTextWidth = 76;
   po::options_description files("Files", kWidth, kTextWidth), model("Model", kWidth, kTextWidth),
-      coherence("Context coherence", kWidth, kTextWidth), dispatch("Uneven loads", kWidth, kTextWidth),
-      job("Batch and job", kWidth, kTextWidth), all;
+      coherence("Context coherence and uneven loads", kWidth, kTextWidth), job("Batch and job", kWidth, kTextWidth),
+      all;
   files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer files)")(
       "input", text("FILE"), "requests, OpenAI batch lines: completions and chat completions")(
       "output", text("FILE"), "results; where it is there already, the job does what it lacks")(
@@ -52,9 +52,8 @@ po::options_description all_options() {
                           "how far a token goes on from its experts: rank, node, world or auto")(
       "dense", text("FORM"), "dense work: follow the token, replicate on the domain, or auto")(
       "micro-batches", text("N"), "1, 2 (partial sums of one half ride with rows of the other) or auto")(
-      "machine", text("FILE"), "machine file with the costs; without: measured at the start");
-  dispatch.add_options()("dispatch", text("P", "least-loaded"),
-                         "least-loaded, llep, or plain: rows of overloaded ranks stay there")(
+      "machine", text("FILE"), "machine file with the costs; without: measured at the start")(
+      "dispatch", text("P", "least-loaded"), "least-loaded, llep, or plain: rows of overloaded ranks stay there")(
       "spill-cache", text("SIZE", "512MiB"), "memory for experts of other ranks that came to help; 0: none")(
       "llep-alpha", text("X", "1.0"), "llep: capacity of a rank over the mean")(
       "llep-min-rows", text("N", std::to_string(defaults.dispatch.llep_min_rows)), "llep: fewest rows to give away")(
@@ -64,10 +63,11 @@ po::options_description all_options() {
       "max-batch-size", text("N", std::to_string(defaults.max_batch_size)), "sequences of a rank at once")(
       "kv-memory", text("SIZE", "auto"), "keys and values of a rank, such as 512MiB; what doesn't fit waits")(
       "transport", text("KIND", "auto"), "mpi, nccl, or auto: nccl where every rank has a GPU of its own")(
+      "low-latency", text("WHEN", "auto"), "nccl: small messages by the GPUs alone: on, off, or auto: if faster")(
       "timeout", text("SECONDS", "300"), "longest wait for other ranks")(
       "ranks-per-node", text("N", "found"), "treat so many ranks as one node, whatever the hosts are")("help,h",
                                                                                                        "this text");
-  all.add(files).add(model).add(coherence).add(dispatch).add(job);
+  all.add(files).add(model).add(coherence).add(job);
   return all;
 }
 
@@ -252,6 +252,10 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   const auto transport = transports.find(given.text("transport"));
   if (transport == transports.end()) throw bad_option("transport", given.text("transport"), "mpi, nccl or auto");
   o.transport = transport->second;
+  const std::map<std::string, std::optional<bool>> low_latency{{"on", true}, {"off", false}, {"auto", std::nullopt}};
+  const auto when = low_latency.find(given.text("low-latency"));
+  if (when == low_latency.end()) throw bad_option("low-latency", given.text("low-latency"), "on, off or auto");
+  o.low_latency = when->second;
   o.share_gpu = values.count("share-gpu") != 0;
   if (!given.text("experts-per-token").empty()) {
     o.experts_per_token = static_cast<int>(given.count("experts-per-token"));

@@ -30,6 +30,7 @@ struct GenerateOptions {
   ExpertKernels expert_kernels = ExpertKernels::best;  ///< of a GPU
   bool share_gpu = false;                              ///< also by more ranks of a node than it has GPUs
   Transport transport = Transport::any;
+  std::optional<bool> low_latency;  ///< small messages by kernels that store into other GPUs; nothing: where faster
 
   /// Nothing: the program chooses.
   std::optional<Coherence> coherence = Coherence::rank;

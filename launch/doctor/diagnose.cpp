@@ -20,11 +20,6 @@ constexpr std::uint64_t kFilesOfARank = 16;                // sockets and the li
 constexpr std::uint64_t kFiles = 256;                      // for everything else
 constexpr double kMuchInUse = 0.5;                         // of a GPU's memory
 
-std::string value_of(const HostFacts& host, const std::string& name) {
-  const auto found = std::ranges::find(host.environment, name, &EnvironmentVariable::name);
-  return found == host.environment.end() ? "" : found->value;
-}
-
 int major_of(const std::string& version) {
   const std::size_t digit = version.find_first_of("0123456789");
   return digit == std::string::npos ? 0 : std::atoi(version.c_str() + digit);
@@ -346,6 +341,12 @@ void Diagnosis::nccl() {
               "nvidia_peermem is not loaded; GPUs reach the network directly only where driver and kernel "
               "offer DMA-BUF");
     }
+  });
+  each_node([&](const RankFacts& rank) {
+    const std::string why = low_latency_trouble(rank);
+    if (why.empty()) return;
+    add(Weight::note, "NCCL",
+        at(rank) + "the GPUs can't exchange small messages by themselves (--low-latency): " + why);
   });
 }
 

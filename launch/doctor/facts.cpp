@@ -2,6 +2,7 @@
 
 #include "comm/mpi_version.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <sstream>
 
@@ -54,6 +55,39 @@ RankFacts find_facts() {
 
 std::string cuda_version_text(int version) {
   return std::to_string(version / 1000) + '.' + std::to_string(version % 1000 / 10);
+}
+
+std::string value_of(const HostFacts& host, const std::string& name) {
+  const auto found = std::ranges::find(host.environment, name, &EnvironmentVariable::name);
+  return found == host.environment.end() ? "" : found->value;
+}
+
+bool has_several_gpus(const RankFacts& facts) noexcept {
+  return facts.gpu.gpus.size() > 1 || (facts.gpu.gpus.size() == 1 && facts.mpi.local_ranks > 1);
+}
+
+std::string low_latency_trouble(const RankFacts& facts) {
+  constexpr int oldest = 22800;
+  const int version = facts.nccl.version;
+  const std::string loaded = nccl_version_text(version);
+  if (!has_several_gpus(facts) || version == 0 || facts.build.nccl.empty()) return "";
+  if (version < oldest) return "it takes NCCL 2.28 or later, and " + loaded + " is loaded";
+  if (!facts.build.nccl.starts_with(loaded.substr(0, loaded.rfind('.') + 1))) {
+    return "built with NCCL " + facts.build.nccl + ", and " + loaded +
+           " is loaded; expected the same first two numbers";
+  }
+  const std::size_t gpus = facts.gpu.gpus.size();
+  const auto ranks = static_cast<std::size_t>(facts.mpi.local_ranks);
+  if (gpus > 1 && ranks > gpus) return "ranks share GPUs";  // with one, it may be this rank's own
+  const std::size_t used = ranks > 1 ? std::min(ranks, gpus) : gpus;
+  for (std::size_t a = 0; a < used && !facts.gpu.peers.empty(); ++a) {
+    for (std::size_t b = 0; b < used; ++b) {
+      if (a != b && !facts.gpu.peers[a][b]) return "some GPUs can't read each other's memory";
+    }
+  }
+  const std::string off = value_of(facts.host, "NCCL_P2P_DISABLE");
+  if (!off.empty() && off != "0") return "NCCL_P2P_DISABLE=" + off;
+  return value_of(facts.host, "NCCL_CUMEM_ENABLE") == "0" ? "NCCL_CUMEM_ENABLE=0" : "";
 }
 
 std::string nccl_version_text(int version) {

@@ -103,6 +103,14 @@ struct RankFacts {
 /// All of it.
 [[nodiscard]] RankFacts find_facts();
 
+/// Whether this rank's host has several GPUs for its ranks.
+[[nodiscard]] bool has_several_gpus(const RankFacts& facts) noexcept;
+/// Why its GPUs can't exchange small messages by themselves (generate's --low-latency), as far as can be seen before a
+/// job starts; empty: they may, or there is one only.
+[[nodiscard]] std::string low_latency_trouble(const RankFacts& facts);
+/// Of an environment variable; empty: it is not set.
+[[nodiscard]] std::string value_of(const HostFacts& host, const std::string& name);
+
 /// 13000 -> "13.0"
 [[nodiscard]] std::string cuda_version_text(int version);
 /// 22809 -> "2.28.9"

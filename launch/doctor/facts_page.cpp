@@ -73,6 +73,10 @@ void gpu_facts(TextPage& page, const RankFacts& facts) {
   const NcclFacts& nccl = facts.nccl;
   page.fact("NCCL",
             nccl.version == 0 ? "none (" + nccl.trouble + ")" : nccl_version_text(nccl.version) + ", " + nccl.file);
+  if (has_several_gpus(facts) && nccl.version != 0) {
+    const std::string why = low_latency_trouble(facts);
+    page.fact("low latency", why.empty() ? "the GPUs may exchange small messages by themselves" : "no: " + why);
+  }
   if (gpu.gpus.empty()) return;
   std::vector<std::vector<std::string>> rows;
   for (std::size_t i = 0; i < gpu.gpus.size(); ++i) {

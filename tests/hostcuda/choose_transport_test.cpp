@@ -1,6 +1,7 @@
 #include "launch/choose_transport.hpp"
 
 #include "runtime/engine/agreement.hpp"
+#include "tests/hostcuda/nccl.h"
 #include "tests/mpi_main.hpp"
 
 #include <gtest/gtest.h>
@@ -10,10 +11,12 @@ namespace {
 
 class ChooseTransport : public testing::Test {
  protected:
-  ChosenTransport choose(Transport asked, bool share, std::optional<int> gpu) {
+  ChosenTransport choose(Transport asked, bool share, std::optional<int> gpu,
+                         std::optional<bool> low_latency = std::nullopt) {
     GenerateOptions options;
     options.transport = asked;
     options.share_gpu = share;
+    options.low_latency = low_latency;
     return choose_transport(options, gpu, test_session(), *mpi_);
   }
   std::unique_ptr<Communicator> mpi_ = make_mpi_communicator(test_session(), {});
@@ -32,6 +35,22 @@ TEST_F(ChooseTransport, SharedGpusAreReachedWhenAskedFor) {
   if (!chosen.nccl) return;
   const Inbox inbox = chosen.nccl->exchange(Outbox(static_cast<std::size_t>(mpi_->ranks())), {"dispatch"});
   EXPECT_EQ(inbox.size(), static_cast<std::size_t>(mpi_->ranks()));
+}
+
+TEST_F(ChooseTransport, LowLatencyIsUsedWhenAskedForAndSaysWhyItIsNot) {
+  const bool several = mpi_->ranks() > 1;
+  EXPECT_EQ(choose(Transport::nccl, true, 0, true).low_latency, several);
+  EXPECT_FALSE(choose(Transport::nccl, true, 0, false).low_latency);
+  const ChosenTransport chosen = choose(Transport::nccl, true, 0);
+  EXPECT_EQ(
+      chosen.note.find(chosen.low_latency ? "go by the GPUs alone: " : "go by NCCL's groups: ") != std::string::npos,
+      several);
+  if (!several) return;
+  hostcuda::set_ranks_in_reach(0);
+  EXPECT_NE(choose(Transport::nccl, true, 0).note.find("by the GPUs alone they can't: rank 0: "), std::string::npos);
+  EXPECT_THROW((void)choose(Transport::nccl, true, 0, true), AgreedError);
+  hostcuda::set_ranks_in_reach(2);
+  EXPECT_THROW((void)choose(Transport::mpi, true, 0, true), AgreedError);
 }
 
 TEST_F(ChooseTransport, ARankWithoutGpuIsNamedOnAllRanks) {

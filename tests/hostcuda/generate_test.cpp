@@ -72,6 +72,7 @@ TEST_F(HostCudaGenerateTest, GivesTheCpusTextsOnAGpuThatRanksShare) {
   ASSERT_EQ(generate(COTERIE_HOSTCUDA_PROGRAM, "--device cuda --share-gpu --transport nccl"), 0) << read("log");
   EXPECT_EQ(texts(), expected);
   EXPECT_EQ(json::parse(read("metrics.json"))["job"]["transport"], "nccl");
+  EXPECT_THAT(read("log"), HasSubstr("coterie: small messages go by "));
 }
 
 TEST_F(HostCudaGenerateTest, NcclIsForGpus) {

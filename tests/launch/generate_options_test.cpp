@@ -38,6 +38,9 @@ TEST(GenerateOptions, TransportsHaveNames) {
   EXPECT_EQ(parse({})->transport, Transport::any);
   EXPECT_EQ(parse({"--transport", "nccl"})->transport, Transport::nccl);
   EXPECT_NE(complaint_about({"--transport", "tcp"}).find("expected mpi, nccl or auto"), std::string::npos);
+  EXPECT_EQ(parse({})->low_latency, std::nullopt);
+  EXPECT_EQ(parse({"--low-latency", "on"})->low_latency, true);
+  EXPECT_NE(complaint_about({"--low-latency", "1"}).find("expected on, off or auto"), std::string::npos);
 }
 
 TEST(GenerateOptions, ThreePathsAreEnough) {

@@ -3,6 +3,8 @@
 #include "tests/mpi_main.hpp"
 #include "tests/runtime/test_job.hpp"
 
+#include <cstdlib>
+
 namespace coterie {
 
 std::unique_ptr<Device> make_test_device(const JobOptions& options) {
@@ -11,7 +13,9 @@ std::unique_ptr<Device> make_test_device(const JobOptions& options) {
 
 std::unique_ptr<Communicator> make_test_transport() {
   const bool nccl = on_all_ranks(test_device_is_here() && nccl_trouble().empty());
-  return nccl ? make_nccl_communicator(test_session(), {{}, 0, true}) : make_mpi_communicator(test_session(), {});
+  if (!nccl) return make_mpi_communicator(test_session(), {});
+  const LowLatency low_latency = std::getenv("COTERIE_TEST_LOW_LATENCY") ? LowLatency::on : LowLatency::off;
+  return make_nccl_communicator(test_session(), {{}, 0, true, low_latency});
 }
 
 bool test_device_is_here() {

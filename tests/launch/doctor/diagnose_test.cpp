@@ -116,7 +116,7 @@ TEST(Diagnose, WhatKeepsGpusFromBeingUsed) {
       count(with([](RankFacts& r) { r.gpu.gpus = {r.gpu.gpus[r.mpi.local_rank]}; }), kOnGpus, Weight::problem, ""), 0);
   // A driver that is newer is well, and so is a GPU of a later step of an architecture that is built for.
   EXPECT_EQ(count(with([](RankFacts& r) { r.gpu.cuda = 13000; }), kOnGpus, Weight::problem, ""), 0);
-  EXPECT_EQ(count(with([](RankFacts& r) { r.gpu.gpus[0].capability = 86; }), kOnGpus, Weight::note, ""), 0);
+  EXPECT_EQ(count(with([](RankFacts& r) { r.gpu.gpus[0].capability = 86; }), kOnGpus, Weight::note, "GPU 0"), 0);
   EXPECT_EQ(count(with([](RankFacts& r) { r.gpu.gpus[0].capability = 120; }), kOnGpus, Weight::note, "translates"), 1);
 }
 
@@ -154,6 +154,23 @@ TEST(Diagnose, WhatSlowsGpus) {
   EXPECT_EQ(count(ranks, kOnGpus, Weight::warning, "can't read each other's memory"), 1);
   EXPECT_EQ(count(ranks, kOnGpus, Weight::warning, "NCCL_P2P_DISABLE=1"), 1);
   EXPECT_EQ(count(ranks, kOnGpus, Weight::note, "NV18, SYS"), 1);
+}
+
+TEST(Diagnose, WhetherGpusExchangeSmallMessagesByThemselves) {
+  EXPECT_EQ(count(cluster(2, 8), kOnGpus, Weight::note, "by themselves"), 0);
+  const auto why = [](auto change, const std::string& text) {
+    auto ranks = cluster(1, 8);
+    for (RankFacts& rank : ranks) change(rank);
+    return count(ranks, kOnGpus, Weight::note, "can't exchange small messages by themselves (--low-latency): " + text);
+  };
+  EXPECT_EQ(why([](RankFacts& r) { r.nccl.version = 22703; }, "it takes NCCL 2.28 or later, and 2.27.3 is loaded"), 1);
+  EXPECT_EQ(why([](RankFacts& r) { r.nccl.version = 23001; }, "built with NCCL 2.28.9, and 2.30.1 is loaded"), 1);
+  EXPECT_EQ(why([](RankFacts& r) { r.gpu.peers[1][5] = false; }, "some GPUs can't read"), 1);
+  auto shared = cluster(1, 8);
+  for (RankFacts& rank : shared) rank.gpu.gpus.resize(4);
+  EXPECT_EQ(count(shared, {WantedJob::Device::cuda, true}, Weight::note, "by themselves (--low-latency): ranks share"),
+            1);
+  EXPECT_EQ(why([](RankFacts& r) { r.host.environment = {{"NCCL_CUMEM_ENABLE", "0"}}; }, "NCCL_CUMEM_ENABLE=0"), 1);
 }
 
 TEST(Diagnose, LimitsOfTheHost) {
