@@ -1,5 +1,7 @@
 // Times what an exchange between GPUs takes from rows on a device to rows on another: packing, exchange, unpacking;
-// over NCCL, where messages stay in the GPUs' memory, beside MPI and the hosts' memory, interleaved in one run. Packing
+// over NCCL, where messages stay in the GPUs' memory, by its groups and, where they reach one another, by the GPUs
+// alone
+// (--low-latency), beside MPI and the hosts' memory, interleaved in one run. Packing
 // and unpacking alone are set beside the rate at which the device copies. usage: mpirun -n P nccl_bench [batches]; each
 // rank takes the GPU of its number on its host.
 #include "comm/nccl.hpp"
@@ -41,8 +43,10 @@ double quantile(std::vector<double> values, double q) {
 
 class Bench {
  public:
-  Bench(Communicator& nccl, Communicator& mpi, Device& device, int batches)
+  /// `alone`: by the GPUs alone; may be null.
+  Bench(Communicator& nccl, Communicator* alone, Communicator& mpi, Device& device, int batches)
       : nccl_(nccl),
+        alone_(alone),
         mpi_(mpi),
         device_(device),
         batches_(batches),
@@ -70,9 +74,10 @@ class Bench {
       unpack(own);
     };
     const int calls = rows <= 16 ? 100 : 10;
-    std::vector<double> over_nccl, over_mpi, alone;
+    std::vector<double> over_nccl, over_mpi, alone, by_gpus;
     for (int batch = 0; batch < batches_; ++batch) {
       over_nccl.push_back(time_of(nccl_, device_, calls, [&] { whole(nccl_); }));
+      if (alone_ != nullptr) by_gpus.push_back(time_of(*alone_, device_, calls, [&] { whole(*alone_); }));
       over_mpi.push_back(time_of(mpi_, device_, calls, [&] { whole(mpi_); }));
       alone.push_back(time_of(nccl_, device_, calls, on_device));
     }
@@ -80,9 +85,15 @@ class Bench {
     const double bytes =
         static_cast<double>(rows * (nccl_.ranks() - 1)) * kHidden * static_cast<double>(size_of(x_.type));
     const double median = quantile(over_nccl, 0.5), by_mpi = quantile(over_mpi, 0.5);
-    std::printf("%9ld %10.1f %8.1f..%-8.1f %8.2f %10.1f %8.2f %12.0f\n", static_cast<long>(rows), 1e6 * median,
+    std::printf("%9ld %10.1f %8.1f..%-8.1f %8.2f %10.1f %8.2f %12.0f", static_cast<long>(rows), 1e6 * median,
                 1e6 * quantile(over_nccl, 0.1), 1e6 * quantile(over_nccl, 0.9), 1e-9 * bytes / median, 1e6 * by_mpi,
                 by_mpi / median, 100 * 4 * bytes / quantile(alone, 0.5) / copy_);
+    if (alone_ != nullptr) {
+      const double fast = quantile(by_gpus, 0.5);
+      std::printf(" %10.1f %8.1f..%-8.1f %8.2f", 1e6 * fast, 1e6 * quantile(by_gpus, 0.1), 1e6 * quantile(by_gpus, 0.9),
+                  median / fast);
+    }
+    std::printf("\n");
   }
 
  private:
@@ -111,6 +122,7 @@ class Bench {
   }
 
   Communicator& nccl_;
+  Communicator* alone_;
   Communicator& mpi_;
   Device& device_;
   int batches_;
@@ -130,15 +142,18 @@ int main(int argc, char** argv) {
   const auto nodes = mpi->node_of_rank();
   const auto gpu = static_cast<int>(std::count(nodes.begin(), nodes.begin() + mpi->rank(), nodes[mpi->rank()]));
   const auto nccl = coterie::make_nccl_communicator(session, {{}, gpu, false});
+  coterie::LowLatencyFound found;
+  const auto alone = coterie::make_nccl_communicator(session, {{}, gpu, false, coterie::LowLatency::on}, &found);
   const auto device = coterie::make_cuda_device({DType::bf16, 1, DType::bf16}, gpu);
   device->reserve(std::size_t{4} << 30, std::size_t{4} << 30);
-  coterie::Bench bench(*nccl, *mpi, *device, argc > 1 ? std::atoi(argv[1]) : 15);
+  coterie::Bench bench(*nccl, found.used ? alone.get() : nullptr, *mpi, *device, argc > 1 ? std::atoi(argv[1]) : 15);
   if (mpi->rank() == 0) {
     std::printf(
         "%d ranks, rows of %ld bf16 numbers; microseconds from rows to rows on rank 0, median over batches (NCCL: 10 "
-        "%%..90 %%); packing and unpacking alone, in %% of a copy\n%9s %10s %18s %8s %10s %8s %12s\n",
+        "%%..90 %%); packing and unpacking alone, in %% of a copy\n%9s %10s %18s %8s %10s %8s %12s %10s %18s %8s\n",
         mpi->ranks(), static_cast<long>(coterie::kHidden), "rows/pair", "NCCL", "", "GB/s/rank", "MPI", "MPI/NCCL",
-        "% of a copy");
+        "% of a copy", found.used ? "GPUs alone" : "", "", found.used ? "NCCL/it" : "");
+    if (!found.used) std::printf("without the GPUs alone: %s\n", found.trouble.c_str());
   }
   for (const std::int64_t rows : {0, 1, 4, 16, 64, 256, 1024, 4096}) bench.rows(rows);
 }
