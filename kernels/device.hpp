@@ -54,6 +54,7 @@ struct Gating {
   float alpha = 1;
   float offset = 0;
   float limit = 0;  ///< gate is limited to at most this, up to [-limit, limit]; 0: neither
+  bool operator==(const Gating&) const = default;
 };
 
 /// A gated expert: y = down (gating(gate x, up x)), each product with its bias where there is one.
@@ -128,6 +129,7 @@ struct RouterOptions {
   GroupScore group_score = GroupScore::largest;
   float top_p = 1;       ///< fewer than top_k, as soon as the scores of the chosen reach this sum; 1: always top_k
   int null_experts = 0;  ///< the last so many outputs are no experts: they may be chosen, and leave their place empty
+  bool operator==(const RouterOptions&) const = default;
 };
 
 /// A router's biases, (1, experts) each in f32; without data: none.
@@ -205,6 +207,7 @@ struct DeviceOptions {
   DType weights = DType::f32;  ///< how weights are kept; sums are f32 either way
   int threads = 1;             ///< of a CPU
   DType activations = DType::f32;
+  bool graphs = true;  ///< of a GPU: what is repeated goes as one graph
 };
 
 /// All activations are Tensors of activation_type() in memory that allocate() gave or that the transport reads and
@@ -241,6 +244,9 @@ class Device {
   /// What a stream of the same kind is given from here on waits for what was asked for so far; and the other way round.
   virtual void precede(CUstream_st* /*stream*/) {}
   virtual void follow(CUstream_st* /*stream*/) {}
+  /// Runs `body`, once. Bodies with the same key ask mostly for the same: a device may learn it and put it to work at
+  /// once when the body ends, or where it waits. What the body gives to copy() and to kernels is still there then.
+  virtual void repeat(std::uint64_t /*key*/, const std::function<void()>& body) { body(); }
   /// Uninitialised, dense, in memory that `memory` receives.
   [[nodiscard]] Tensor allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memory);
 

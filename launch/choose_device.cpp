@@ -57,7 +57,7 @@ std::optional<int> choose_gpu(const GenerateOptions& options, Communicator& comm
 }
 
 std::unique_ptr<Device> make_device(const GenerateOptions& options, std::optional<int> gpu) {
-  const DeviceOptions device{options.dtype, options.threads, gpu ? options.dtype : DType::f32};
+  const DeviceOptions device{options.dtype, options.threads, gpu ? options.dtype : DType::f32, options.cuda_graphs};
   return gpu ? make_cuda_device(device, *gpu, options.expert_kernels) : make_cpu_device(device);
 }
 

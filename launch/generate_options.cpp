@@ -45,8 +45,9 @@ po::options_description all_options() {
       "experts-per-token", text("N"), "experts that each token takes, whatever the model's config says")(
       "device", text("KIND", "cpu"), "cpu, cuda (a GPU for each rank of a node), or auto")(
       "expert-kernels", text("KIND", "auto"), "auto, mma, wgmma, or cublas where faster (last bits then vary)")(
-      "share-gpu", "ranks of a node may share its GPUs")("threads", text("N", std::to_string(defaults.threads)),
-                                                         "threads of a rank on the CPU")(
+      "share-gpu", "ranks of a node may share its GPUs")(
+      "cuda-graphs", text("on|off", "on"), "on: a GPU gets a decode step like one before at once (one rank)")(
+      "threads", text("N", std::to_string(defaults.threads)), "threads of a rank on the CPU")(
       "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");
   coherence.add_options()("coherence", text("DOMAIN", "rank"),
                           "how far a token goes on from its experts: rank, node, world or auto")(
@@ -257,6 +258,9 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   if (when == low_latency.end()) throw bad_option("low-latency", given.text("low-latency"), "on, off or auto");
   o.low_latency = when->second;
   o.share_gpu = values.count("share-gpu") != 0;
+  const std::string graphs = given.text("cuda-graphs");
+  if (graphs != "on" && graphs != "off") throw bad_option("cuda-graphs", graphs, "on or off");
+  o.cuda_graphs = graphs == "on";
   if (!given.text("experts-per-token").empty()) {
     o.experts_per_token = static_cast<int>(given.count("experts-per-token"));
   }

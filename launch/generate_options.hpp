@@ -29,6 +29,7 @@ struct GenerateOptions {
   DeviceKind device = DeviceKind::cpu;
   ExpertKernels expert_kernels = ExpertKernels::best;  ///< of a GPU
   bool share_gpu = false;                              ///< also by more ranks of a node than it has GPUs
+  bool cuda_graphs = true;
   Transport transport = Transport::any;
   std::optional<bool> low_latency;  ///< small messages by kernels that store into other GPUs; nothing: where faster
 

@@ -29,6 +29,7 @@ struct Layout {
   [[nodiscard]] __device__ std::int64_t at(std::int64_t token, std::int64_t column) const {
     return (column >> shift) * group_stride + token * token_stride + (column & ((1 << shift) - 1));
   }
+  bool operator==(const Layout&) const = default;
 };
 
 /// Rows of one sequence that a block attends for, with some or all of the heads that share one of K and V.
@@ -73,6 +74,7 @@ struct AttendCall {
   float* sums;     ///< (slots, heads, parts, v_columns)
   float* largest;  ///< (slots, heads, parts)
   float* weights;  ///< the same: sum of exp(score - largest)
+  bool operator==(const AttendCall&) const = default;
 };
 
 /// Scores of one position for all the block's queries, in order of columns.
@@ -199,6 +201,7 @@ struct AddCall {
   const T* sinks;  ///< (heads), or none
   int heads, parts, v_columns, window;
   Matrix<T> out;
+  bool operator==(const AddCall&) const = default;
 };
 
 /// Block (slot, head): adds up its parts, in their order.
@@ -252,6 +255,13 @@ Layout row_layout(std::int64_t columns) {
   return {3, 8, columns};
 }
 
+/// At least `count`, and few different numbers: what steps ask for rarely differs then.
+std::int64_t roomy(std::int64_t count) {
+  const auto step =
+      std::max<std::int64_t>(1, static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(count)) / 4));
+  return (count + step - 1) / step * step;
+}
+
 /// call.operator()<Queries>() with the least power of two that is at least `queries`.
 template <int Queries = 1, class Call>
 void with_queries(int queries, const Call& call) {
@@ -290,7 +300,7 @@ void CudaDevice::write_kv(const Tensor& k, const Tensor& v, std::span<const Sequ
       places[static_cast<std::size_t>(sequence.first_row + r)] = block * tokens + position % tokens;
     }
   }
-  const std::int64_t* on_device = rows_.put(std::span<const std::int64_t>(places));
+  const std::int64_t* on_device = places_.keep(std::span<const std::int64_t>(places));
   with_type(type, [&]<class T>(T) {
     const auto store = [&](const Tensor& rows, const Layout& layout, std::byte* to) {
       launch(store_rows<T>, static_cast<unsigned>(rows.rows), attend_threads, 0, stream_, as_matrix<const T>(rows),
@@ -372,11 +382,12 @@ void CudaDevice::attend(const Attention& call, std::span<const SequenceRows> seq
   if (tiles.empty()) return;
   std::int64_t longest = 0;
   for (const Slot& slot : slots) longest = std::max(longest, slot.position + 1);
-  const std::int64_t parts = (longest + part_positions - 1) / part_positions;
+  const std::int64_t parts = roomy((longest + part_positions - 1) / part_positions);
   const std::int64_t slot_numbers = call.heads * parts * (call.v_columns + 2);
   const std::int64_t most_slots = std::max<std::int64_t>(rows_a_block, most_partial / slot_numbers);
-  const std::int32_t* blocks = tables_.put(std::span<const std::int32_t>(tables));
-  const Slot* all_slots = more_rows_.put(std::span<const Slot>(slots));
+  tables.resize(static_cast<std::size_t>(roomy(std::ssize(tables) + 63)));
+  const std::int32_t* blocks = tables_.keep(std::span<const std::int32_t>(tables));
+  const Slot* all_slots = slots_.keep(std::span<const Slot>(slots));
   const auto shares = static_cast<unsigned>((group + heads_a_block - 1) / heads_a_block);
   const int key_columns = call.kv_heads * columns;
 
@@ -391,7 +402,7 @@ void CudaDevice::attend(const Attention& call, std::span<const SequenceRows> seq
     }
     const std::int64_t sums = count * call.heads * parts;
     float* partial = partial_.get<float>(sums * (call.v_columns + 2));
-    const Tile* some_tiles = rows_.put(std::span<const Tile>(tiles).subspan(first, last - first));
+    const Tile* some_tiles = tiles_.keep(std::span<const Tile>(tiles).subspan(first, last - first));
     with_type(options_.activations, [&]<class T>(T) {
       const AttendCall<T> attend{as_matrix<const T>(call.q),
                                  as_matrix<const T>(call.q_more),

@@ -18,10 +18,9 @@ constexpr std::size_t least_pinned = std::size_t{1} << 20;  // bytes
 }  // namespace
 
 CudaDevice::CudaDevice(const DeviceOptions& options, int index, ExpertKernels experts)
-    : options_(options), index_(index) {
+    : options_(options), index_(index), queue_(std::make_shared<CudaQueue>(index, options.graphs)) {
   require(options.weights == DType::bf16 || options.activations == DType::f32,
           "activations in bf16 need weights in bf16");
-  check(cudaSetDevice(index), "choosing the device");
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, index), "the device's properties");
   processors_ = properties.multiProcessorCount;
@@ -32,7 +31,6 @@ CudaDevice::CudaDevice(const DeviceOptions& options, int index, ExpertKernels ex
                              std::to_string(properties.minor));
   }
   wgmma_ = can && (experts == ExpertKernels::best || experts == ExpertKernels::wgmma);
-  check(cudaStreamCreate(&stream_), "a stream");
   if (experts != ExpertKernels::cublas) return;
   if (options.weights != options.activations) {
     throw std::runtime_error("experts by cuBLAS need weights and activations of one type");
@@ -43,7 +41,6 @@ CudaDevice::CudaDevice(const DeviceOptions& options, int index, ExpertKernels ex
 CudaDevice::~CudaDevice() {
   (void)cudaStreamSynchronize(stream_);
   cublas_.reset();
-  (void)cudaStreamDestroy(stream_);
 }
 
 std::string CudaDevice::name() const {
@@ -53,11 +50,17 @@ std::string CudaDevice::name() const {
 }
 
 DeviceMemory CudaDevice::allocate(std::size_t bytes) {
-  return {memory_->take(bytes), [arena = memory_](std::byte* memory) { arena->give(memory); }};
+  return {memory_->take(bytes), [arena = memory_, queue = queue_](std::byte* memory) {
+            queue->break_off();
+            arena->give(memory);
+          }};
 }
 
 DeviceMemory CudaDevice::allocate_shared(std::size_t bytes) {
-  return {pinned_->take(bytes), [arena = pinned_](std::byte* memory) { arena->give(memory); }};
+  return {pinned_->take(bytes), [arena = pinned_, queue = queue_](std::byte* memory) {
+            queue->break_off();
+            arena->give(memory);
+          }};
 }
 
 void CudaDevice::reserve(std::size_t bytes, std::size_t shared) {
@@ -114,10 +117,11 @@ void CudaDevice::follow(cudaStream_t stream) {
 void CudaDevice::copy(std::span<const std::byte> from, std::span<std::byte> to) {
   require(from.size() == to.size(), "copy: the sizes differ");
   if (from.empty()) return;
-  check(cudaMemcpyAsync(to.data(), from.data(), from.size(), cudaMemcpyDefault, stream_), "a copy");
+  stream_.copy(to.data(), from.data(), from.size(), cudaMemcpyDefault);
 }
 
 std::byte* CudaDevice::Buffer::reserve(std::size_t bytes) {
+  kept_.clear();
   if (bytes > size_ || !memory_) {
     memory_.reset();
     memory_ = device_.allocate(bytes + bytes / 4);
@@ -126,19 +130,21 @@ std::byte* CudaDevice::Buffer::reserve(std::size_t bytes) {
   return memory_.get();
 }
 
+bool CudaDevice::Buffer::holds(std::span<const std::byte> bytes) const {
+  return !bytes.empty() && kept_at_ == device_.stretch_ && std::ranges::equal(kept_, bytes);
+}
+
 void CudaDevice::send(const void* from, std::size_t bytes, void* to) {
   if (bytes == 0) return;
-  if (sent_ + bytes > sending_size_) {
+  if (const std::size_t all = sent_ + bytes; all > sending_size_) {
     if (sent_ > 0) wait();
-    if (bytes > sending_size_) {
-      sending_size_ = std::max(least_pinned, 2 * bytes);
-      sending_ = allocate_shared(sending_size_);
-    }
+    sending_size_ = std::max(least_pinned, 2 * all);
+    sending_ = allocate_shared(sending_size_);
   }
   std::byte* const place = sending_.get() + sent_;
   sent_ += (bytes + 63) / 64 * 64;
   std::memcpy(place, from, bytes);
-  check(cudaMemcpyAsync(to, place, bytes, cudaMemcpyHostToDevice, stream_), "a copy to the device");
+  stream_.copy(to, place, bytes, cudaMemcpyHostToDevice);
 }
 
 const std::byte* CudaDevice::fetch(const Bytes2D& from) {

@@ -119,6 +119,7 @@ class CudaDevice final : public Device {
   void precede(cudaStream_t stream) override;
   void follow(cudaStream_t stream) override;
   void copy(std::span<const std::byte> from, std::span<std::byte> to) override;
+  void repeat(std::uint64_t key, const std::function<void()>& body) override { stream_.repeat(key, body); }
   void upload(std::span<const float> host, const Tensor& out) override;
   void download(const Tensor& in, std::span<float> host) override;
 
@@ -178,12 +179,26 @@ class CudaDevice final : public Device {
       device_.send(host.data(), host.size_bytes(), to);
       return to;
     }
+    /// The same for what kernels only read: it isn't sent again where it was the last since the host waited, as when
+    /// all layers of a step take the same.
+    template <class T>
+    [[nodiscard]] const T* keep(std::span<const T> host) {
+      const auto bytes = std::as_bytes(host);
+      if (holds(bytes)) return reinterpret_cast<const T*>(memory_.get());
+      const T* to = put(host);
+      kept_.assign(bytes.begin(), bytes.end());
+      kept_at_ = device_.stretch_;
+      return to;
+    }
 
    private:
     std::byte* reserve(std::size_t bytes);
+    [[nodiscard]] bool holds(std::span<const std::byte> bytes) const;
     CudaDevice& device_;
     DeviceMemory memory_;
     std::size_t size_ = 0;
+    std::vector<std::byte> kept_;  ///< what keep() sent last, or nothing
+    std::uint64_t kept_at_ = 0;    ///< the device's stretch then
   };
 
   struct DestroyEvent {
@@ -232,7 +247,8 @@ class CudaDevice final : public Device {
   int index_;
   std::shared_ptr<CudaArena> memory_ = std::make_shared<CudaArena>(CudaArena::Kind::device);
   std::shared_ptr<CudaArena> pinned_ = std::make_shared<CudaArena>(CudaArena::Kind::pinned);
-  cudaStream_t stream_ = nullptr;
+  std::shared_ptr<CudaQueue> queue_;  ///< also of whoever frees memory
+  CudaQueue& stream_ = *queue_;
   bool wgmma_ = false;                      ///< experts are packed for it
   std::unique_ptr<CublasProducts> cublas_;  ///< or none
   MeasuredChoice by_cublas_;                ///< or by mma
@@ -252,9 +268,14 @@ class CudaDevice final : public Device {
   Buffer rows_{*this};  ///< of what is done row by row
   Buffer more_rows_{*this};
   Buffer products_{*this};
-  Buffer hidden_{*this};   ///< what lies between two products
-  Buffer groups_{*this};   ///< what group() gave last
-  Buffer pairs_{*this};    ///< rows of such groups
+  Buffer hidden_{*this};  ///< what lies between two products
+  Buffer groups_{*this};  ///< what group() gave last
+  Buffer pairs_{*this};   ///< rows of such groups
+  Buffer positions_{*this};
+  Buffer frequencies_{*this};
+  Buffer places_{*this};   ///< of keys and values
+  Buffer tiles_{*this};    ///< of attention
+  Buffer slots_{*this};    ///< the same
   Buffer tables_{*this};   ///< of attention: blocks of all sequences
   Buffer partial_{*this};  ///< of attention: sums of each part of the positions
 };

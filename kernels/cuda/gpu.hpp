@@ -1,6 +1,7 @@
 // What device code and the host's code around it share: errors, launches, numbers of either type.
 #pragma once
 
+#include "kernels/cuda/cuda_queue.hpp"
 #include "kernels/tensor.hpp"
 
 #include <cuda_bf16.h>
@@ -25,16 +26,17 @@ inline void check(cudaError_t error, const char* what) {
 
 /// Starts a kernel; does nothing for an empty grid.
 template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, CudaQueue& queue,
+            Arguments... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  queue.submit(KernelWork<Parameters...>(kernel, grid, block, shared_bytes, static_cast<Parameters>(arguments)...));
+  check(cudaGetLastError(), "a kernel's launch");
+}
+template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
             Arguments... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-#ifdef COTERIE_HOSTCUDA
-  hostcuda::launch(
-      grid, block, shared_bytes, stream, [=] { kernel(static_cast<Parameters>(arguments)...); },
-      reinterpret_cast<const void*>(kernel));
-#else
-  kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
-#endif
+  KernelWork<Parameters...>(kernel, grid, block, shared_bytes, static_cast<Parameters>(arguments)...).start(stream);
   check(cudaGetLastError(), "a kernel's launch");
 }
 
@@ -69,6 +71,7 @@ struct Matrix {
   T* data;
   std::int64_t stride;
   [[nodiscard]] __device__ T* row(std::int64_t r) const { return data + r * stride; }
+  bool operator==(const Matrix&) const = default;
 };
 template <class T>
 [[nodiscard]] Matrix<T> as_matrix(const Tensor& tensor) {

@@ -211,6 +211,7 @@ struct GroupCall {
   Matrix<float> both;
   Matrix<T> middle;
   Matrix<T> out;
+  bool operator==(const GroupCall&) const = default;
 };
 /// (count) each.
 template <class T, class Weight>
@@ -219,6 +220,7 @@ struct GroupTables {
   Task<T, Weight, T>* down;
   GatedGroup* gated;
   GatedGroup* biased;
+  bool operator==(const GroupTables&) const = default;
 };
 
 /// By one block.

@@ -38,6 +38,7 @@ struct RouteCall {
   int tile;               ///< rows of a block
   int count;              ///< of experts that are counted
   std::int32_t* counts;   ///< (blocks, count): how often each block's rows chose each; or none
+  bool operator==(const RouteCall&) const = default;
 };
 
 __device__ float never() {
@@ -250,6 +251,7 @@ struct PlaceCall {
   std::int32_t* first;  ///< these as in RowGroups
   std::int32_t* row;
   std::int32_t* place;
+  bool operator==(const PlaceCall&) const = default;
 };
 
 /// Block b: where the choices of its rows go.

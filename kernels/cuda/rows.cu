@@ -114,6 +114,7 @@ struct RotaryCall {
   std::int64_t heads;
   float scale;
   bool interleaved;
+  bool operator==(const RotaryCall&) const = default;
 };
 
 template <class T>
@@ -293,8 +294,8 @@ void CudaDevice::rotary(const Tensor& x, int head_dim, const Rotary& rotary, std
   require(head_dim > 0 && x.cols % head_dim == 0, "rotary: the columns are no whole heads");
   require(2 * half <= head_dim, "rotary: more frequencies than pairs in a head");
   if (half == 0) return;
-  const std::int64_t* at = rows_.put(positions);
-  const RotaryCall call{more_rows_.put(std::span<const float>(rotary.inverse_frequencies)),
+  const std::int64_t* at = positions_.keep(positions);
+  const RotaryCall call{frequencies_.keep(std::span<const float>(rotary.inverse_frequencies)),
                         half,
                         head_dim,
                         x.cols / head_dim,

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <climits>
+#include <cstring>
 #include <vector>
 
 namespace coterie {
@@ -44,6 +45,9 @@ struct ExpertTask {
 struct RowMaps {
   CUtensorMap many;
   CUtensorMap few;
+  bool operator==(const RowMaps& other) const {
+    return std::memcmp(&many, &other.many, sizeof many) == 0 && std::memcmp(&few, &other.few, sizeof few) == 0;
+  }
 };
 
 struct ProductSizes {
@@ -52,6 +56,7 @@ struct ProductSizes {
   int steps;    ///< of `slab_step` inputs
   int outputs;  ///< columns of what is written
   bool wide;    ///< rows of what is written lie on 16 bytes
+  bool operator==(const ProductSizes&) const = default;
 };
 
 struct Tile {

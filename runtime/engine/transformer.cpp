@@ -56,7 +56,13 @@ Transformer::Transformer(const ModelSpec& spec, const Weights& weights, KvPool& 
 
 Logits Transformer::forward(const Batch& batch, std::int64_t step, const RoutingObserver& observe) {
   if (!own_.empty() && !observe) {
-    Logits logits = forward_alone(batch, step);
+    Logits logits;
+    const auto body = [&] { logits = forward_alone(batch, step); };
+    if (context_.metrics.kind == StepKind::decode) {
+      context_.device.repeat(static_cast<std::uint64_t>(batch.rows()), body);
+    } else {
+      body();
+    }
     forward_ = context_.device.stretch();
     return logits;
   }

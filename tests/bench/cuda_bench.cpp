@@ -1,6 +1,7 @@
 // Times a GPU's operations in bf16, each call by itself and with cold caches, from the call to its end as the host sees
 // it: grouped experts by each kernel that there is beside cuBLAS (a loop of calls, and grouped calls) and the rate of
-// one dense product, rows and attention beside a copy inside the device's memory, the router, sampling.
+// one dense product, rows and attention beside a copy inside the device's memory, the router, sampling, decode
+// steps with and without CUDA graphs.
 // usage: cuda_bench [largest]; largest: GiB of experts' weights at a time (23), which it keeps twice
 #include "kernels/cuda_devices.hpp"
 #include "tests/bench/cublas_loop.hpp"
@@ -136,6 +137,80 @@ class CudaBench {
     std::printf("%3ld rows of %6ld: greedy %8.1f us, drawn %8.1f us, from top 50 %8.1f us, from top 95 %% %8.1f us\n",
                 static_cast<long>(rows), static_cast<long>(vocabulary), 1e6 * times[0], 1e6 * times[1], 1e6 * times[2],
                 1e6 * times[3]);
+  }
+
+  /// Layers as those of a decode step, each with memory of its own, given to the GPU one by one and as a graph.
+  void step(const Model& model, int layers, int count, int top_k, int batch, int context) {
+    constexpr int heads = 32, kv_heads = 8, head_dim = 128, tokens = 16;
+    constexpr std::int64_t width = std::int64_t{kv_heads} * head_dim, all = (heads + 2 * kv_heads) * head_dim;
+    const std::int64_t blocks = (context + tokens - 1) / tokens;
+    struct Layer {
+      std::unique_ptr<PackedMatrix> qkv, out, router;
+      std::vector<ExpertWeights> experts;
+      std::unique_ptr<ExpertSet> set;
+      Array keys, values;
+    };
+    Device& device = wgmma_ ? *wgmma_ : *device_;
+    std::vector<Layer> all_layers(static_cast<std::size_t>(layers));
+    for (Layer& layer : all_layers) {
+      layer.qkv = matrix(all, model.hidden, device, WeightUse::linear);
+      layer.out = matrix(model.hidden, heads * head_dim, device, WeightUse::linear);
+      layer.router = matrix(count, model.hidden, device, WeightUse::linear);
+      layer.experts = copies(model, count, device);
+      std::vector<const ExpertWeights*> pointers;
+      for (const ExpertWeights& expert : layer.experts) pointers.push_back(&expert);
+      layer.set = device.expert_set(pointers);
+      layer.keys = array(blocks * batch, tokens * width);
+      layer.values = array(blocks * batch, tokens * width);
+    }
+    std::vector<std::int32_t> ids(static_cast<std::size_t>(blocks * batch));
+    std::iota(ids.begin(), ids.end(), 0);
+    std::vector<SequenceRows> sequences;
+    for (int s = 0; s < batch; ++s) {
+      sequences.push_back(
+          {s, 1, context - 1,
+           std::span(ids).subspan(static_cast<std::size_t>(s * blocks), static_cast<std::size_t>(blocks))});
+    }
+    const std::vector<std::int64_t> positions(static_cast<std::size_t>(batch), context - 1);
+    const Rotary rotary{std::vector<float>(head_dim / 2, 0.5F)};
+    const Array norm = array(1, model.hidden), x = array(batch, model.hidden), normed = array(batch, model.hidden);
+    const Array qkv = array(batch, all), out = array(batch, heads * head_dim);
+    const Tensor q = qkv.tensor.col_range(0, heads * head_dim);
+    const Tensor k = qkv.tensor.col_range(heads * head_dim, width);
+    const Tensor v = qkv.tensor.col_range(heads * head_dim + width, width);
+    const auto body = [&] {
+      for (const Layer& layer : all_layers) {
+        const KvCache cache{layer.keys.tensor.data, layer.values.tensor.data, tokens, head_dim};
+        device.rms_norm(x.tensor, norm.tensor, 1e-6F, normed.tensor);
+        device.linear(normed.tensor, *layer.qkv, qkv.tensor);
+        device.rotary(q, head_dim, rotary, positions);
+        device.rotary(k, head_dim, rotary, positions);
+        device.write_kv(k, v, sequences, cache);
+        device.attention(q, cache, sequences, {heads, kv_heads, head_dim, 0.1F, 0}, out.tensor);
+        device.linear(out.tensor, *layer.out, x.tensor, true);
+        device.rms_norm(x.tensor, norm.tensor, 1e-6F, normed.tensor);
+        const RowGroups groups = device.group(normed.tensor, *layer.router, {.top_k = top_k}, {});
+        device.add_experts(normed.tensor, groups, *layer.set, 1, x.tensor);
+      }
+    };
+    const auto times = time_in_turn({[&] {
+                                       body();
+                                       device.wait();
+                                     },
+                                     [&] {
+                                       device.repeat(1, body);
+                                       device.wait();
+                                     }});
+    const double bytes = 2.0 * layers *
+                         (static_cast<double>(model.hidden) *
+                              static_cast<double>(all + heads * head_dim + 3 * model.intermediate * count) +
+                          2.0 * static_cast<double>(width) * context * batch);
+    std::printf(
+        "%d layers of %s, %d sequences at %d: %8.1f us one by one, %8.1f us as a graph: %5.0f GB/s, %3.0f %% of a "
+        "copy\n",
+        layers, model.name, batch, context, 1e6 * times[0], 1e6 * times[1], 1e-9 * bytes / times[1],
+        100 * bytes / times[1] / copy_);
+    memory_.clear();
   }
 
  private:
@@ -324,6 +399,9 @@ int run(double largest) {
   }
   std::printf("\nsampling, the way to the host included\n");
   for (const std::int64_t batch : {1, 64, 256}) bench.sampling(batch, 128'256);
+  std::printf("\na decode step but for its head, every expert with rows\n");
+  bench.step(kModels[0], 4, 8, 2, 64, 1024);
+  bench.step(kModels[3], 4, 128, 8, 256, 1024);
   return 0;
 }
 

@@ -74,12 +74,14 @@ template <class T>
 /// A copy as a network card makes it, from or to memory of the host or the device.
 void copy_between(void* to, const void* from, std::size_t bytes);
 
-/// What the host has asked for so far that holds it up.
+/// What the host has asked for so far.
 struct Calls {
   std::int64_t allocations = 0;  ///< of the device's or pinned memory
   std::int64_t frees = 0;        ///< the same; they wait for the device
   std::int64_t waits = 0;        ///< for streams
   std::int64_t bytes_to_host = 0;
+  std::int64_t pieces = 0;           ///< kernels and copies, each given to a stream by itself
+  std::int64_t graphs = 0;           ///< started
   std::int64_t pageable_copies = 0;  ///< whose end on the host isn't pinned: the driver copies once more, and may wait
 };
 [[nodiscard]] Calls calls();
@@ -147,6 +149,8 @@ inline float __fdividef(float x, float y) {
 // The functions of the CUDA runtime that the project calls.
 using cudaStream_t = struct CUstream_st*;
 using cudaEvent_t = struct CUevent_st*;
+using cudaGraph_t = struct CUgraph_st*;
+using cudaGraphExec_t = struct CUgraphExec_st*;
 namespace hostcuda {
 /// Puts work on a stream: called, when its turn has come, until it says that it is done.
 void enqueue(cudaStream_t stream, std::function<bool()> work);
@@ -198,6 +202,14 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value);
 cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** function, unsigned version,
                                              unsigned long long flags, cudaDriverEntryPointQueryResult* found);
+// While a stream is captured the host may neither wait nor take or give back memory.
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* started, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);

@@ -1,4 +1,5 @@
-// What a decode step asks of CUDA once memory is reserved and a step like it was done: what the host waits for.
+// What a decode step asks of CUDA once memory is reserved and a step like it was done: what the host waits for, and in
+// how many pieces the GPU gets it.
 #include "comm/communicator.hpp"
 #include "tests/mpi_main.hpp"
 #include "tests/runtime/test_job.hpp"
@@ -97,19 +98,33 @@ TEST_P(StepCalls, OfADecodeStep) {
 
 TEST_P(StepCalls, OfAStepAlone) {
   if (test_session().ranks() > 1) return;
+  const auto tokens = run(options()).tokens;
   std::vector<hostcuda::Calls> after;  // each step
-  JobOptions unwatched = options();
-  unwatched.watched = false;
-  unwatched.on_step = [&] { after.push_back(hostcuda::calls()); };
-  const JobResult result = run(unwatched);
-  EXPECT_EQ(result.tokens, run(options()).tokens);
+  JobOptions alone = options();
+  alone.watched = false;
+  alone.on_step = [&] { after.push_back(hostcuda::calls()); };
+  const JobResult result = run(alone);
+  EXPECT_EQ(result.tokens, tokens);
   ASSERT_GE(result.decode_steps, 6);
   for (auto step = after.end() - 4; step + 1 < after.end(); ++step) {  // the last one has no rows
     EXPECT_EQ(step->waits, (step - 1)->waits + 1) << "for what comes out";
     EXPECT_EQ(step->allocations, (step - 1)->allocations);
     EXPECT_EQ(step->frees, (step - 1)->frees);
     EXPECT_EQ(step->pageable_copies, (step - 1)->pageable_copies);
+    EXPECT_EQ(step->graphs, (step - 1)->graphs + 1);
+    EXPECT_LE(step->pieces, (step - 1)->pieces + 5) << "what chooses tokens";
   }
+
+  // Sequences come and go, with and without graphs.
+  alone.scheduler.max_batch_size = 2;
+  alone.on_step = {};
+  const std::int64_t graphs = hostcuda::calls().graphs;
+  EXPECT_EQ(run(alone).tokens, tokens);
+  EXPECT_GT(hostcuda::calls().graphs, graphs + 4);
+  alone.graphs = false;
+  const std::int64_t before = hostcuda::calls().graphs;
+  EXPECT_EQ(run(alone).tokens, tokens);
+  EXPECT_EQ(hostcuda::calls().graphs, before);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, StepCalls,

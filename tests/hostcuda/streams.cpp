@@ -13,8 +13,16 @@
 #include <utility>
 #include <vector>
 
+struct CUgraph_st {
+  std::vector<std::function<void(cudaStream_t)>> work;  ///< each puts itself on a stream
+};
+struct CUgraphExec_st {
+  CUgraph_st graph;
+};
+
 struct CUstream_st {
   std::deque<std::function<bool()>> work;  ///< each says whether it is done
+  std::unique_ptr<CUgraph_st> captured;    ///< what gets the work instead
   bool destroyed = false;                  ///< goes when its work is done
 };
 
@@ -67,6 +75,13 @@ void run_until(const Done& done, CUstream_st* wanted = nullptr) {
   lock_device_memory();
 }
 
+/// Ends the program where a stream is captured.
+void outside_captures() {
+  if (std::ranges::any_of(streams, [](const CUstream_st& stream) { return stream.captured != nullptr; })) {
+    fail("a call that isn't allowed while a stream is captured");
+  }
+}
+
 bool all_done() {
   return std::ranges::all_of(streams, [](const CUstream_st& stream) { return stream.work.empty(); });
 }
@@ -91,8 +106,10 @@ struct Copy {
 
 /// What isn't pinned is read before the call returns, and written to as well.
 void copy(Copy copy, cudaMemcpyKind kind, cudaStream_t stream) {
+  counted.pieces += stream->captured ? 0 : 1;
   if (kind == cudaMemcpyDeviceToHost) counted.bytes_to_host += static_cast<std::int64_t>(copy.width * copy.height);
   if (kind == cudaMemcpyHostToDevice && !is_pinned(copy.from, copy.reach(copy.from_pitch))) {
+    outside_captures();
     ++counted.pageable_copies;
     auto staged = std::make_shared<std::vector<std::byte>>(copy.reach(copy.from_pitch));
     Copy{staged->data(), copy.from, copy.from_pitch, copy.from_pitch, copy.width, copy.height}();
@@ -116,6 +133,7 @@ void copy(Copy copy, cudaMemcpyKind kind, cudaStream_t stream) {
     return true;
   });
   if (kind == cudaMemcpyDeviceToHost && !is_pinned(copy.to, copy.reach(copy.to_pitch))) {
+    outside_captures();
     ++counted.pageable_copies;
     run_until([&] { return stream->work.empty(); }, stream);
   }
@@ -125,6 +143,9 @@ void copy(Copy copy, cudaMemcpyKind kind, cudaStream_t stream) {
 
 void enqueue(cudaStream_t stream, std::function<bool()> work) {
   if (stream == nullptr) fail("work on the default stream");
+  if (stream->captured) {
+    return stream->captured->work.push_back([work = std::move(work)](cudaStream_t on) { enqueue(on, work); });
+  }
   stream->work.push_back(std::move(work));
 }
 
@@ -141,10 +162,15 @@ void launch(dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream
   if (shared_bytes > (allowed == allowed_shared.end() ? most_shared : allowed->second)) {
     fail("a launch with more shared memory than its kernel may have");
   }
-  enqueue(stream, [running = std::make_shared<Kernel>(grid, block, shared_bytes, std::move(body))] {
-    unlock_device_memory();
-    return running->go_on();
-  });
+  const auto start = [=](cudaStream_t on) {
+    enqueue(on, [running = std::make_shared<Kernel>(grid, block, shared_bytes, body)] {
+      unlock_device_memory();
+      return running->go_on();
+    });
+  };
+  if (stream != nullptr && stream->captured) return stream->captured->work.push_back(start);
+  ++counted.pieces;
+  start(stream);
 }
 
 bool is_pinned(const void* memory, std::size_t bytes) {
@@ -181,6 +207,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 
 cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
+  outside_captures();
   ++counted.allocations;
   *memory = take_device_memory(bytes);
   return *memory == nullptr ? cudaErrorMemoryAllocation : cudaSuccess;
@@ -188,6 +215,7 @@ cudaError_t cudaMalloc(void** memory, std::size_t bytes) {
 
 /// Waits for the whole device, as CUDA's does.
 cudaError_t cudaFree(void* memory) {
+  outside_captures();
   ++counted.frees;
   run_until(all_done);
   give_device_memory(memory);
@@ -201,6 +229,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 
 cudaError_t cudaMallocHost(void** memory, std::size_t bytes) {
+  outside_captures();
   ++counted.allocations;
   if (posix_memalign(memory, 4096, bytes) != 0) return cudaErrorMemoryAllocation;
   spoil(*memory, bytes);
@@ -210,6 +239,7 @@ cudaError_t cudaMallocHost(void** memory, std::size_t bytes) {
 
 /// Doesn't wait: nothing promises that CUDA's does.
 cudaError_t cudaFreeHost(void* memory) {
+  outside_captures();
   ++counted.frees;
   pinned.erase(static_cast<std::byte*>(memory));
   std::free(memory);
@@ -238,6 +268,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  outside_captures();
   if (!stream->work.empty() && !step(*stream)) {
     if (CUstream_st* other = any_busy_stream(); other != stream) (void)step(*other);
   }
@@ -253,18 +284,55 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 
 cudaError_t cudaDeviceSynchronize() {
+  outside_captures();
   ++counted.waits;
   run_until(all_done);
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  outside_captures();
   ++counted.waits;
   run_until([&] { return stream->work.empty(); }, stream);
   return cudaSuccess;
 }
 
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  outside_captures();
+  stream->captured = std::make_unique<CUgraph_st>();
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (!stream->captured) return cudaErrorInvalidValue;
+  *graph = stream->captured.release();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* started, cudaGraph_t graph, unsigned long long) {
+  *started = new CUgraphExec_st{*graph};
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+  outside_captures();
+  ++counted.graphs;
+  for (const auto& work : graph->graph.work) work(stream);
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  outside_captures();
   enqueue(stream, [event, times = event->recorded] { return event->reached >= times; });
   return cudaSuccess;
 }
@@ -275,6 +343,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  outside_captures();
   enqueue(stream, [event, times = ++event->recorded] {
     event->reached = std::max(event->reached, times);
     return true;
@@ -283,6 +352,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  outside_captures();
   ++counted.waits;
   run_until([&] { return event->reached == event->recorded; });
   return cudaSuccess;

@@ -87,6 +87,9 @@ TEST(GenerateOptions, Device) {
   EXPECT_EQ(parse({})->expert_kernels, ExpertKernels::best);
   EXPECT_EQ(parse({"--expert-kernels=cublas"})->expert_kernels, ExpertKernels::cublas);
   EXPECT_NE(complaint_about({"--expert-kernels=cutlass"}).find("mma, wgmma or cublas"), std::string::npos);
+  EXPECT_TRUE(parse({})->cuda_graphs);
+  EXPECT_FALSE(parse({"--cuda-graphs=off"})->cuda_graphs);
+  EXPECT_NE(complaint_about({"--cuda-graphs=no"}).find("on or off"), std::string::npos);
   EXPECT_NE(complaint_about({"--device=gpu"}).find("cpu, cuda or auto"), std::string::npos);
 }
 

@@ -8,7 +8,7 @@
 namespace coterie {
 
 std::unique_ptr<Device> make_test_device(const JobOptions& options) {
-  return make_cuda_device({options.dtype, 1, options.dtype}, 0);
+  return make_cuda_device({options.dtype, 1, options.dtype, options.graphs}, 0);
 }
 
 std::unique_ptr<Communicator> make_test_transport() {

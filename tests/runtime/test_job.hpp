@@ -43,6 +43,7 @@ struct JobOptions {
   std::optional<SpillOptions> spill;  ///< none: plain dispatch
   std::function<bool()> short_of_memory;
   std::size_t reserved = 0;  ///< bytes of its memory, and of shared memory, that the device takes at the start; 0: none
+  bool graphs = true;        ///< of a GPU
   bool watched = true;       ///< routing is recorded, for the result's trace and `observe`
   RoutingObserver observe;
   std::function<void()> on_step;  ///< on rank 0, once a step
