@@ -11,7 +11,7 @@ void check_outbox(const Outbox& outbox, const Place& place, const Communicator& 
                     " ranks");
   }
   for (int r = 0; r < ranks; ++r) {
-    if (bulk_bytes(outbox[r].sizes()) > 0 && outbox[r].in_one_piece() == comm.reaches_devices()) {
+    if (r != comm.rank() && bulk_bytes(outbox[r].sizes()) > 0 && outbox[r].in_one_piece() == comm.reaches_devices()) {
       throw CommError(to_string(place) + ": a message's bulk lies " + (comm.reaches_devices() ? "with" : "apart from") +
                       " its head, where the transport doesn't look for it");
     }
