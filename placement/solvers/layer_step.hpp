@@ -23,8 +23,8 @@ struct Arrivals {
 /// Some states of a layer, as targets of the step. Keeps working memory: one object per thread.
 ///
 /// Most states differ from others by a few ranks only, so what arrives is summed for each group of experts that some
-/// rank holds, once. The groups also bound what a step can keep, without the best names: of a row of the table of shared
-/// weight the largest entry stays on its rank and all else in the node, at most.
+/// rank holds, once. The groups also bound what a step can keep, without the best names: of a row of the table of
+/// shared weight the largest entry stays on its rank and all else in the node, at most.
 class LayerStep {
  public:
   /// `before`: the layer before theirs.
