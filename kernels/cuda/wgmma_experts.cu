@@ -5,12 +5,12 @@
 #include "kernels/cuda/cuda_device.hpp"
 #include "kernels/cuda/expert_slabs.hpp"
 #include "kernels/cuda/ptx.hpp"
+#include "kernels/cuda/row_maps.hpp"
 #include "kernels/require.hpp"
 
 #include <algorithm>
 #include <array>
 #include <climits>
-#include <cstring>
 #include <vector>
 
 namespace coterie {
@@ -39,15 +39,6 @@ struct ExpertTask {
   int first_row;
   int rows;
   int first_tile;  ///< tiles of the rows before
-};
-
-/// The input of a product, for copies of `box_rows` and of `few_rows` rows.
-struct RowMaps {
-  CUtensorMap many;
-  CUtensorMap few;
-  bool operator==(const RowMaps& other) const {
-    return std::memcmp(&many, &other.many, sizeof many) == 0 && std::memcmp(&few, &other.few, sizeof few) == 0;
-  }
 };
 
 struct ProductSizes {
@@ -376,44 +367,6 @@ bool is_wide(const Tensor& tensor) {
   return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 && tensor.stride % 8 == 0;
 }
 
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-/// The driver's function; the project isn't linked with the driver, which machines without a GPU don't have.
-Encode encoder() {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-#if CUDART_VERSION >= 12050
-  constexpr unsigned since = 12000;
-  check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, since, cudaEnableDefault, &found),
-        "the driver's cuTensorMapEncodeTiled");
-#else
-  check(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &function, cudaEnableDefault, &found),
-        "the driver's cuTensorMapEncodeTiled");
-#endif
-  if (found != cudaDriverEntryPointSuccess) throw std::runtime_error("CUDA: the driver has no cuTensorMapEncodeTiled");
-  return reinterpret_cast<Encode>(function);
-}
-
-/// Boxes of so many rows x `slab_step` columns.
-CUtensorMap map_of(const Tensor& rows, int box) {
-  static const Encode encode = encoder();
-  CUtensorMap map{};
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(rows.cols), static_cast<cuuint64_t>(rows.rows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(rows.stride) * 2};
-  const cuuint32_t boxes[] = {static_cast<cuuint32_t>(slab_step), static_cast<cuuint32_t>(box)};
-  const cuuint32_t every[] = {1, 1};
-  const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, rows.data, sizes, strides, boxes, every,
-                                 CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                                 CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (result != CUDA_SUCCESS) {
-    throw std::runtime_error("CUDA: a map of rows: cuTensorMapEncodeTiled says " + std::to_string(result));
-  }
-  return map;
-}
-RowMaps maps_of(const Tensor& rows) {
-  return {map_of(rows, box_rows), map_of(rows, few_rows)};
-}
-
 /// More shared memory than a kernel has without asking; once a device.
 template <class Kernel>
 void allow_shared(Kernel kernel) {
@@ -444,7 +397,7 @@ void CudaDevice::multiply_by_wgmma(const Tensor& in, const Tensor& hidden, const
     const std::int64_t tiles = tasks.row_tiles * ((weight.slabs + 1) / 2);
     require(tiles <= INT_MAX, "experts: more tiles than a call may have");
     launch(kernel, static_cast<unsigned>(std::min<std::int64_t>(tiles, processors_)), block_threads, shared_bytes,
-           stream_, maps_of(rows), tasks.tasks, sizes, counter, as_matrix<Bf16>(to));
+           stream_, RowMaps(rows, box_rows, few_rows), tasks.tasks, sizes, counter, as_matrix<Bf16>(to));
   };
   const std::int64_t width = hidden.cols;
   run(multiply_experts<true>, in, slab_sizes(2 * width, in.cols, SlabOrder::gated), hidden, tasks.taken);
