@@ -54,12 +54,7 @@ void compute_experts(const GroupedCall& call, Exchange& exchange, Device& device
     const ExpertWeights* expert = call.weights(groups.experts[g]);
     expert != nullptr ? here.push_back(rows_of(g, expert)) : missing.push_back(g);
   }
-  std::vector<ExpertRows> rest;
-  if (device.is_the_host() || !missing.empty()) {
-    rest = compute_meanwhile(exchange, here, call.in, call.out, device);
-  } else {
-    rest = std::move(here);
-  }
+  std::vector<ExpertRows> rest = compute_meanwhile(exchange, here, call.in, call.out, device);
   call.take(exchange.all());
   for (const std::size_t g : missing) {
     const ExpertWeights* expert = call.weights(groups.experts[g]);
