@@ -1,5 +1,7 @@
 #include "runtime/experts/moe_layer.hpp"
 
+#include "runtime/experts/shared_expert.hpp"
+
 #include <algorithm>
 #include <cstring>
 #include <set>
@@ -212,23 +214,11 @@ void MoeLayer::share(const Batch& batch, const Resident& here, InFlight& flight,
   const auto rows = static_cast<std::int64_t>(mine.size());
   const Tensor normed = scratch.take(rows, here.x.cols);
   const Tensor outputs = scratch.take(rows, here.x.cols);
-  flight.shared.sums = scratch.take(rows, here.x.cols);
   context_.device.gather(here.x, mine, normed);
   weights_.mlp_norm.apply(context_.device, normed, normed);
   const std::vector<ExpertRows> all{{weights_.moe.shared.get(), 0, rows}};
   context_.device.experts(normed, compute_meanwhile(flight.exchange, all, normed, outputs, context_.device), outputs);
-
-  if (weights_.moe.shared_gate) {
-    context_.device.gate(normed, *weights_.moe.shared_gate, residual_scale_, outputs, flight.shared.sums);
-    return;
-  }
-  std::vector<std::int64_t> offsets{0};
-  std::vector<Contribution> contributions;
-  for (std::int32_t i = 0; i < rows; ++i) {
-    contributions.push_back({i, residual_scale_});
-    offsets.push_back(i + 1);
-  }
-  context_.device.combine(outputs, offsets, contributions, flight.shared.sums);
+  flight.shared.sums = weigh_shared(context_.device, weights_.moe, residual_scale_, normed, outputs, scratch);
 }
 
 void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) const {

@@ -1,5 +1,7 @@
 #include "runtime/experts/own_experts.hpp"
 
+#include "runtime/experts/shared_expert.hpp"
+
 #include <span>
 #include <vector>
 
@@ -37,16 +39,9 @@ void OwnExperts::add(const Tensor& x, std::int32_t* pairs, Scratch& scratch) con
   const Timed timed(phases_.experts);
   device_.add_experts(normed, groups, *experts_, residual_scale_, x);
   if (!spec_.shared) return;
-  Tensor out = scratch.take(x.rows, x.cols);
+  const Tensor out = scratch.take(x.rows, x.cols);
   device_.experts(normed, std::vector<ExpertRows>{{moe.shared.get(), 0, x.rows}}, out);
-  if (moe.shared_gate) {
-    const Tensor gated = scratch.take(x.rows, x.cols);
-    device_.gate(normed, *moe.shared_gate, residual_scale_, out, gated);
-    out = gated;
-  } else if (residual_scale_ != 1) {
-    device_.scale(out, residual_scale_);
-  }
-  device_.add(out, 1, x);
+  device_.add(weigh_shared(device_, moe, residual_scale_, normed, out, scratch), 1, x);
 }
 
 }  // namespace coterie
