@@ -58,12 +58,12 @@ Logits Transformer::forward(const Batch& batch, std::int64_t step, const Routing
   if (!own_.empty() && !observe) {
     Logits logits;
     const auto body = [&] { logits = forward_alone(batch, step); };
-    if (context_.metrics.kind == StepKind::decode) {
-      context_.device.repeat(static_cast<std::uint64_t>(batch.rows()), body);
-    } else {
+    if (batch.has_prompts()) {
       body();
+    } else {
+      context_.device.repeat(static_cast<std::uint64_t>(batch.rows()), body);
     }
-    forward_ = context_.device.stretch();
+    forward_stretch_ = context_.device.stretch();
     return logits;
   }
   const int micro_batches = static_cast<int>(micro_batches_.size());
@@ -136,7 +136,7 @@ Logits Transformer::forward_alone(const Batch& batch, std::int64_t step) {
 
 void Transformer::count_pairs() {
   if (own_.empty()) return;
-  if (!context_.device.is_done(forward_)) context_.device.wait();  // nothing was sampled
+  if (!context_.device.is_done(forward_stretch_)) context_.device.wait();  // nothing was sampled
   const auto pairs = own_pairs();
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     const std::int64_t count = std::exchange(pairs[i], 0);

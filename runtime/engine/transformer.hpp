@@ -72,9 +72,9 @@ class Transformer {
   RankContext& context_;
   std::vector<MicroBatch> micro_batches_;
   std::vector<MoeLayer> moe_;
-  std::vector<OwnExperts> own_;  ///< (MoE layers), on the only rank
-  std::uint64_t forward_ = 0;    ///< the stretch of the device's work that the forward pass ended in
-  DeviceMemory own_pairs_;       ///< shared: (micro-batches, MoE layers), those that they computed in a step
+  std::vector<OwnExperts> own_;        ///< (MoE layers), on the only rank
+  std::uint64_t forward_stretch_ = 0;  ///< of the device's work: in which the forward pass ended
+  DeviceMemory own_pairs_;             ///< shared: (micro-batches, MoE layers), those that they computed in a step
   std::vector<int> layer_of_moe_;
   std::vector<std::vector<int>> among_;  ///< (MoE layers): the ranks that exchange something there; empty: all
 };

@@ -58,9 +58,7 @@ Worker::Worker(const ModelSpec& spec, const Checkpoint& checkpoint, const Plan& 
 void Worker::forward(std::int64_t step) {
   step_start_ = std::chrono::steady_clock::now();
   batch_ = &scheduler_.next();
-  const bool prompts =
-      std::any_of(batch_->sequences.begin(), batch_->sequences.end(), [](const auto& s) { return s.prompt; });
-  metrics_.kind = prompts ? StepKind::prefill : StepKind::decode;
+  metrics_.kind = batch_->has_prompts() ? StepKind::prefill : StepKind::decode;
   ++metrics_.now().steps;
   logits_ = transformer_.forward(*batch_, step, observer_);
   if (spill_) metrics_.spill = spill_->counts();

@@ -34,6 +34,9 @@ struct Batch {
 
   [[nodiscard]] std::int32_t rows() const noexcept { return static_cast<std::int32_t>(tokens.size()); }
   [[nodiscard]] const BatchSequence& of(std::int32_t row) const { return sequences[sequence[row]]; }
+  [[nodiscard]] bool has_prompts() const {
+    return std::any_of(sequences.begin(), sequences.end(), [](const BatchSequence& s) { return s.prompt; });
+  }
   /// Whether all ranks of the job have all rows: with one domain, when every sequence is replicated.
   [[nodiscard]] bool replicated_everywhere(int domains) const {
     return domains == 1 && !sequences.empty() &&
