@@ -25,10 +25,14 @@ std::uint64_t block_of(std::uint64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-std::byte* from_library(std::size_t bytes) {
-  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlign, bytes));
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+/// The C library.
+MessageMemorySource library() {
+  const auto allocate = [](std::size_t bytes) {
+    auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlign, bytes));
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+  };
+  return {{allocate, [](std::byte* memory) { std::free(memory); }, kSmall}, {}};
 }
 
 }  // namespace
@@ -105,7 +109,7 @@ using Pool = std::shared_ptr<MessagePool>;
 /// Where new messages come from.
 struct Current {
   std::mutex mutex;
-  MessageMemorySource source{{from_library, [](std::byte* memory) { std::free(memory); }, kSmall}, {}};
+  MessageMemorySource source = library();
   Pool host = std::make_shared<MessagePool>(source.host, nullptr, nullptr);
   Pool bulk;  ///< none: messages are in one piece
 };
@@ -153,7 +157,7 @@ MessageMemoryFrom::MessageMemoryFrom(MessageMemorySource source) {
 }
 
 MessageMemoryFrom::~MessageMemoryFrom() {
-  change({{from_library, [](std::byte* memory) { std::free(memory); }, kSmall}, {}});
+  change(library());
 }
 
 void GiveMessageMemoryBack::operator()(std::byte* memory) const noexcept {
