@@ -24,10 +24,9 @@ std::vector<Format> all_formats() {
   return all;
 }
 
-Format format_named(const std::string& name, const std::string& option) {
-  for (const Format& f : all_formats())
-    if (f.name == name) return f;
-  throw bad_field("coterie convert", "--" + option, "'" + name + "'", "a format; see coterie convert --help");
+Format format_named(const std::string& name) {
+  const auto all = all_formats();
+  return *std::ranges::find(all, name, &Format::name);
 }
 
 /// The format that the content shows.
@@ -47,7 +46,7 @@ Format format_of(const std::filesystem::path& path) {
 
 /// Where no target is named, the project's own format for what was read.
 Format target_of(const ConvertOptions& options, const Format& from, const Format& own) {
-  if (!options.to.empty()) return format_named(options.to, "to");
+  if (!options.to.empty()) return format_named(options.to);
   if (from.name == own.name)
     throw InputError("coterie convert: " + options.inputs.front().string() + " is " + std::string(own.name) +
                      " already, expected --to FORMAT");
@@ -55,7 +54,7 @@ Format target_of(const ConvertOptions& options, const Format& from, const Format
 }
 
 InputError wrong_kind(const Format& from, const Format& to) {
-  return bad_field("coterie convert", "--to", std::string(to.name),
+  return bad_field("coterie convert", "--to", "'" + std::string(to.name) + "'",
                    std::string("a format of ") + (from.trace != nullptr ? "traces" : "plans") +
                        " that can be written, as " + std::string(from.name) + " is read");
 }
@@ -97,7 +96,7 @@ int run(std::span<const char* const> arguments) {
   options->format.note = [](const std::string& text) { std::cerr << text << '\n'; };
   const Output output[] = {{"--output", options->output}};
   check_outputs("coterie convert", output, options->inputs);
-  const Format from = options->from.empty() ? format_of(options->inputs.front()) : format_named(options->from, "from");
+  const Format from = options->from.empty() ? format_of(options->inputs.front()) : format_named(options->from);
   if (from.trace != nullptr)
     convert_trace(*options, from);
   else

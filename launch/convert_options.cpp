@@ -1,11 +1,12 @@
 #include "launch/convert_options.hpp"
 
+#include "launch/given_options.hpp"
 #include "placement/input_error.hpp"
 
 #include <boost/program_options.hpp>
 
 #include <algorithm>
-#include <charconv>
+#include <functional>
 #include <sstream>
 
 namespace coterie {
@@ -32,87 +33,67 @@ po::options_description visible_options() {
       "nodes", text("N"), "nodes that the ranks are spread over, evenly or the first with one more (default 1)")(
       "gate-order", text("ORDER"), "how a token's experts stand: descending (by gate weight) or unordered")(
       "router", text("KIND"), "for logits: softmax or softmax-normalized (over the chosen)")(
-      "fill", po::bool_switch(), "put replicas into empty slots where the target has none")("help,h", "this text");
+      "fill", "put replicas into empty slots where the target has none")("help,h", "this text");
   return all;
 }
 
-InputError bad_option(const std::string& name, const std::string& found, const std::string& expected) {
-  return bad_field("coterie convert", "--" + name, "'" + found + "'", expected);
+std::string range_text(int least, int most) {
+  return "a whole number from " + std::to_string(least) + " to " + std::to_string(most);
 }
 
-int number_of(const std::string& name, std::string_view digits, int least, int most) {
-  int value = 0;
-  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-  if (error != std::errc() || end != digits.data() + digits.size() || value < least || value > most)
-    throw bad_option(name, std::string(digits),
-                     "a whole number from " + std::to_string(least) + " to " + std::to_string(most));
-  return value;
+/// From 1.
+int number_of(const GivenOptions& given, const std::string& name, int otherwise, int most) {
+  return given.has(name) ? given.number(name, 1, most, range_text(1, most)) : otherwise;
 }
 
 /// "0-2,5" -> 0, 1, 2, 5; must ascend.
-std::vector<int> list_of(const std::string& name, const std::string& given) {
+std::vector<int> list_of(const GivenOptions& given, const std::string& name) {
+  if (!given.has(name)) return {};
+  const auto layer = [&](std::string_view digits, int least) {
+    return given.number_in(name, digits, least, kMostLayers, range_text(least, kMostLayers));
+  };
   std::vector<int> numbers;
-  std::istringstream parts(given);
+  std::istringstream parts(given.text(name));
   for (std::string part; std::getline(parts, part, ',');) {
-    const auto dash = part.find('-');
-    const int first = number_of(name, std::string_view(part).substr(0, dash), 0, kMostLayers);
-    const int last = dash == std::string::npos
-                         ? first
-                         : number_of(name, std::string_view(part).substr(dash + 1), first, kMostLayers);
+    const auto dash = part.find('-', 1);
+    const int first = layer(std::string_view(part).substr(0, dash), 0);
+    const int last = dash == std::string::npos ? first : layer(std::string_view(part).substr(dash + 1), first);
     for (int n = first; n <= last; ++n) numbers.push_back(n);
   }
   if (numbers.empty() || std::adjacent_find(numbers.begin(), numbers.end(), std::greater_equal<>()) != numbers.end())
-    throw bad_option(name, given, "layers in ascending order, such as 3-60 or 0,2,4");
+    throw given.wrong(name, "layers in ascending order, such as 3-60 or 0,2,4");
   return numbers;
 }
 
-class Given {
- public:
-  explicit Given(std::span<const char* const> arguments) {
-    po::options_description all = visible_options();
-    all.add_options()("input", po::value<std::vector<std::string>>());
-    po::positional_options_description inputs;
-    inputs.add("input", -1);
-    const std::vector<std::string> words(arguments.begin(), arguments.end());
-    try {
-      const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-      po::store(po::command_line_parser(words).options(all).positional(inputs).style(style).run(), values_);
-    } catch (const po::error& e) {
-      throw InputError("coterie convert: " + std::string(e.what()) + "; see coterie convert --help");
-    }
-  }
-
-  [[nodiscard]] bool has(const std::string& name) const { return values_.count(name) != 0; }
-  [[nodiscard]] bool is_set(const std::string& name) const { return values_[name].as<bool>(); }
-  [[nodiscard]] std::string text(const std::string& name) const {
-    return has(name) ? values_[name].as<std::string>() : "";
-  }
-  [[nodiscard]] int number(const std::string& name, int otherwise, int most) const {
-    return has(name) ? number_of(name, text(name), 1, most) : otherwise;
-  }
-  [[nodiscard]] std::vector<int> list(const std::string& name) const {
-    return has(name) ? list_of(name, text(name)) : std::vector<int>{};
-  }
-  [[nodiscard]] std::vector<std::filesystem::path> inputs() const {
-    if (!has("input")) throw InputError("coterie convert: no input file; see coterie convert --help");
-    const auto& names = values_["input"].as<std::vector<std::string>>();
-    return {names.begin(), names.end()};
-  }
-
- private:
-  po::variables_map values_;
-};
-
-std::optional<Topology> topology_of(const Given& given) {
+std::optional<Topology> topology_of(const GivenOptions& given) {
   if (!given.has("ranks")) {
-    if (given.has("nodes")) throw bad_option("nodes", given.text("nodes"), "--ranks beside it");
+    if (given.has("nodes")) throw given.wrong("nodes", "--ranks beside it");
     return std::nullopt;
   }
-  const int ranks = given.number("ranks", 1, 65535);
-  const int nodes = given.number("nodes", 1, ranks);
+  const int ranks = number_of(given, "ranks", 1, 65535);
+  const int nodes = number_of(given, "nodes", 1, ranks);
   Topology topology;
   for (int n = 0; n < nodes; ++n) topology.ranks_per_node.push_back(ranks / nodes + (n < ranks % nodes ? 1 : 0));
   return topology;
+}
+
+/// Empty where none was given.
+std::string format_name(const GivenOptions& given, const std::string& option) {
+  const std::string name = given.text(option);
+  const auto is_named = [&](const auto& format) { return format.name == name; };
+  if (given.has(option) && std::ranges::none_of(trace_formats(), is_named) &&
+      std::ranges::none_of(plan_formats(), is_named))
+    throw given.wrong(option, "a format; see coterie convert --help");
+  return name;
+}
+
+bool is_normalized(const GivenOptions& given) {
+  const std::string router = given.text("router");
+  if (router != "softmax" && router != "softmax-normalized")
+    throw given.wrong("router",
+                      "softmax or softmax-normalized: with a sigmoid, a bias or groups of experts (DeepSeek-V3 and its "
+                      "like) the largest logits are not the experts that ran; record the choices themselves");
+  return router == "softmax-normalized";
 }
 
 template <class Format>
@@ -127,27 +108,26 @@ void list_formats(std::ostream& out, std::span<const Format> formats) {
 }  // namespace
 
 std::optional<ConvertOptions> parse_convert_options(std::span<const char* const> arguments) {
-  const Given given(arguments);
+  const GivenOptions given("convert", visible_options(), arguments, "input");
   if (given.has("help")) return std::nullopt;
   ConvertOptions o;
-  o.inputs = given.inputs();
-  if (given.text("output").empty())
-    throw InputError("coterie convert: --output is missing; see coterie convert --help");
-  o.output = given.text("output");
-  o.from = given.text("from");
-  o.to = given.text("to");
+  for (const std::string& input : given.texts("input")) o.inputs.emplace_back(input);
+  if (o.inputs.empty()) throw InputError("coterie convert: no input file; see coterie convert --help");
+  o.output = given.required_path("output");
+  o.from = format_name(given, "from");
+  o.to = format_name(given, "to");
   o.format.model = given.text("model");
-  o.format.experts = given.number("experts", 0, 65535);
-  o.format.top_k = given.number("top-k", 0, 65535);
-  o.format.layer_ids = given.list("layer-ids");
-  o.format.dense_layers = given.list("dense-layers");
-  o.format.hidden_layers = given.number("num-hidden-layers", 0, kMostLayers);
+  o.format.experts = number_of(given, "experts", 0, 65535);
+  o.format.top_k = number_of(given, "top-k", 0, 65535);
+  o.format.layer_ids = list_of(given, "layer-ids");
+  o.format.dense_layers = list_of(given, "dense-layers");
+  o.format.hidden_layers = number_of(given, "num-hidden-layers", 0, kMostLayers);
   o.format.topology = topology_of(given);
-  o.format.router = given.text("router");
-  o.format.fill = given.is_set("fill");
-  if (const std::string order = given.text("gate-order"); !order.empty()) {
-    if (order != "descending" && order != "unordered") throw bad_option("gate-order", order, "descending or unordered");
-    o.format.gate_order = order == "descending" ? GateOrder::descending : GateOrder::unordered;
+  if (given.has("router")) o.format.normalized = is_normalized(given);
+  o.format.fill = given.has("fill");
+  if (given.has("gate-order")) {
+    o.format.gate_order = given.one_of<GateOrder>(
+        "gate-order", {{"descending", GateOrder::descending}, {"unordered", GateOrder::unordered}});
   }
   return o;
 }

@@ -1,13 +1,10 @@
 #include "launch/generate_options.hpp"
 
-#include "placement/input_error.hpp"
+#include "launch/given_options.hpp"
 
 #include <boost/program_options.hpp>
 
-#include <charconv>
-#include <cmath>
 #include <limits>
-#include <map>
 #include <sstream>
 #include <utility>
 #include <vector>
@@ -72,86 +69,8 @@ po::options_description all_options() {
   return all;
 }
 
-InputError bad_option(const std::string& name, const std::string& found, const std::string& expected) {
-  return bad_field("coterie generate", "--" + name, "'" + found + "'", expected);
-}
-
-/// The options as they were given; each value is checked as it is taken.
-class Given {
- public:
-  explicit Given(po::variables_map values) : values_(std::move(values)) {}
-
-  [[nodiscard]] std::string text(const std::string& name) const {
-    return values_.count(name) != 0 ? values_[name].as<std::string>() : "";
-  }
-
-  [[nodiscard]] bool has(const std::string& name) const { return values_.count(name) != 0; }
-
-  [[nodiscard]] std::filesystem::path path(const std::string& name) const {
-    if (values_.count(name) != 0 && text(name).empty()) throw bad_option(name, "", "a path");
-    return text(name);
-  }
-
-  [[nodiscard]] std::filesystem::path required_path(const std::string& name) const {
-    if (values_.count(name) == 0) {
-      throw InputError("coterie generate: --" + name + " is missing; see coterie generate --help");
-    }
-    return path(name);
-  }
-
-  template <typename Number>
-  [[nodiscard]] Number number(const std::string& name, Number least, Number most, const std::string& expected) const {
-    const std::string given = text(name);
-    Number value{};
-    const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
-    const bool whole = error == std::errc() && end == given.data() + given.size();
-    if (!whole || !(value >= least && value <= most)) throw bad_option(name, given, expected);
-    return value;
-  }
-
-  [[nodiscard]] std::int64_t count(const std::string& name) const {
-    return number<std::int64_t>(name, 1, kMostInt, "a whole number from 1 to " + std::to_string(kMostInt));
-  }
-
-  /// Of at least `least` bytes; `otherwise`: what else may be said, for the message.
-  [[nodiscard]] std::uint64_t bytes(const std::string& name, double least, const std::string& otherwise) const {
-    const std::string given = text(name), expected = otherwise + "a size such as 512MiB, 2GiB or 1000000";
-    double value = 0;
-    const auto [end, error] = std::from_chars(given.data(), given.data() + given.size(), value);
-    const std::string unit(end, given.data() + given.size());
-    constexpr std::pair<const char*, double> kUnits[] = {
-        {"", 1},         {"B", 1},      {"K", 0x1p10},   {"KiB", 0x1p10}, {"M", 0x1p20}, {"MiB", 0x1p20}, {"G", 0x1p30},
-        {"GiB", 0x1p30}, {"T", 0x1p40}, {"TiB", 0x1p40}, {"KB", 1e3},     {"MB", 1e6},   {"GB", 1e9},     {"TB", 1e12},
-    };
-    for (const auto& [name_of_unit, size] : kUnits) {
-      const double total = value * size;
-      if (error == std::errc() && unit == name_of_unit && total >= least && total < 0x1p63) {
-        return static_cast<std::uint64_t>(total);
-      }
-    }
-    throw bad_option(name, given, expected);
-  }
-
- private:
-  po::variables_map values_;
-};
-
-po::variables_map read(std::span<const char* const> arguments) {
-  const std::vector<std::string> words(arguments.begin(), arguments.end());
-  po::variables_map values;
-  try {
-    // No guessing: a job file should not change its meaning when an option is added.
-    const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-    const po::positional_options_description none;
-    po::store(po::command_line_parser(words).options(all_options()).positional(none).style(style).run(), values);
-  } catch (const po::error& e) {
-    throw InputError("coterie generate: " + std::string(e.what()) + "; see coterie generate --help");
-  }
-  return values;
-}
-
 /// Writing one file must not destroy another, whatever names they go by.
-void check_outputs(const GenerateOptions& o) {
+void check_outputs(const GivenOptions& given, const GenerateOptions& o) {
   const std::pair<const char*, const std::filesystem::path*> files[] = {
       {"input", &o.input},    {"plan", &o.plan},           {"machine", &o.machine},
       {"output", &o.output},  {"trace-out", &o.trace_out}, {"logits-out", &o.logits_out},
@@ -164,63 +83,75 @@ void check_outputs(const GenerateOptions& o) {
       const auto& [other_name, other] = files[j];
       if (path->lexically_normal() == other->lexically_normal() ||
           std::filesystem::equivalent(*path, *other, unknown)) {
-        throw bad_option(name, path->string(), std::string("another file than --") + other_name);
+        throw given.wrong(name, std::string("another file than --") + other_name);
       }
     }
   }
 }
 
+/// From 1.
+std::int64_t count(const GivenOptions& given, const std::string& name) {
+  return given.number<std::int64_t>(name, 1, kMostInt, "a whole number from 1 to " + std::to_string(kMostInt));
+}
+
 /// What isn't said is the simplest with a domain that is given, and chosen with --coherence auto.
-void take_form(const Given& given, GenerateOptions& o) {
-  const std::string coherence = given.text("coherence");
-  const auto text_of = [&](const char* name, const char* simplest) {
-    return given.has(name) ? given.text(name) : coherence == "auto" ? "auto" : simplest;
-  };
-  const std::string dense = text_of("dense", "follow"), parts = text_of("micro-batches", "1");
-  if (coherence != "rank" && coherence != "node" && coherence != "world" && coherence != "auto") {
-    throw bad_option("coherence", coherence, "rank, node, world or auto");
-  }
-  if (dense != "follow" && dense != "replicate" && dense != "auto") {
-    throw bad_option("dense", dense, "follow, replicate or auto");
-  }
-  if (parts != "1" && parts != "2" && parts != "auto") throw bad_option("micro-batches", parts, "1, 2 or auto");
-  if (coherence == "rank" && dense == "replicate") {
-    throw bad_option("dense", dense, "follow with --coherence rank: there is no other rank to compute it on");
-  }
-  if (coherence == "rank" && dense != "follow") {
+void take_form(const GivenOptions& given, GenerateOptions& o) {
+  o.coherence = given.one_of<std::optional<Coherence>>(
+      "coherence",
+      {{"rank", Coherence::rank}, {"node", Coherence::node}, {"world", Coherence::world}, {"auto", std::nullopt}});
+  if (o.coherence) {
     o.replicate = false;
-  } else if (dense == "auto") {
-    o.replicate.reset();
+    o.micro_batches = 1;
   } else {
-    o.replicate = dense == "replicate";
+    o.replicate.reset();
+    o.micro_batches.reset();
   }
-  o.coherence = coherence == "rank" ? Coherence::rank : coherence == "node" ? Coherence::node : Coherence::world;
-  if (coherence == "auto") o.coherence.reset();
-  o.micro_batches = parts == "2" ? 2 : 1;
-  if (parts == "auto") o.micro_batches.reset();
+  if (given.has("dense")) {
+    o.replicate =
+        given.one_of<std::optional<bool>>("dense", {{"follow", false}, {"replicate", true}, {"auto", std::nullopt}});
+  }
+  if (o.coherence == Coherence::rank) {
+    if (o.replicate == true) {
+      throw given.wrong("dense", "follow with --coherence rank: there is no other rank to compute it on");
+    }
+    o.replicate = false;
+  }
+  if (given.has("micro-batches")) {
+    o.micro_batches = given.one_of<std::optional<int>>("micro-batches", {{"1", 1}, {"2", 2}, {"auto", std::nullopt}});
+  }
   o.machine = given.path("machine");
 }
 
-void take_dispatch(const Given& given, GenerateOptions& o) {
-  const std::string policy = given.text("dispatch");
-  if (policy != "plain" && policy != "llep" && policy != "least-loaded") {
-    throw bad_option("dispatch", policy, "plain, llep or least-loaded");
-  }
-  o.dispatch.policy = policy == "plain"  ? DispatchPolicy::plain
-                      : policy == "llep" ? DispatchPolicy::llep
-                                         : DispatchPolicy::least_loaded;
-  o.spill_cache = given.bytes("spill-cache", 0, "");
+void take_dispatch(const GivenOptions& given, GenerateOptions& o) {
+  o.dispatch.policy = given.one_of<DispatchPolicy>("dispatch", {{"plain", DispatchPolicy::plain},
+                                                                {"llep", DispatchPolicy::llep},
+                                                                {"least-loaded", DispatchPolicy::least_loaded}});
+  o.spill_cache = given.bytes("spill-cache", 0);
   o.dispatch.llep_alpha = given.number<double>("llep-alpha", 0, 1e6, "a number from 0 to 1000000");
-  o.dispatch.llep_min_rows = given.count("llep-min-rows");
+  o.dispatch.llep_min_rows = count(given, "llep-min-rows");
   o.dispatch.llep_threshold = given.number<double>("llep-threshold", 0, 1e6, "a number from 0 to 1000000");
+}
+
+void take_device(const GivenOptions& given, GenerateOptions& o) {
+  o.device = given.one_of<DeviceKind>(
+      "device", {{"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}, {"auto", DeviceKind::any}});
+  o.expert_kernels = given.one_of<ExpertKernels>("expert-kernels", {{"auto", ExpertKernels::best},
+                                                                    {"mma", ExpertKernels::mma},
+                                                                    {"wgmma", ExpertKernels::wgmma},
+                                                                    {"cublas", ExpertKernels::cublas}});
+  o.share_gpu = given.has("share-gpu");
+  o.cuda_graphs = given.one_of<bool>("cuda-graphs", {{"on", true}, {"off", false}});
+  o.transport = given.one_of<Transport>("transport",
+                                        {{"mpi", Transport::mpi}, {"nccl", Transport::nccl}, {"auto", Transport::any}});
+  o.low_latency =
+      given.one_of<std::optional<bool>>("low-latency", {{"on", true}, {"off", false}, {"auto", std::nullopt}});
 }
 
 }  // namespace
 
 std::optional<GenerateOptions> parse_generate_options(std::span<const char* const> arguments) {
-  const po::variables_map values = read(arguments);
-  if (values.count("help") != 0) return std::nullopt;
-  const Given given(values);
+  const GivenOptions given("generate", all_options(), arguments);
+  if (given.has("help")) return std::nullopt;
 
   GenerateOptions o;
   o.model = given.required_path("model");
@@ -231,51 +162,21 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
   o.logits_out = given.path("logits-out");
   o.metrics = given.path("metrics");
 
-  const std::string dtype = given.text("dtype");
-  if (dtype != "f32" && dtype != "bf16") throw bad_option("dtype", dtype, "f32 or bf16");
-  o.dtype = dtype == "f32" ? DType::f32 : DType::bf16;
-  const std::map<std::string, DeviceKind> kinds{
-      {"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}, {"auto", DeviceKind::any}};
-  const auto kind = kinds.find(given.text("device"));
-  if (kind == kinds.end()) throw bad_option("device", given.text("device"), "cpu, cuda or auto");
-  o.device = kind->second;
-  const std::map<std::string, ExpertKernels> kernels{{"auto", ExpertKernels::best},
-                                                     {"mma", ExpertKernels::mma},
-                                                     {"wgmma", ExpertKernels::wgmma},
-                                                     {"cublas", ExpertKernels::cublas}};
-  const auto expert_kernels = kernels.find(given.text("expert-kernels"));
-  if (expert_kernels == kernels.end()) {
-    throw bad_option("expert-kernels", given.text("expert-kernels"), "auto, mma, wgmma or cublas");
-  }
-  o.expert_kernels = expert_kernels->second;
-  const std::map<std::string, Transport> transports{
-      {"mpi", Transport::mpi}, {"nccl", Transport::nccl}, {"auto", Transport::any}};
-  const auto transport = transports.find(given.text("transport"));
-  if (transport == transports.end()) throw bad_option("transport", given.text("transport"), "mpi, nccl or auto");
-  o.transport = transport->second;
-  const std::map<std::string, std::optional<bool>> low_latency{{"on", true}, {"off", false}, {"auto", std::nullopt}};
-  const auto when = low_latency.find(given.text("low-latency"));
-  if (when == low_latency.end()) throw bad_option("low-latency", given.text("low-latency"), "on, off or auto");
-  o.low_latency = when->second;
-  o.share_gpu = values.count("share-gpu") != 0;
-  const std::string graphs = given.text("cuda-graphs");
-  if (graphs != "on" && graphs != "off") throw bad_option("cuda-graphs", graphs, "on or off");
-  o.cuda_graphs = graphs == "on";
-  if (!given.text("experts-per-token").empty()) {
-    o.experts_per_token = static_cast<int>(given.count("experts-per-token"));
-  }
+  o.dtype = given.one_of<DType>("dtype", {{"f32", DType::f32}, {"bf16", DType::bf16}});
+  if (given.has("experts-per-token")) o.experts_per_token = static_cast<int>(count(given, "experts-per-token"));
+  take_device(given, o);
   o.threads = static_cast<int>(given.number<std::int64_t>("threads", 1, 1024, "a whole number from 1 to 1024"));
   o.seed = given.number<std::uint64_t>("seed", 0, std::numeric_limits<std::uint64_t>::max(),
                                        "a whole number from 0, of 64 bits");
   take_form(given, o);
   take_dispatch(given, o);
-  check_outputs(o);
-  o.max_batch_tokens = given.count("max-batch-tokens");
-  o.max_batch_size = given.count("max-batch-size");
+  check_outputs(given, o);
+  o.max_batch_tokens = count(given, "max-batch-tokens");
+  o.max_batch_size = count(given, "max-batch-size");
   if (given.text("kv-memory") != "auto") o.kv_memory = given.bytes("kv-memory", 1, "auto, or ");
   o.timeout = std::chrono::duration<double>(
       given.number<double>("timeout", 1e-3, 1e7, "a number of seconds above 0 and at most 10000000"));
-  if (given.text("ranks-per-node") != "found") o.ranks_per_node = static_cast<int>(given.count("ranks-per-node"));
+  if (given.text("ranks-per-node") != "found") o.ranks_per_node = static_cast<int>(count(given, "ranks-per-node"));
   return o;
 }
 

@@ -1,4 +1,5 @@
 // `coterie inspect`: facts of a trace, a plan, a model folder or a machine file, found out by what is in it.
+#include "launch/given_options.hpp"
 #include "launch/inspection.hpp"
 #include "placement/files/json_view.hpp"
 #include "placement/files/safetensors.hpp"
@@ -17,6 +18,8 @@ namespace {
 
 namespace po = boost::program_options;
 
+constexpr int kMostRanks = 65535;
+
 po::options_description visible_options() {
   po::options_description all("Options", 80, 46);
   all.add_options()("trace", po::value<std::vector<std::string>>()->value_name("FILE"),
@@ -26,7 +29,7 @@ po::options_description visible_options() {
       "plan: what coterie plan --certificate wrote, to check its bound by")(
       "objective", po::value<std::string>()->value_name("NAME"), "plan: affinity, traffic or load instead of its own")(
       "domain", po::value<std::string>()->value_name("NAME"), "plan: rank, node or world instead of its own")(
-      "ranks", po::value<int>()->value_name("N"), "model: on so many ranks (without: 1, 2, 4, ...)")(
+      "ranks", po::value<std::string>()->value_name("N"), "model: on so many ranks (without: 1, 2, 4, ...)")(
       "json", "print one JSON object instead of text")("help,h", "this text");
   return all;
 }
@@ -43,48 +46,28 @@ std::string help() {
 
 /// Nothing: help was asked for.
 std::optional<InspectOptions> parse(std::span<const char* const> arguments) {
-  po::options_description all = visible_options();
-  all.add_options()("subject", po::value<std::vector<std::string>>());
-  po::positional_options_description positional;
-  positional.add("subject", -1);
-  po::variables_map values;
-  try {
-    const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-    po::store(po::command_line_parser(std::vector<std::string>(arguments.begin(), arguments.end()))
-                  .options(all)
-                  .positional(positional)
-                  .style(style)
-                  .run(),
-              values);
-  } catch (const po::error& e) {
-    throw InputError("coterie inspect: " + std::string(e.what()) + "; see coterie inspect --help");
-  }
-  if (values.count("help") != 0) return std::nullopt;
-  const auto subjects =
-      values.count("subject") == 0 ? std::vector<std::string>{} : values["subject"].as<std::vector<std::string>>();
+  const GivenOptions given("inspect", visible_options(), arguments, "subject");
+  if (given.has("help")) return std::nullopt;
+  const auto subjects = given.texts("subject");
   if (subjects.size() != 1) {
     throw bad_field("coterie inspect", "arguments", std::to_string(subjects.size()) + " files or folders",
                     "one; see coterie inspect --help");
   }
   InspectOptions options;
   options.subject = subjects.front();
-  options.check = values.count("check") != 0;
-  options.json = values.count("json") != 0;
-  if (values.count("trace") != 0) {
-    for (const auto& path : values["trace"].as<std::vector<std::string>>()) options.traces.emplace_back(path);
+  options.check = given.has("check");
+  options.json = given.has("json");
+  for (const auto& path : given.texts("trace")) {
+    if (path.empty()) throw given.wrong("trace", path, "a path");
+    options.traces.emplace_back(path);
   }
-  if (values.count("certificate") != 0) {
-    options.certificate = values["certificate"].as<std::string>();
-    if (!options.check) throw InputError("coterie inspect: --certificate is for --check; give both");
+  if (given.has("certificate")) {
+    options.certificate = given.path("certificate");
+    if (!options.check) throw given.wrong("certificate", "--check beside it");
   }
-  if (values.count("objective") != 0) options.objective = objective_of(values["objective"].as<std::string>());
-  if (values.count("domain") != 0) options.domain = domain_of(values["domain"].as<std::string>());
-  if (values.count("ranks") != 0) {
-    options.ranks = values["ranks"].as<int>();
-    if (options.ranks < 1) {
-      throw bad_field("coterie inspect", "--ranks", std::to_string(options.ranks), "at least 1");
-    }
-  }
+  if (given.has("objective")) options.objective = objective_of(given.text("objective"), given.label("objective"));
+  if (given.has("domain")) options.domain = domain_of(given.text("domain"), given.label("domain"));
+  if (given.has("ranks")) options.ranks = given.number("ranks", 1, kMostRanks, "a whole number from 1 to 65535");
   return options;
 }
 

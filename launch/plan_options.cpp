@@ -1,17 +1,14 @@
 #include "launch/plan_options.hpp"
 
+#include "launch/given_options.hpp"
 #include "launch/outputs.hpp"
-#include "placement/input_error.hpp"
 #include "placement/solvers/solver.hpp"
 
 #include <boost/program_options.hpp>
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <limits>
 #include <sstream>
-#include <utility>
 
 namespace coterie {
 namespace {
@@ -28,12 +25,17 @@ po::typed_value<std::string>* text(const char* shown, const char* otherwise) {
   return text(shown)->default_value(otherwise);
 }
 
+std::string all_solvers() {
+  std::string all;
+  for (const std::string_view name : solver_names()) all += (all.empty() ? "" : ", ") + std::string(name);
+  return all;
+}
+
 po::options_description all_options() {
   constexpr unsigned kWidth = 116, kTextWidth = 80;
   po::options_description input("Traces", kWidth, kTextWidth), cluster("Cluster", kWidth, kTextWidth),
       goal("Goal", kWidth, kTextWidth), search("Search", kWidth, kTextWidth), output("Output", kWidth, kTextWidth), all;
-  std::string solvers;
-  for (const std::string_view name : solver_names()) solvers += (solvers.empty() ? "" : ", ") + std::string(name);
+  const std::string solvers = all_solvers();
   input.add_options()("trace", po::value<std::vector<std::string>>()->value_name("FILE[=W]"),
                       "coterie.trace/1, weighing W beside other traces; may be given several times")(
       "window", text("FIRST:COUNT"), "tokens of every trace (without: all)")(
@@ -53,166 +55,93 @@ po::options_description all_options() {
       "traffic: fewest priced rows; affinity: most weight stays on its rank; load: lightest heaviest rank")(
       "domain", text("NAME", "world"), "coherence domain that traffic is counted for: rank, node, world")(
       "balance", text("X|none"), "heaviest rank over mean in every layer (without: 1.1, or what can be kept)")(
-      "unequal-counts", po::bool_switch(), "ranks may hold more experts of a layer than others, up to their slots");
+      "unequal-counts", "ranks may hold more experts of a layer than others, up to their slots");
   search.add_options()("solver", text("NAME", "auto"), solvers.c_str())("time-limit", text("SECONDS", "60"),
                                                                         "for search and bound together")(
-      "gap", text("SHARE", "0.01"), "stop when the plan is proven to be so near the best")(
-      "no-bound", po::bool_switch(), "prove nothing")("seed", text("N", "1"), "of all random choices")(
-      "threads", text("N", "0"), "0: all cores");
+      "gap", text("SHARE", "0.01"), "stop when the plan is proven to be so near the best")("no-bound", "prove nothing")(
+      "seed", text("N", "1"), "of all random choices")("threads", text("N", "0"), "0: all cores");
   output.add_options()("output,o", text("FILE"), "the plan (without: only the summary)")(
       "certificate", text("FILE"), "dual values that prove the bound, for coterie inspect --check")(
       "report", text("FILE"), "a page for people, self-contained HTML")(
-      "compare", po::bool_switch(), "a table of what the other solvers reach")("help,h", "this text");
+      "compare", "a table of what the other solvers reach")("help,h", "this text");
   all.add(input).add(cluster).add(goal).add(search).add(output);
   return all;
 }
 
-InputError bad_option(const std::string& name, const std::string& found, const std::string& expected) {
-  return bad_field("coterie plan", "--" + name, "'" + found + "'", expected);
-}
-
-/// The options as they were given; each value is checked as it is taken.
-class Given {
- public:
-  explicit Given(std::span<const char* const> arguments) {
-    const std::vector<std::string> words(arguments.begin(), arguments.end());
-    try {
-      // No guessing: a script should not change its meaning when an option is added.
-      const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-      const po::positional_options_description none;
-      po::store(po::command_line_parser(words).options(all_options()).positional(none).style(style).run(), values_);
-    } catch (const po::error& e) {
-      throw InputError("coterie plan: " + std::string(e.what()) + "; see coterie plan --help");
-    }
-  }
-
-  [[nodiscard]] bool has(const std::string& name) const { return values_.count(name) != 0; }
-  /// False also for an option that stands at its default.
-  [[nodiscard]] bool given(const std::string& name) const { return has(name) && !values_[name].defaulted(); }
-  [[nodiscard]] bool is_set(const std::string& name) const { return values_[name].as<bool>(); }
-  [[nodiscard]] std::string text(const std::string& name) const {
-    return has(name) ? values_[name].as<std::string>() : "";
-  }
-  [[nodiscard]] std::vector<std::string> texts(const std::string& name) const {
-    return has(name) ? values_[name].as<std::vector<std::string>>() : std::vector<std::string>{};
-  }
-  [[nodiscard]] std::filesystem::path path(const std::string& name) const {
-    if (has(name) && text(name).empty()) throw bad_option(name, "", "a path");
-    return text(name);
-  }
-
-  template <typename Number>
-  [[nodiscard]] Number number(const std::string& name, Number least, Number most, const std::string& expected) const {
-    return number_in(name, text(name), least, most, expected);
-  }
-  template <typename Number>
-  [[nodiscard]] static Number number_in(const std::string& name, std::string_view digits, Number least, Number most,
-                                        const std::string& expected) {
-    Number value{};
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
-    const bool whole = error == std::errc() && end == digits.data() + digits.size();
-    if (!whole || !(value >= least && value <= most)) throw bad_option(name, std::string(digits), expected);
-    return value;
-  }
-
-  [[nodiscard]] std::uint64_t bytes(const std::string& name) const {
-    constexpr std::pair<const char*, double> kUnits[] = {
-        {"", 1},         {"B", 1},      {"K", 0x1p10},   {"KiB", 0x1p10}, {"M", 0x1p20}, {"MiB", 0x1p20}, {"G", 0x1p30},
-        {"GiB", 0x1p30}, {"T", 0x1p40}, {"TiB", 0x1p40}, {"KB", 1e3},     {"MB", 1e6},   {"GB", 1e9},     {"TB", 1e12},
-    };
-    const std::string found = text(name);
-    double value = 0;
-    const auto [end, error] = std::from_chars(found.data(), found.data() + found.size(), value);
-    const std::string unit(end, found.data() + found.size());
-    for (const auto& [name_of_unit, size] : kUnits) {
-      const double total = value * size;
-      if (error == std::errc() && unit == name_of_unit && total >= 1 && total < 0x1p63)
-        return static_cast<std::uint64_t>(total);
-    }
-    throw bad_option(name, found, "a size such as 512MiB, 2GiB or 1000000");
-  }
-
- private:
-  po::variables_map values_;
-};
-
 /// "a.safetensors=2"; a file of that very name goes first.
-PlanOptions::Source source_of(const std::string& given) {
-  const auto sign = given.rfind('=');
-  if (given.empty() || sign == 0) throw bad_option("trace", given, "a path");
-  if (sign == std::string::npos || std::filesystem::exists(given)) return {given, 1};
+PlanOptions::Source source_of(const GivenOptions& given, const std::string& text) {
+  const auto sign = text.rfind('=');
+  if (text.empty() || sign == 0) throw given.wrong("trace", text, "a path");
+  if (sign == std::string::npos || std::filesystem::exists(text)) return {text, 1};
   return {
-      given.substr(0, sign),
-      Given::number_in<double>("trace", std::string_view(given).substr(sign + 1), 1e-9, 1e9,
-                               "a weight above 0 behind the last ="),
+      text.substr(0, sign),
+      given.number_in<double>("trace", std::string_view(text).substr(sign + 1), 1e-9, 1e9,
+                              "a weight above 0 behind the last ="),
   };
 }
 
-Topology topology_of(const Given& given) {
+Topology topology_of(const GivenOptions& given) {
   const std::string whole = "a whole number from 1 to " + std::to_string(kMostRanks);
   Topology topology;
   if (given.has("ranks-per-node")) {
-    if (given.given("ranks") || given.given("nodes"))
-      throw bad_option("ranks-per-node", given.text("ranks-per-node"), "it alone, or --ranks and --nodes");
+    if (given.has("ranks") || given.has("nodes"))
+      throw given.wrong("ranks-per-node", "it alone, or --ranks and --nodes");
     std::istringstream parts(given.text("ranks-per-node"));
     for (std::string part; std::getline(parts, part, ',');)
       topology.ranks_per_node.push_back(
-          Given::number_in("ranks-per-node", part, 1, kMostRanks, "whole numbers, as 4,4,2"));
+          given.number_in("ranks-per-node", part, 1, kMostRanks, "whole numbers, as 4,4,2"));
     if (topology.ranks_per_node.empty() || topology.ranks() > kMostRanks)
-      throw bad_option("ranks-per-node", given.text("ranks-per-node"), "whole numbers, as 4,4,2");
+      throw given.wrong("ranks-per-node", "whole numbers, as 4,4,2");
     return topology;
   }
-  if (!given.has("ranks")) throw InputError("coterie plan: --ranks is missing; see coterie plan --help");
+  if (!given.has("ranks")) throw given.missing("ranks");
   const int ranks = given.number("ranks", 1, kMostRanks, whole);
   const int nodes = given.number("nodes", 1, ranks, "a whole number from 1 to the number of ranks");
   for (int n = 0; n < nodes; ++n) topology.ranks_per_node.push_back(ranks / nodes + (n < ranks % nodes ? 1 : 0));
   return topology;
 }
 
-LinkPrices prices_of(const Given& given) {
+LinkPrices prices_of(const GivenOptions& given) {
   const std::string found = given.text("price"), expected = "two prices from 0, as 1:8";
   const auto colon = found.find(':');
-  if (colon == std::string::npos) throw bad_option("price", found, expected);
-  const auto side = [&](std::string_view digits) {
-    return Given::number_in<double>("price", digits, 0, 1e9, expected);
-  };
+  if (colon == std::string::npos) throw given.wrong("price", expected);
+  const auto side = [&](std::string_view digits) { return given.number_in<double>("price", digits, 0, 1e9, expected); };
   const LinkPrices prices{side(std::string_view(found).substr(0, colon)),
                           side(std::string_view(found).substr(colon + 1))};
   if (prices.between_nodes < prices.inside_node)
-    throw bad_option("price", found, expected + ", the second at least the first");
+    throw given.wrong("price", expected + ", the second at least the first");
   return prices;
 }
 
-void read_window(const Given& given, PlanOptions& o) {
+void read_window(const GivenOptions& given, PlanOptions& o) {
   if (!given.has("window")) return;
   const std::string found = given.text("window"), expected = "the first token and how many, as 1000:5000";
   const auto colon = found.find(':');
-  if (colon == std::string::npos) throw bad_option("window", found, expected);
+  if (colon == std::string::npos) throw given.wrong("window", expected);
   constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 2;
-  o.first = Given::number_in<std::int64_t>("window", std::string_view(found).substr(0, colon), 0, kMost, expected);
-  o.count = Given::number_in<std::int64_t>("window", std::string_view(found).substr(colon + 1), 1, kMost, expected);
+  o.first = given.number_in<std::int64_t>("window", std::string_view(found).substr(0, colon), 0, kMost, expected);
+  o.count = given.number_in<std::int64_t>("window", std::string_view(found).substr(colon + 1), 1, kMost, expected);
 }
 
-void check_files(const PlanOptions& o) {
+void check_files(const GivenOptions& given, const PlanOptions& o) {
   std::vector<std::filesystem::path> inputs;
   for (const PlanOptions::Source& trace : o.traces) inputs.push_back(trace.path);
   if (!o.machine.empty()) inputs.push_back(o.machine);
   const Output outputs[] = {{"--output", o.output}, {"--certificate", o.certificate}, {"--report", o.report}};
   check_outputs("coterie plan", outputs, inputs);
-  if (!o.certificate.empty() && !o.bound)
-    throw bad_option("certificate", o.certificate.string(), "a bound to certify: leave --no-bound out");
+  if (!o.certificate.empty() && !o.bound) throw given.wrong("certificate", "a bound to certify: leave --no-bound out");
 }
 
 }  // namespace
 
 std::optional<PlanOptions> parse_plan_options(std::span<const char* const> arguments) {
-  const Given given(arguments);
+  const GivenOptions given("plan", all_options(), arguments);
   if (given.has("help")) return std::nullopt;
   constexpr int kMost = std::numeric_limits<int>::max();
 
   PlanOptions o;
-  for (const std::string& name : given.texts("trace")) o.traces.push_back(source_of(name));
-  if (o.traces.empty()) throw InputError("coterie plan: --trace is missing; see coterie plan --help");
+  for (const std::string& name : given.texts("trace")) o.traces.push_back(source_of(given, name));
+  if (o.traces.empty()) throw given.missing("trace");
   read_window(given, o);
   o.top = given.number("top", 0, kMost, "a whole number, 0 for all");
   o.holdout = given.number<double>("holdout", 0, 0.95, "a share from 0 to 0.95");
@@ -221,39 +150,39 @@ std::optional<PlanOptions> parse_plan_options(std::span<const char* const> argum
   o.topology = topology_of(given);
   if (given.has("slots")) o.slots = given.number("slots", 1, kMost, "a whole number from 1");
   o.replicas = given.number("replicas", 0, kMost, "a whole number from 0");
-  if (given.has("memory")) o.memory = given.bytes("memory");
+  if (given.has("memory")) o.memory = given.bytes("memory", 1);
   if (given.has("expert-size")) {
-    o.expert_size = given.bytes("expert-size");
-    if (o.memory == 0 && o.machine.empty())
-      throw bad_option("expert-size", given.text("expert-size"), "--memory or --machine beside it");
+    o.expert_size = given.bytes("expert-size", 1);
+    if (o.memory == 0 && o.machine.empty()) throw given.wrong("expert-size", "--memory or --machine beside it");
   }
-  if (o.memory > 0 && o.expert_size == 0) throw bad_option("memory", given.text("memory"), "--expert-size beside it");
-  if (given.given("price")) o.prices = prices_of(given);
+  if (o.memory > 0 && o.expert_size == 0) throw given.wrong("memory", "--expert-size beside it");
+  if (given.has("price")) o.prices = prices_of(given);
 
-  o.objective = objective_of(given.text("objective"));
-  o.domain = domain_of(given.text("domain"));
+  o.objective = objective_of(given.text("objective"), given.label("objective"));
+  o.domain = domain_of(given.text("domain"), given.label("domain"));
   o.strict_balance = given.has("balance");
   if (given.text("balance") == "none")
     o.balance.reset();
   else if (o.strict_balance)
     o.balance = given.number<double>("balance", 1, 1e6, "none, or a number from 1, the heaviest rank over the mean");
-  o.unequal_counts = given.is_set("unequal-counts");
+  o.unequal_counts = given.has("unequal-counts");
 
   o.solver = given.text("solver");
   const auto names = solver_names();
-  if (std::find(names.begin(), names.end(), o.solver) == names.end()) static_cast<void>(make_solver(o.solver));
+  if (std::find(names.begin(), names.end(), o.solver) == names.end())
+    throw given.wrong("solver", "one of " + all_solvers());
   o.time_limit = given.number<double>("time-limit", 1e-3, 1e7, "a number of seconds above 0");
   o.gap = given.number<double>("gap", 0, 1, "a share from 0 to 1");
   o.seed = given.number<std::uint64_t>("seed", 0, std::numeric_limits<std::int64_t>::max(),
                                        "a whole number from 0 to 9223372036854775807");
   o.threads = given.number("threads", 0, 4096, "a whole number from 0 to 4096");
-  o.compare = given.is_set("compare");
-  o.bound = !given.is_set("no-bound");
+  o.compare = given.has("compare");
+  o.bound = !given.has("no-bound");
 
   o.output = given.path("output");
   o.certificate = given.path("certificate");
   o.report = given.path("report");
-  check_files(o);
+  check_files(given, o);
   return o;
 }
 

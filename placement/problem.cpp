@@ -18,11 +18,11 @@ constexpr std::array<std::string_view, 3> kObjectives{"affinity", "traffic", "lo
 constexpr std::array<std::string_view, 3> kDomains{"rank", "node", "world"};
 
 template <class Enum>
-Enum named(std::string_view name, const std::array<std::string_view, 3>& names, std::string_view what) {
+Enum named(std::string_view name, const std::array<std::string_view, 3>& names, std::string_view where) {
   const auto found = std::find(names.begin(), names.end(), name);
   if (found != names.end()) return static_cast<Enum>(found - names.begin());
-  throw InputError(std::string(what) + ": found '" + std::string(name) + "', expected " + std::string(names[0]) + ", " +
-                   std::string(names[1]) + " or " + std::string(names[2]));
+  throw InputError(std::string(where) + ": found '" + std::string(name) + "', expected " + std::string(names[0]) +
+                   ", " + std::string(names[1]) + " or " + std::string(names[2]));
 }
 
 std::string number(double value) {
@@ -51,14 +51,14 @@ std::string too_heavy(const Problem& problem, const std::string& where, double r
 
 }  // namespace
 
-Objective objective_of(std::string_view name) {
-  return named<Objective>(name, kObjectives, "objective");
+Objective objective_of(std::string_view name, std::string_view where) {
+  return named<Objective>(name, kObjectives, where);
 }
 std::string_view name_of(Objective objective) noexcept {
   return kObjectives[static_cast<int>(objective)];
 }
-Domain domain_of(std::string_view name) {
-  return named<Domain>(name, kDomains, "domain");
+Domain domain_of(std::string_view name, std::string_view where) {
+  return named<Domain>(name, kDomains, where);
 }
 std::string_view name_of(Domain domain) noexcept {
   return kDomains[static_cast<int>(domain)];

@@ -22,10 +22,10 @@ enum class Objective {
 /// The ranks that hold a sequence's KV cache: a token may stay on any of them.
 enum class Domain { rank, node, world };
 
-/// "affinity", ...; throws InputError for any other text.
-[[nodiscard]] Objective objective_of(std::string_view name);
+/// "affinity", ...; throws InputError for any other text, which says that it was found at `where`.
+[[nodiscard]] Objective objective_of(std::string_view name, std::string_view where = "objective");
 [[nodiscard]] std::string_view name_of(Objective objective) noexcept;
-[[nodiscard]] Domain domain_of(std::string_view name);
+[[nodiscard]] Domain domain_of(std::string_view name, std::string_view where = "domain");
 [[nodiscard]] std::string_view name_of(Domain domain) noexcept;
 
 /// What a row costs on a link. Inside a rank it costs nothing.

@@ -3,15 +3,14 @@
 #include "launch/command.hpp"
 #include "launch/doctor/facts_json.hpp"
 #include "launch/doctor/facts_page.hpp"
+#include "launch/given_options.hpp"
 #include "launch/on_ranks.hpp"
-#include "placement/input_error.hpp"
 
 #include <boost/program_options.hpp>
 
 #include <algorithm>
 #include <cstdlib>
 #include <iostream>
-#include <map>
 #include <optional>
 #include <sstream>
 
@@ -49,27 +48,13 @@ std::string help() {
 
 /// Nothing: help was asked for.
 std::optional<DoctorOptions> parse(std::span<const char* const> arguments) {
-  po::variables_map values;
-  try {
-    const int style = po::command_line_style::unix_style & ~po::command_line_style::allow_guessing;
-    po::store(po::command_line_parser(std::vector<std::string>(arguments.begin(), arguments.end()))
-                  .options(visible_options())
-                  .positional({})
-                  .style(style)
-                  .run(),
-              values);
-  } catch (const po::error& e) {
-    throw InputError("coterie doctor: " + std::string(e.what()) + "; see coterie doctor --help");
-  }
-  if (values.count("help") != 0) return std::nullopt;
+  const GivenOptions given("doctor", visible_options(), arguments);
+  if (given.has("help")) return std::nullopt;
   DoctorOptions options;
-  const std::map<std::string, WantedJob::Device> kinds{
-      {"cpu", WantedJob::Device::cpu}, {"cuda", WantedJob::Device::cuda}, {"auto", WantedJob::Device::any}};
-  const std::string given = values["device"].as<std::string>();
-  const auto kind = kinds.find(given);
-  if (kind == kinds.end()) throw bad_field("coterie doctor", "--device", "'" + given + "'", "cpu, cuda or auto");
-  options.job = {kind->second, values.count("share-gpu") != 0};
-  options.json = values.count("json") != 0;
+  options.job.device = given.one_of<WantedJob::Device>(
+      "device", {{"cpu", WantedJob::Device::cpu}, {"cuda", WantedJob::Device::cuda}, {"auto", WantedJob::Device::any}});
+  options.job.share_gpu = given.has("share-gpu");
+  options.json = given.has("json");
   return options;
 }
 

@@ -27,8 +27,8 @@ struct FormatOptions {
   int hidden_layers = 0;          ///< layers of the model, dense ones too
   std::optional<Topology> topology;
   std::optional<GateOrder> gate_order;
-  std::string router;  ///< "softmax", "softmax-normalized", ...: what makes choices of router logits
-  bool fill = false;   ///< empty slots may get replicas where the target has no empty slots
+  std::optional<bool> normalized;  ///< whether weights that router logits give are normalized over the chosen experts
+  bool fill = false;               ///< empty slots may get replicas where the target has no empty slots
   std::function<void(const std::string&)> note;  ///< is told what was assumed or left out
 };
 

@@ -128,18 +128,6 @@ class SoftmaxRouter {
   std::vector<int> order_;
 };
 
-bool is_normalized(const FormatOptions& options, const std::string& where) {
-  if (options.router == "softmax") return false;
-  if (options.router == "softmax-normalized") return true;
-  if (options.router.empty())
-    throw bad_field(where, "router", "nothing",
-                    "--router softmax (OLMoE) or softmax-normalized (Mixtral, norm_topk_prob): logits don't say it");
-  throw bad_field(
-      where, "--router", "'" + options.router + "'",
-      "softmax or softmax-normalized: with a sigmoid, a bias or groups of experts (DeepSeek-V3 and its like) "
-      "the largest logits are not the experts that ran; record the choices themselves");
-}
-
 void add_sequences(const Shape& shape, RecordedChoices& all) {
   if (shape.size() != 3) return;
   for (std::int64_t s = 0; s < shape[0]; ++s)
@@ -151,7 +139,9 @@ void add_sequences(const Shape& shape, RecordedChoices& all) {
 
 AnyTrace read(std::span<const fs::path> paths, const FormatOptions& options) {
   const std::string where = paths.front().string();
-  const bool normalized = is_normalized(options, where);
+  if (!options.normalized)
+    throw bad_field(where, "router", "nothing",
+                    "--router softmax (OLMoE) or softmax-normalized (Mixtral, norm_topk_prob): logits don't say it");
   if (options.top_k == 0) throw bad_field(where, "experts per token", "nothing", "--top-k: logits don't say it");
   const auto layers = read_layers(paths);
   if (layers.empty()) throw bad_field(where, "layers", "none", "a tensor of router logits for each MoE layer");
@@ -168,7 +158,7 @@ AnyTrace read(std::span<const fs::path> paths, const FormatOptions& options) {
   const std::size_t tokens = layers.begin()->second.logits.size() / static_cast<std::size_t>(shape.back());
   all.experts.resize(tokens * all.layers * all.width);
   all.weights.resize(all.experts.size());
-  SoftmaxRouter router(all.width, normalized, static_cast<std::size_t>(all.num_experts));
+  SoftmaxRouter router(all.width, *options.normalized, static_cast<std::size_t>(all.num_experts));
   for (std::size_t column = 0; const auto& [number, layer] : layers) {
     if (layer.shape != shape) throw bad_field(layer.where, "shape", to_string(layer.shape), to_string(shape));
     all.layer_ids.push_back(number);

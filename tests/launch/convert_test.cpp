@@ -70,6 +70,7 @@ TEST(Convert, BadUsageIsRefused) {
   expect_in("--top-k", refusal({folder / "what", "-o", folder / "x", "--top-k", "two"}));
   expect_in("--nodes", refusal({folder / "what", "-o", folder / "x", "--nodes", "2"}));
   expect_in("--gate-order", refusal({folder / "what", "-o", folder / "x", "--gate-order", "up"}));
+  expect_in("DeepSeek-V3", refusal({folder / "what", "-o", folder / "x", "--router", "sigmoid"}));
   expect_in("--what", refusal({"--what"}));
 }
 

@@ -184,7 +184,7 @@ TEST_F(PlanCommand, RefusesWrongInput) {
   expect_refused("--ranks 4", "--trace is missing");
   expect_refused("--trace " + kTop2, "--ranks is missing");
   expect_refused("--trace " + kTop2 + " --ranks 4 --solver best", "expected one of auto");
-  expect_refused("--trace " + kTop2 + " --ranks 4 --objective speed", "objective: found 'speed'");
+  expect_refused("--trace " + kTop2 + " --ranks 4 --objective speed", "coterie plan: --objective: found 'speed'");
   expect_refused("--trace " + kTop2 + " --ranks 4 --price 8:1", "--price");
   expect_refused("--trace " + kTop2 + " --ranks 4 --nodes 5", "--nodes");
   expect_refused("--trace " + kTop2 + " --ranks-per-node 2,0", "--ranks-per-node");

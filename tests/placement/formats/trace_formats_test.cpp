@@ -264,18 +264,14 @@ TEST(HfRouterLogits, TheLargestLogitsAreTheChoices) {
   FormatOptions options;
   options.top_k = 2;
   expect_in("--router softmax", refusal([&] { static_cast<void>(choices("hf-router-logits", {path}, options)); }));
-  for (const char* const router : {"sigmoid", "grouped"}) {
-    options.router = router;
-    expect_in("DeepSeek-V3", refusal([&] { static_cast<void>(choices("hf-router-logits", {path}, options)); }));
-  }
-  options.router = "softmax";
+  options.normalized = false;
   Trace trace = choices("hf-router-logits", {path}, options);
   EXPECT_EQ(trace.layer_ids, (std::vector<int>{2, 10})) << "by number, not by name";
   EXPECT_EQ(trace.experts, (Experts{1, 2, 0, 3, 0, 1, 2, 1}));
   EXPECT_EQ(trace.gate_order, GateOrder::descending);
   const double sum = 1 + std::exp(2) + std::exp(1) + std::exp(-1);
   EXPECT_NEAR(trace.weights[0], std::exp(2) / sum, 1e-3);
-  options.router = "softmax-normalized";
+  options.normalized = true;
   trace = choices("hf-router-logits", {path}, options);
   EXPECT_NEAR(trace.weights[0], std::exp(2) / (std::exp(2) + std::exp(1)), 1e-3);
   EXPECT_NEAR(trace.weights[0] + trace.weights[1], 1, 1e-3);
@@ -305,7 +301,7 @@ TEST(HfRouterLogits, TheLargestLogitsAreTheChoices) {
 TEST(HfRouterLogits, DamagedFilesNeverCrash) {
   FormatOptions options;
   options.top_k = 2;
-  options.router = "softmax";
+  options.normalized = false;
   const auto saved = std::filesystem::path(COTERIE_FIXTURES) / "router_logits" / "router_logits.pt";
   expect_no_damage_crashes(read_bytes(saved), "router_logits.pt", true, 2000, [&](const std::filesystem::path& path) {
     static_cast<void>(format("hf-router-logits").read(Paths{path}, options));
