@@ -1,6 +1,7 @@
 #include "launch/generate_options.hpp"
 
 #include "launch/given_options.hpp"
+#include "placement/input_error.hpp"
 
 #include <boost/program_options.hpp>
 
@@ -41,9 +42,9 @@ po::options_description all_options() {
                       "f32: exact, in 2 bytes where bf16 holds it, else 4; bf16: rounded")(
       "experts-per-token", text("N"), "experts that each token takes, whatever the model's config says")(
       "device", text("KIND", "cpu"), "cpu, cuda (a GPU for each rank of a node), or auto")(
-      "expert-kernels", text("KIND", "auto"), "auto, mma, wgmma, or cublas where faster (last bits then vary)")(
+      "expert-kernels", text("KIND", "auto"), "on a GPU: auto, mma, wgmma, cublas if faster (last bits then vary)")(
       "share-gpu", "ranks of a node may share its GPUs")(
-      "cuda-graphs", text("on|off", "on"), "on: a GPU gets a decode step like one before at once (one rank)")(
+      "cuda-graphs", text("on|off", "on"), "on a GPU: a decode step like one before as one graph (one rank)")(
       "threads", text("N", std::to_string(defaults.threads)), "threads of a rank on the CPU")(
       "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");
   coherence.add_options()("coherence", text("DOMAIN", "rank"),
@@ -132,9 +133,15 @@ void take_dispatch(const GivenOptions& given, GenerateOptions& o) {
   o.dispatch.llep_threshold = given.number<double>("llep-threshold", 0, 1e6, "a number from 0 to 1000000");
 }
 
+/// What concerns GPUs alone can't be asked of the CPU.
 void take_device(const GivenOptions& given, GenerateOptions& o) {
   o.device = given.one_of<DeviceKind>(
       "device", {{"cpu", DeviceKind::cpu}, {"cuda", DeviceKind::cuda}, {"auto", DeviceKind::any}});
+  for (const char* name : {"expert-kernels", "share-gpu", "cuda-graphs", "low-latency"}) {
+    if (o.device == DeviceKind::cpu && given.has(name)) {
+      throw InputError(given.label(name) + ": found --device cpu, expected --device cuda or auto beside it");
+    }
+  }
   o.expert_kernels = given.one_of<ExpertKernels>("expert-kernels", {{"auto", ExpertKernels::best},
                                                                     {"mma", ExpertKernels::mma},
                                                                     {"wgmma", ExpertKernels::wgmma},

@@ -39,8 +39,9 @@ TEST(GenerateOptions, TransportsHaveNames) {
   EXPECT_EQ(parse({"--transport", "nccl"})->transport, Transport::nccl);
   EXPECT_NE(complaint_about({"--transport", "tcp"}).find("expected mpi, nccl or auto"), std::string::npos);
   EXPECT_EQ(parse({})->low_latency, std::nullopt);
-  EXPECT_EQ(parse({"--low-latency", "on"})->low_latency, true);
-  EXPECT_NE(complaint_about({"--low-latency", "1"}).find("expected on, off or auto"), std::string::npos);
+  EXPECT_EQ(parse({"--low-latency", "on", "--device", "cuda"})->low_latency, true);
+  EXPECT_NE(complaint_about({"--low-latency", "1", "--device", "cuda"}).find("expected on, off or auto"),
+            std::string::npos);
 }
 
 TEST(GenerateOptions, ThreePathsAreEnough) {
@@ -85,12 +86,23 @@ TEST(GenerateOptions, Device) {
   EXPECT_FALSE(parse({"--device=cuda"})->share_gpu);
   EXPECT_TRUE(parse({"--device=cuda", "--share-gpu"})->share_gpu);
   EXPECT_EQ(parse({})->expert_kernels, ExpertKernels::best);
-  EXPECT_EQ(parse({"--expert-kernels=cublas"})->expert_kernels, ExpertKernels::cublas);
-  EXPECT_NE(complaint_about({"--expert-kernels=cutlass"}).find("mma, wgmma or cublas"), std::string::npos);
+  EXPECT_EQ(parse({"--device=auto", "--expert-kernels=cublas"})->expert_kernels, ExpertKernels::cublas);
+  EXPECT_NE(complaint_about({"--device=cuda", "--expert-kernels=cutlass"}).find("mma, wgmma or cublas"),
+            std::string::npos);
   EXPECT_TRUE(parse({})->cuda_graphs);
-  EXPECT_FALSE(parse({"--cuda-graphs=off"})->cuda_graphs);
-  EXPECT_NE(complaint_about({"--cuda-graphs=no"}).find("on or off"), std::string::npos);
+  EXPECT_FALSE(parse({"--device=cuda", "--cuda-graphs=off"})->cuda_graphs);
+  EXPECT_NE(complaint_about({"--device=cuda", "--cuda-graphs=no"}).find("on or off"), std::string::npos);
   EXPECT_NE(complaint_about({"--device=gpu"}).find("cpu, cuda or auto"), std::string::npos);
+}
+
+TEST(GenerateOptions, WhatConcernsGpusIsRefusedOnTheCpu) {
+  for (const std::string option : {"--expert-kernels=auto", "--share-gpu", "--cuda-graphs=off", "--low-latency=off"}) {
+    for (const char* device : {"--device=cuda", "--device=auto"})
+      EXPECT_TRUE(parse({option.c_str(), device})) << option;
+    const std::string name = option.substr(0, option.find('='));
+    EXPECT_EQ(complaint_about({option.c_str()}),
+              "coterie generate: " + name + ": found --device cpu, expected --device cuda or auto beside it");
+  }
 }
 
 TEST(GenerateOptions, Dispatch) {

@@ -37,7 +37,7 @@ std::string printed_help(const Command& command) {
 std::vector<Subject> subjects() {
   return {
       {"generate",
-       {"--model", "m", "--input", "i", "--output", "o"},
+       {"--model", "m", "--input", "i", "--output", "o", "--device", "auto"},
        generate_help,
        [](const Arguments& all) { static_cast<void>(parse_generate_options(all)); }},
       {"plan",
