@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <cstring>
 #include <thread>
@@ -75,7 +76,7 @@ class NcclWindows final : public SlotExchange {
     cudaError_t error = open_window(window_.get(), window_bytes(layout_), layout_.team, &sent_word(0), stream_);
     if (error == cudaSuccess) error = cudaStreamSynchronize(stream_);
     if (error != cudaSuccess) return std::string("the windows' addresses: ") + cudaGetErrorString(error);
-    for (int i = 0; i < team_.nRanks; ++i) windows_.push_back(reinterpret_cast<std::byte*>((&sent_word(0))[i]));
+    for (int i = 0; i < team_.nRanks; ++i) windows_.push_back(std::bit_cast<std::byte*>((&sent_word(0))[i]));
     std::fill_n(words_.get(), word_count(), 0);
     numbers_.assign(windows_.size(), 0);
     return "";

@@ -126,6 +126,12 @@ void finish(const RouterOptions& options, std::int64_t experts, Chosen chosen) {
   }
 }
 
+/// Whether experts are chosen by other numbers than their scores.
+bool chooses_apart(const RouterOptions& options, const RouterBiases& biases) {
+  return biases.choice.data != nullptr || options.top_groups < options.groups ||
+         options.scoring == Scoring::sparse_mixer;
+}
+
 /// One token: `row` are its logits and becomes its scores; `choice` is room for as many numbers.
 void route_row(float* row, float* choice, std::int64_t count, const RouterOptions& options, const RouterBiases& biases,
                Chosen chosen) {
@@ -134,7 +140,7 @@ void route_row(float* row, float* choice, std::int64_t count, const RouterOption
   if (options.scoring == Scoring::softmax) softmax(row, count);
   if (options.scoring == Scoring::sigmoid) sigmoid(row, count);
   const float* by = row;
-  if (choice != nullptr) {
+  if (chooses_apart(options, biases)) {
     std::copy_n(row, count, choice);
     if (biases.choice.data != nullptr) add(choice, biases.choice, row);
     if (options.top_groups < options.groups) keep_best_groups(choice, count, options);
@@ -157,8 +163,6 @@ Routing CpuDevice::route(const Tensor& in, const PackedMatrix& weight, const Rou
                          const RouterBiases& biases) {
   const std::int64_t outputs = weight.out_features();
   require_router(options, biases, outputs);
-  const bool chooses_apart =
-      biases.choice.data != nullptr || options.top_groups < options.groups || options.scoring == Scoring::sparse_mixer;
   float* numbers = logits_.get<float>(in.rows * outputs * 2);
   const Tensor logits{reinterpret_cast<std::byte*>(numbers), DType::f32, in.rows, outputs, outputs};
   linear(in, weight, logits, false);
@@ -168,7 +172,7 @@ Routing CpuDevice::route(const Tensor& in, const PackedMatrix& weight, const Rou
   routing.experts.resize(total);
   routing.weights.resize(total);
   parallel_for(threads_for(in.rows * outputs * 20), in.rows, [&](std::int64_t t) {
-    route_row(f32_row(logits, t), chooses_apart ? numbers + (in.rows + t) * outputs : nullptr, outputs, options, biases,
+    route_row(f32_row(logits, t), numbers + (in.rows + t) * outputs, outputs, options, biases,
               {routing.experts.data() + t * options.top_k, routing.weights.data() + t * options.top_k});
   });
   return routing;

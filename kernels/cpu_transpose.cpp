@@ -10,20 +10,20 @@ namespace {
 
 constexpr std::int64_t line_bytes = 64;
 
-/// 16 bytes of numbers: registers that every x86-64 has.
+/// 16 bytes of numbers: registers that every x86-64 has; the lower and the higher halves of two, interleaved.
 template <class T>
 struct Register;
 template <>
 struct Register<std::uint16_t> {
   using type = std::uint16_t __attribute__((vector_size(16)));
-  static constexpr type low = {0, 8, 1, 9, 2, 10, 3, 11};
-  static constexpr type high = {4, 12, 5, 13, 6, 14, 7, 15};
+  static type low(type a, type b) { return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+  static type high(type a, type b) { return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
 };
 template <>
 struct Register<std::uint32_t> {
   using type = std::uint32_t __attribute__((vector_size(16)));
-  static constexpr type low = {0, 4, 1, 5};
-  static constexpr type high = {2, 6, 3, 7};
+  static type low(type a, type b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+  static type high(type a, type b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
 };
 
 /// A square of `side` rows: interleaving the halves of a list of registers as often as its length can be halved
@@ -40,8 +40,8 @@ COTERIE_INLINE void transpose_square(const T* rows, std::int64_t stride, std::in
   for (int left = side; left > 1; left /= 2) {
 #pragma GCC unroll 4
     for (int i = 0; i < side / 2; ++i) {
-      next[2 * i] = __builtin_shuffle(now[i], now[i + side / 2], Register<T>::low);
-      next[2 * i + 1] = __builtin_shuffle(now[i], now[i + side / 2], Register<T>::high);
+      next[2 * i] = Register<T>::low(now[i], now[i + side / 2]);
+      next[2 * i + 1] = Register<T>::high(now[i], now[i + side / 2]);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < side; ++i) now[i] = next[i];

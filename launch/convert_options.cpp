@@ -79,7 +79,7 @@ std::optional<Topology> topology_of(const GivenOptions& given) {
 
 /// Empty where none was given.
 std::string format_name(const GivenOptions& given, const std::string& option) {
-  const std::string name = given.text(option);
+  std::string name = given.text(option);
   const auto is_named = [&](const auto& format) { return format.name == name; };
   if (given.has(option) && std::ranges::none_of(trace_formats(), is_named) &&
       std::ranges::none_of(plan_formats(), is_named))

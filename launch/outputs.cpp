@@ -20,10 +20,10 @@ bool same_place(const fs::path& a, const fs::path& b) {
 
 void check_outputs(const std::string& command, std::span<const Output> outputs, std::span<const fs::path> inputs) {
   for (std::size_t o = 0; o < outputs.size(); ++o) {
-    const auto& [option, path] = outputs[o];
+    const fs::path& path = outputs[o].path;
     if (path.empty()) continue;
     const auto wrong = [&](const std::string& expected) {
-      return bad_field(command, option, "'" + path.string() + "'", expected);
+      return bad_field(command, outputs[o].option, "'" + path.string() + "'", expected);
     };
     for (const fs::path& input : inputs)
       if (same_place(path, input)) throw wrong("another file than the input " + input.string());

@@ -61,7 +61,7 @@ constexpr std::size_t kText = 128;
 /// A library's functions by name; asking one that is missing is an error like any other.
 class Functions {
  public:
-  explicit Functions(std::vector<std::string> names) : library_(names) {}
+  explicit Functions(const std::vector<std::string>& names) : library_(names) {}
   [[nodiscard]] const SharedLibrary& file() const { return library_; }
   template <class Function, class... Arguments>
   [[nodiscard]] int call(const char* name, Arguments... arguments) const {

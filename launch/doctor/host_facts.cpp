@@ -19,8 +19,6 @@
 #include <set>
 #include <sstream>
 
-extern char** environ;
-
 namespace coterie {
 namespace {
 

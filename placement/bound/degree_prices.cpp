@@ -6,9 +6,8 @@
 namespace coterie {
 namespace {
 
-constexpr int kSweeps = 4;         // at each temperature
-constexpr double kHottest = 0.05;  // temperature, as a share of the largest weight
-constexpr double kColdest = 0.0005;
+constexpr int kSweeps = 4;                                                // at each temperature
+constexpr double kTemperatures[] = {0.05, 0.0125, 0.003125, 0.00078125};  // as shares of the largest weight
 
 double largest(std::span<const double> weight) {
   double most = 0;
@@ -46,7 +45,7 @@ DegreePrices degree_prices(std::span<const double> weight, int items, int capaci
   const double most = largest(weight);
   if (most <= 0 || capacity >= items) return prices;
   std::vector<double> gain(items);
-  for (double share = kHottest; share >= kColdest; share /= 4)
+  for (const double share : kTemperatures)
     for (int sweep = 0; sweep < kSweeps; ++sweep) {
       for (int i = 0; i < items; ++i) {
         for (int j = 0; j < items; ++j) gain[j] = weight[static_cast<std::size_t>(i) * items + j] - prices.column[j];
@@ -65,7 +64,7 @@ std::vector<double> degree_prices_within(std::span<const double> weight, int ite
   const double most = largest(weight);
   if (most <= 0 || capacity >= items || capacity < 2) return price;
   std::vector<double> gain(items - 1);
-  for (double share = kHottest; share >= kColdest; share /= 4)
+  for (const double share : kTemperatures)
     for (int sweep = 0; sweep < 2 * kSweeps; ++sweep)
       for (int i = 0; i < items; ++i) {
         for (int j = 0, at = 0; j < items; ++j)

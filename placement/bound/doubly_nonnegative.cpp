@@ -73,7 +73,7 @@ class Centred {
     std::vector<double> rows(items_), columns(items_);
     for (int a = 0; a < span_; ++a)
       for (int b = 0; b < span_; ++b) {
-        double* part = matrix.data() + a * items_ * size + static_cast<std::size_t>(b) * items_;
+        double* part = matrix.data() + size * a * items_ + static_cast<std::size_t>(b) * items_;
         std::fill(columns.begin(), columns.end(), 0.0);
         double both = 0;
         for (int i = 0; i < items_; ++i) {
@@ -113,7 +113,7 @@ DoublyNonnegative::DoublyNonnegative(const Relaxation& relaxation, int threads,
   if (!parts.empty()) start_at(parts);
   for (std::size_t e = 0; e < entries; ++e) shared_[e] = limited(e, shared_[e]);
   for (int l = 0; l < relaxation.layers; ++l)
-    for (int i = 0; i < relaxation.items(); ++i) shared_[l * square + i * (relaxation.items() + 1)] = 1;
+    for (int i = 0; i < relaxation.items(); ++i) shared_[l * square + (relaxation.items() + std::size_t{1}) * i] = 1;
   if (!relaxation.load.empty()) load_price_.assign(relaxation.layers, std::vector<double>(relaxation.items(), 0));
   const std::size_t triangle = static_cast<std::size_t>(size_) * (size_ + 1) / 2;
   for (DualValues* dual : {&current_, &best_}) dual->matrix.assign(blocks_.size(), std::vector<float>(triangle));
@@ -237,7 +237,7 @@ void DoublyNonnegative::load_block(int block, std::vector<double>& shared) const
   shared.resize(size * size);
   for (int layer = 0; layer < relaxation_.span(); ++layer) {
     const auto inside = within(block + layer);
-    double* to = shared.data() + layer * n * (size + 1);
+    double* to = shared.data() + (size + 1) * layer * n;
     for (int i = 0; i < n; ++i)
       for (int j = i; j < n; ++j) to[i * size + j] = to[j * size + i] = inside[i * n + j];
   }

@@ -198,7 +198,7 @@ double eigenvalue_part(const Relaxation& relaxation, const std::vector<float>& m
   const double norm = y.norm();
   for (int a = 0; a < span; ++a)
     for (int b = 0; b < span; ++b) {
-      auto part = y.block(a * n, b * n, n, n);
+      auto part = y.block(Eigen::Index{a} * n, Eigen::Index{b} * n, n, n);
       const VectorXd rows = part.rowwise().mean();
       const Eigen::RowVectorXd columns = part.colwise().mean();
       const double mean = rows.mean();

@@ -78,7 +78,8 @@ void PairBound::add_level(const Problem& problem, const std::string& name, doubl
   for (int l = 0; l + 1 < problem.layers(); ++l) {
     const auto weight = problem.statistics.affinity_at(l);
     std::vector<double>& between = relaxation.between.emplace_back(n * n, 0);
-    for (int i = 0; i < experts; ++i) std::copy_n(weight.begin() + i * experts, experts, between.begin() + i * n);
+    for (int i = 0; i < experts; ++i)
+      std::copy_n(weight.data() + static_cast<std::size_t>(i) * experts, experts, between.begin() + i * n);
   }
   level.iteration.emplace(relaxation, threads_,
                           start ? parts_of(problem, relaxation, *start) : std::vector<std::vector<int>>());

@@ -26,9 +26,9 @@ LabelMatching::LabelMatching(const Topology& topology, const Kept& kept)
     std::vector<int> nodes;
     for (int n = 0; n < topology.nodes(); ++n)
       if (size_[n] == size) nodes.push_back(n);
-    const int count = static_cast<int>(nodes.size());
-    classes_.push_back(
-        {nodes, Matching(size), Matching(count), std::vector<double>(size * size), std::vector<double>(count * count)});
+    const auto side = static_cast<std::size_t>(size), count = nodes.size();
+    classes_.push_back({nodes, Matching(size), Matching(static_cast<int>(count)), std::vector<double>(side * side),
+                        std::vector<double>(count * count)});
   }
 }
 

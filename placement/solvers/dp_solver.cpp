@@ -201,7 +201,7 @@ class DpSolver final : public Solver {
 }  // namespace
 
 std::string why_dp_does_not_fit(const Problem& problem) {
-  if (const std::string reason = why_not_exact(problem); !reason.empty()) return reason;
+  if (std::string reason = why_not_exact(problem); !reason.empty()) return reason;
   const auto all = all_states(problem, kMostStates);
   if (!all) return "there are more than " + std::to_string(kMostStates) + " ways to place a layer";
   const double states = static_cast<double>(all->size());

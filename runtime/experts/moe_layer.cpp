@@ -166,6 +166,7 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
   std::vector<std::int32_t> carried;
   if (context_.domains.coherent()) carried = carried_rows(batch, at.rows);
   std::vector<std::int32_t> carried_labels;
+  carried_labels.reserve(carried.size());
   for (const std::int32_t i : carried) carried_labels.push_back(at.rows[i]);
 
   Outbox out(plan.to.size());
