@@ -33,7 +33,7 @@ po::options_description all_options() {
       all;
   files.add_options()("model", text("DIR"), "checkpoint folder (config.json, safetensors, tokenizer files)")(
       "input", text("FILE"), "requests, OpenAI batch lines: completions and chat completions")(
-      "output", text("FILE"), "results; where it is there already, the job does what it lacks")(
+      "output", text("FILE"), "results; if the file is there already, only what it lacks is done")(
       "plan", text("FILE"), "which expert lives where (coterie plan); without: dealt in order")(
       "trace-out", text("FILE"), "record the experts of every token (coterie.trace/1)")(
       "logits-out", text("FILE"), "record the logits of every prompt (safetensors)")(

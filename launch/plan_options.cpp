@@ -37,7 +37,7 @@ po::options_description all_options() {
       goal("Goal", kWidth, kTextWidth), search("Search", kWidth, kTextWidth), output("Output", kWidth, kTextWidth), all;
   const std::string solvers = all_solvers();
   input.add_options()("trace", po::value<std::vector<std::string>>()->value_name("FILE[=W]"),
-                      "coterie.trace/1, weighing W beside other traces; may be given several times")(
+                      "trace (or counts, for --objective load), weighing W beside others; may be given again")(
       "window", text("FIRST:COUNT"), "tokens of every trace (without: all)")(
       "top", text("N", "0"), "count only the first N choices of a token; 0: all")(
       "holdout", text("SHARE", "0"), "share of the sequences that is kept out, to see whether the fit carries over");
@@ -188,7 +188,7 @@ std::optional<PlanOptions> parse_plan_options(std::span<const char* const> argum
 
 std::string plan_help() {
   std::ostringstream out;
-  out << "usage: coterie plan --trace FILE --ranks N --output FILE [options]\n" << all_options();
+  out << "usage: coterie plan --trace FILE --ranks N [--output FILE] [options]\n" << all_options();
   return out.str();
 }
 
