@@ -39,6 +39,7 @@ std::vector<Triangle> broken_triangles(std::span<const double> shared, int size,
     found.resize(most);
   }
   std::vector<Triangle> triangles;
+  triangles.reserve(found.size());
   for (const Broken& b : found) triangles.push_back(b.triangle);
   return triangles;
 }

@@ -83,7 +83,7 @@ class DualCheck {
         for (int j = i; j < size; ++j) y(i, j) = y(j, i) = finite(values[at++], ".matrix", false);
       bound_ += y.sum() / r_.parts + span_ * r_.capacity * largest_eigenvalues(y);
       // Diagonal entries of S are 1 and have no weight; all others stand in the matrix twice.
-      for (int layer = 0; layer < span_; ++layer) {
+      for (Eigen::Index layer = 0; layer < span_; ++layer) {
         inside_[b + layer] -= 2 * y.block(layer * n_, layer * n_, n_, n_);
         bound_ -= y.block(layer * n_, layer * n_, n_, n_).trace();
       }
@@ -95,8 +95,8 @@ class DualCheck {
   [[nodiscard]] double largest_eigenvalues(const MatrixXd& y) const {
     MatrixXd centring = MatrixXd::Identity(n_, n_) - MatrixXd::Constant(n_, n_, 1.0 / n_);
     MatrixXd centred(y.rows(), y.cols());
-    for (int a = 0; a < span_; ++a)
-      for (int b = 0; b < span_; ++b)
+    for (Eigen::Index a = 0; a < span_; ++a)
+      for (Eigen::Index b = 0; b < span_; ++b)
         centred.block(a * n_, b * n_, n_, n_) = centring * y.block(a * n_, b * n_, n_, n_) * centring;
     const MatrixXd symmetric = (centred + centred.transpose()) / 2;
     const Eigen::SelfAdjointEigenSolver<MatrixXd> solver(symmetric);

@@ -132,7 +132,7 @@ void anneal(const Search& search, const Schedule& schedule, SplitMix& random) {
     for_layers(search, search.layers, [&](int layer) {
       if (search.threads != 1 && search.stop()) return;
       turn(search, layer, proposals, static_cast<float>(temperature),
-           SplitMix(seed + 7919U * static_cast<unsigned>(layer)));
+           SplitMix(seed + std::uint64_t{7919} * static_cast<unsigned>(layer)));
     });
   }
 }

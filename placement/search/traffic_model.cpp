@@ -139,7 +139,8 @@ void TrafficModel::for_changed(const Exchange& x, Each&& each) const {
 }
 
 double TrafficModel::change(const Exchange& x) const {
-  auto& [here, next] = scratch_[x.layer];
+  Visit& here = scratch_[x.layer][0];
+  Visit& next = scratch_[x.layer][1];
   const int* ranks = &trial_[static_cast<std::size_t>(x.layer) * (experts_ + 1)];
   double sum = 0;
   for_changed(x, [&](int t) {
@@ -162,7 +163,8 @@ double TrafficModel::change(const Exchange& x) const {
 }
 
 void TrafficModel::apply(const Exchange& x) {
-  auto& [here, next] = scratch_[x.layer];
+  Visit& here = scratch_[x.layer][0];
+  Visit& next = scratch_[x.layer][1];
   const int* ranks = &trial_[static_cast<std::size_t>(x.layer) * (experts_ + 1)];
   for_changed(x, [&](int t) {
     visit(x.layer, t, ranks, here);

@@ -28,6 +28,7 @@ constexpr std::array<Entry, 10> kSolvers{{{"auto", make_auto_solver},
 
 std::vector<std::string_view> solver_names() {
   std::vector<std::string_view> names;
+  names.reserve(kSolvers.size());
   for (const Entry& entry : kSolvers) names.push_back(entry.name);
   return names;
 }
