@@ -26,7 +26,6 @@ class CountingCommunicator final : public WrappedCommunicator {
     std::string collective;  ///< Place::collective
     int layer = -1;
     std::string group{};  ///< Place::group
-    // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 finds a 0 in it
     friend auto operator<=>(const Key&, const Key&) = default;
   };
 

@@ -37,7 +37,7 @@ po::options_description all_options() {
       goal("Goal", kWidth, kTextWidth), search("Search", kWidth, kTextWidth), output("Output", kWidth, kTextWidth), all;
   const std::string solvers = all_solvers();
   input.add_options()("trace", po::value<std::vector<std::string>>()->value_name("FILE[=W]"),
-                      "trace (or counts, for --objective load), weighing W beside others; may be given again")(
+                      "trace (counts for --objective load), weighing W beside others; may be repeated")(
       "window", text("FIRST:COUNT"), "tokens of every trace (without: all)")(
       "top", text("N", "0"), "count only the first N choices of a token; 0: all")(
       "holdout", text("SHARE", "0"), "share of the sequences that is kept out, to see whether the fit carries over");

@@ -18,7 +18,6 @@ struct Spread {
   int rank_pairs = 0, node_pairs = 0;
   int ranks = 0, nodes = 0;
   int most = 0;  ///< ranks in the node that has most of them
-  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 finds a 0 in it
   auto operator<=>(const Spread&) const = default;
 };
 

@@ -26,7 +26,6 @@ class TraceRecorder {
     std::int64_t sequence = 0;
     std::int64_t position = 0;
     std::int64_t layer = 0;
-    // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 finds a 0 in it
     friend auto operator<=>(const Choice&, const Choice&) = default;
   };
   int rank_;
