@@ -31,6 +31,7 @@ class ConfigFile {
   [[nodiscard]] std::int64_t positive(const std::string& field, std::int64_t fallback) const;
   [[nodiscard]] double number(const std::string& field) const;
   [[nodiscard]] double number(const std::string& field, double fallback) const;
+  /// Null is refused where the fallback is true: to programs in Python null is as good as false.
   [[nodiscard]] bool flag(const std::string& field, bool fallback) const;
   [[nodiscard]] bool has(const std::string& field) const;  ///< present and not null
   [[nodiscard]] bool is_list(const std::string& field) const;

@@ -5,12 +5,13 @@
 namespace coterie {
 namespace {
 
-/// Dense MLPs in the first layers, experts in the others.
-void add_mlps(const ConfigFile& config, ModelSpec& spec, const GroupedRouterDefaults& defaults = {}) {
+/// Dense MLPs in the first layers, `leading_dense` where the config doesn't say how many, experts in the others.
+void add_mlps(const ConfigFile& config, ModelSpec& spec, std::int64_t leading_dense,
+              const GroupedRouterDefaults& defaults = {}) {
   config.expect("topk_method", "noaux_tc");
   if (config.has("scoring_func") && config.text("scoring_func") != "sigmoid") config.expect("scoring_func", "noaux_tc");
   if (config.positive("moe_layer_freq", 1) != 1) config.fail("moe_layer_freq", "1");
-  const std::int64_t first = config.between("first_k_dense_replace", 0, kMostLayers, 0);
+  const std::int64_t first = config.between("first_k_dense_replace", 0, kMostLayers, leading_dense);
   const std::int64_t width = config.positive("moe_intermediate_size");
   const std::int64_t shared_width = width * config.between("n_shared_experts", 0, kMostExperts, 0);
   for (std::int64_t l = 0; l < static_cast<std::int64_t>(spec.layers.size()); ++l) {
@@ -37,7 +38,7 @@ ModelSpec glm4_moe(const ConfigFile& config) {
     if (config.flag("attention_bias", false)) add_qkv_bias(attention, self);
     if (config.flag("use_qk_norm", false)) add_head_norms(attention, self, spec.norm_epsilon);
   }
-  add_mlps(config, spec);
+  add_mlps(config, spec, 1);
   return spec;
 }
 
@@ -50,7 +51,7 @@ ModelSpec solar_open(const ConfigFile& config) {
     AttentionSpec& attention = add_layer(spec, shape, rotary).attention;
     if (config.flag("attention_bias", false)) add_qkv_bias(attention, layer_prefix(l) + "self_attn.");
   }
-  add_mlps(config, spec);
+  add_mlps(config, spec, 0);
   return spec;
 }
 
@@ -72,7 +73,7 @@ ModelSpec dots1(const ConfigFile& config) {
     add_head_norms(attention, self, spec.norm_epsilon);
   }
   config.ignore({"sliding_window"});  // where no layer slides
-  add_mlps(config, spec, {.normalise = false});
+  add_mlps(config, spec, 0, {.normalise = false});
   return spec;
 }
 

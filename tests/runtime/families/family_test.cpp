@@ -59,14 +59,18 @@ TEST(PublishedConfigs, LayersWithoutExpertsAreNotCountedAsMoeLayers) {
   EXPECT_EQ(spec.kv_elements_per_token(), 46 * 2 * 8 * 128);
 }
 
-/// A published config with other fields; null takes one away.
-ModelSpec changed(const std::string& name, const nlohmann::json& fields) {
-  nlohmann::json config = read_json(kFixtures / "configs" / (name + ".json"));
-  config.merge_patch(fields);
+ModelSpec written(const nlohmann::json& config) {
   const std::filesystem::path folder = std::filesystem::path(testing::TempDir()) / "coterie_changed_config";
   std::filesystem::create_directories(folder);
   std::ofstream(folder / "config.json") << config;
   return read_model_spec(folder);
+}
+
+/// A published config with other fields; null takes one away.
+ModelSpec changed(const std::string& name, const nlohmann::json& fields) {
+  nlohmann::json config = read_json(kFixtures / "configs" / (name + ".json"));
+  config.merge_patch(fields);
+  return written(config);
 }
 
 TEST(PublishedConfigs, WhatTheyLeaveOutMeansWhatItMeansToTransformers) {
@@ -80,6 +84,20 @@ TEST(PublishedConfigs, WhatTheyLeaveOutMeansWhatItMeansToTransformers) {
   const ModelSpec mixtral = changed("Mixtral-8x7B-v0.1", {{"rope_theta", nullptr}});
   EXPECT_EQ(mixtral.layers.front().attention.rotary.usual.inverse_frequencies,
             published("Mixtral-8x7B-v0.1").layers.front().attention.rotary.usual.inverse_frequencies);
+}
+
+TEST(PublishedConfigs, DenseLayersThatTheyLeaveOutAreThere) {
+  EXPECT_EQ(changed("GLM-4.5-Air", {{"first_k_dense_replace", nullptr}}).moe_layer_ids().front(), 1);
+  EXPECT_EQ(changed("dots.llm1", {{"first_k_dense_replace", nullptr}}).moe_layer_ids().front(), 0);
+}
+
+TEST(PublishedConfigs, NullIsNotTakenForTrue) {
+  nlohmann::json config = read_json(kFixtures / "configs" / "GLM-4.5-Air.json");
+  config["use_qk_norm"] = nullptr;
+  EXPECT_FALSE(written(config).layers.front().attention.q_norm);
+  config["norm_topk_prob"] = nullptr;
+  EXPECT_THAT([&] { (void)written(config); },
+              ThrowsMessage<InputError>(HasSubstr("norm_topk_prob: found null, expected true or false")));
 }
 
 TEST(PublishedConfigs, StretchedModelsTakeSequencesAsLongAsTheyAreStretchedTo) {
