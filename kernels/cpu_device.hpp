@@ -32,6 +32,7 @@ class CpuDevice final : public Device {
   void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) override;
   void combine(const Tensor& in, std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
                const Tensor& out, bool accumulate) override;
+  void sum_rows(const RowSums& sums, std::int64_t cols, bool accumulate) override;
   void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) override;
   void layer_norm(const Tensor& in, const Tensor& weight, const Tensor& bias, float epsilon,
                   const Tensor& out) override;

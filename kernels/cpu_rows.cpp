@@ -110,6 +110,19 @@ void CpuDevice::combine(const Tensor& in, std::span<const std::int64_t> offsets,
   });
 }
 
+void CpuDevice::sum_rows(const RowSums& sums, std::int64_t cols, bool accumulate) {
+  require_sums(sums);
+  const auto work = static_cast<std::int64_t>(sums.parts.size()) * cols;
+  parallel_for(threads_for(work), std::ssize(sums.rows), [&](std::int64_t r) {
+    const RowSums::Row& row = sums.rows[static_cast<std::size_t>(r)];
+    auto* to = reinterpret_cast<float*>(row.to);
+    if (!accumulate) std::fill_n(to, cols, 0.0F);
+    for (auto i = static_cast<std::size_t>(row.first); i < static_cast<std::size_t>(row.last); ++i) {
+      add_scaled(reinterpret_cast<const float*>(sums.parts[i].from), sums.parts[i].weight, cols, to);
+    }
+  });
+}
+
 void CpuDevice::rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) {
   require_shape(weight, 1, weight.cols, "rms_norm: the weight");
   require(weight.cols > 0 && in.cols % weight.cols == 0, "rms_norm: the input is no multiple of the weight");

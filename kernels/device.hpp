@@ -96,6 +96,30 @@ struct Contribution {
   float weight = 0;
 };
 
+/// Rows by their addresses, `cols` numbers of activation_type() each, and what each is the sum of.
+struct RowSums {
+  struct Part {
+    const std::byte* from = nullptr;
+    float weight = 0;
+  };
+  struct Row {
+    std::byte* to = nullptr;
+    std::int32_t first = 0, last = 0;  ///< of its parts
+  };
+  std::vector<Row> rows;
+  std::vector<Part> parts;
+
+  void open(std::byte* to) {
+    const auto next = static_cast<std::int32_t>(parts.size());
+    rows.push_back({to, next, next});
+  }
+  /// To the row opened last.
+  void add(const std::byte* from, float weight = 1) {
+    parts.push_back({from, weight});
+    ++rows.back().last;
+  }
+};
+
 /// Rotary embedding of the first `2 * inverse_frequencies.size()` columns of each head; halves rotated against each
 /// other (GPT-NeoX order), or neighbours when `interleaved`.
 struct Rotary {
@@ -247,6 +271,8 @@ class Device {
   /// Runs `body`, once. Bodies with the same key ask mostly for the same: a device may learn it and put it to work at
   /// once when the body ends, or where it waits. What the body gives to copy() and to kernels is still there then.
   virtual void repeat(std::uint64_t /*key*/, const std::function<void()>& body) { body(); }
+  /// In such a body, before the host waits for something else: what was asked for so far is put to work.
+  virtual void start() {}
   /// Uninitialised, dense, in memory that `memory` receives.
   [[nodiscard]] Tensor allocate(std::int64_t rows, std::int64_t cols, DeviceMemory& memory);
 
@@ -271,6 +297,12 @@ class Device {
   /// offsets: (out.rows + 1), ascending; they need not begin at 0.
   virtual void combine(const Tensor& in, std::span<const std::int64_t> offsets,
                        std::span<const Contribution> contributions, const Tensor& out, bool accumulate = false) = 0;
+  /// Each row = the sum of its parts, in their order; with accumulate they are added to it, and each sum is rounded.
+  /// No part is a row that is written. Rows are given by address so that calls for rows elsewhere, and about as many,
+  /// are alike to a device that repeats them.
+  virtual void sum_rows(const RowSums& sums, std::int64_t cols, bool accumulate = false) = 0;
+  /// So many rows or somewhat more: the same number for about as many, with which calls are alike in the same sense.
+  [[nodiscard]] virtual std::int64_t room_for(std::int64_t rows) const { return rows; }
   /// out = in / rms(in) * weight, over groups of `weight.cols` columns when in.cols is a multiple of it (heads).
   virtual void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) = 0;
   /// out = (in - mean(in)) / sqrt(var(in) + epsilon) * weight + bias, over all columns; `bias` may have no memory.
@@ -329,7 +361,8 @@ class Device {
   [[nodiscard]] virtual std::vector<Sampled> sample(const Tensor& logits, std::span<const RowSampling> rows) = 0;
   /// out = factor * sigmoid(x * weight^T) * in, row by row, for a weight of one row (1, columns of x).
   virtual void gate(const Tensor& x, const PackedMatrix& weight, float factor, const Tensor& in, const Tensor& out) = 0;
-  /// out = each row through its expert. Groups cover the rows of `in`; one call for all experts that have rows.
+  /// out = each row through its expert. What becomes of rows that are in no group isn't said. One call for all experts
+  /// that have rows.
   virtual void experts(const Tensor& in, std::span<const ExpertRows> groups, const Tensor& out) = 0;
   /// Measures, in less than a second, which kernels experts() is to take for calls of experts like these and up to so
   /// many rows, where it has a choice. Once, at the start.

@@ -49,6 +49,15 @@ void require_contributions(std::span<const std::int64_t> offsets, std::span<cons
           "combine: a contribution is outside the input");
 }
 
+void require_sums(const RowSums& sums) {
+  require(std::ranges::all_of(sums.rows,
+                              [&](const RowSums::Row& row) {
+                                return row.first >= 0 && row.first <= row.last &&
+                                       row.last <= static_cast<std::int64_t>(sums.parts.size());
+                              }),
+          "sum_rows: a row's parts are not among the call's");
+}
+
 void require_router(const RouterOptions& options, const RouterBiases& biases, std::int64_t outputs) {
   require(options.groups >= 1 && outputs % options.groups == 0, "route: the groups don't divide the experts");
   require(options.top_groups >= 1 && options.top_groups <= options.groups,

@@ -18,6 +18,8 @@ void require_sequences(std::span<const SequenceRows> sequences, const KvCache& c
 /// Offsets that ascend inside the contributions, which are of `rows` rows.
 void require_contributions(std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
                            std::int64_t rows);
+/// Rows whose parts there are.
+void require_sums(const RowSums& sums);
 /// Options that a choice among so many outputs can follow.
 void require_router(const RouterOptions& options, const RouterBiases& biases, std::int64_t outputs);
 /// Rows, tokens and options that sample() can follow.

@@ -23,8 +23,11 @@ struct Tensor {
   std::int64_t cols = 0;
   std::int64_t stride = 0;  ///< elements from one row to the next
 
+  [[nodiscard]] std::byte* row(std::int64_t r) const noexcept {
+    return data + static_cast<std::size_t>(r * stride) * size_of(type);
+  }
   [[nodiscard]] Tensor row_range(std::int64_t first, std::int64_t count) const noexcept {
-    return {data + static_cast<std::size_t>(first * stride) * size_of(type), type, count, cols, stride};
+    return {row(first), type, count, cols, stride};
   }
   [[nodiscard]] Tensor col_range(std::int64_t first, std::int64_t count) const noexcept {
     return {data + static_cast<std::size_t>(first) * size_of(type), type, rows, count, stride};

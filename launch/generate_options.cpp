@@ -44,7 +44,7 @@ po::options_description all_options() {
       "device", text("KIND", "cpu"), "cpu, cuda (a GPU for each rank of a node), or auto")(
       "expert-kernels", text("KIND", "auto"), "on a GPU: auto, mma, wgmma, cublas if faster (last bits then vary)")(
       "share-gpu", "ranks of a node may share its GPUs")(
-      "cuda-graphs", text("on|off", "on"), "on a GPU: a decode step like one before as one graph (one rank)")(
+      "cuda-graphs", text("on|off", "on"), "on a GPU: whatever in a decode step is like one before as graphs")(
       "threads", text("N", std::to_string(defaults.threads)), "threads of a rank on the CPU")(
       "seed", text("N", std::to_string(defaults.seed)), "random seed of requests that name none");
   coherence.add_options()("coherence", text("DOMAIN", "rank"),

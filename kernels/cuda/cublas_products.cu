@@ -61,7 +61,8 @@ void CudaDevice::multiply_by_cublas(std::span<const Product> products) {
   for (const Product& p : products) addresses.push_back(const_cast<std::byte*>(p.weight->bytes().data()));
   for (const Product& p : products) addresses.push_back(p.in.data);
   for (const Product& p : products) addresses.push_back(p.out.data);
-  cublas_->multiply(products, products_.put(std::span<void* const>(addresses)), stream_);
+  void* const* on_device = products_.put(std::span<void* const>(addresses));
+  cublas_->multiply(products, on_device, stream_);
 }
 
 void CudaDevice::groups_by_cublas(const Tensor& in, const RowGroups& groups, const CudaExpertSet& set,

@@ -5,6 +5,7 @@
 #include "kernels/require.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 #include <iterator>
 
@@ -14,6 +15,9 @@ namespace {
 /// Rows of a weight that are read at a time.
 constexpr std::int64_t panel_numbers = std::int64_t{1} << 20;
 constexpr std::size_t least_pinned = std::size_t{1} << 20;  // bytes
+constexpr std::size_t sent_at_a_time = std::size_t{16} << 10;
+constexpr std::int64_t least_room = 32;
+constexpr std::int64_t most_room = 1024;
 
 }  // namespace
 
@@ -51,14 +55,14 @@ std::string CudaDevice::name() const {
 
 DeviceMemory CudaDevice::allocate(std::size_t bytes) {
   return {memory_->take(bytes), [arena = memory_, queue = queue_](std::byte* memory) {
-            queue->break_off();
+            queue->end_stretch();
             arena->give(memory);
           }};
 }
 
 DeviceMemory CudaDevice::allocate_shared(std::size_t bytes) {
   return {pinned_->take(bytes), [arena = pinned_, queue = queue_](std::byte* memory) {
-            queue->break_off();
+            queue->end_stretch();
             arena->give(memory);
           }};
 }
@@ -106,12 +110,20 @@ void CudaDevice::precede(cudaStream_t stream) {
   check(cudaStreamWaitEvent(stream, end.get(), 0), "waiting for an event");
   ends_.push_back(std::move(end));
   ++stretch_;
+  // What the next stretch sends lies where it lay before, though this one sent somewhat more or less.
+  sent_ = (sent_ + sent_at_a_time - 1) / sent_at_a_time * sent_at_a_time;
 }
 
 void CudaDevice::follow(cudaStream_t stream) {
   if (!followed_) followed_ = make_event();
   check(cudaEventRecord(followed_.get(), stream), "recording an event");
   check(cudaStreamWaitEvent(stream_, followed_.get(), 0), "waiting for an event");
+}
+
+void CudaDevice::repeat(std::uint64_t key, const std::function<void()>& body) {
+  if (sent_ > 0) wait();  // what the body sends begins at the same place
+  ++bodies_;
+  stream_.repeat(key, body);
 }
 
 void CudaDevice::copy(std::span<const std::byte> from, std::span<std::byte> to) {
@@ -131,20 +143,27 @@ std::byte* CudaDevice::Buffer::reserve(std::size_t bytes) {
 }
 
 bool CudaDevice::Buffer::holds(std::span<const std::byte> bytes) const {
-  return !bytes.empty() && kept_at_ == device_.stretch_ && std::ranges::equal(kept_, bytes);
+  return !bytes.empty() && kept_in_ == device_.bodies_ && std::ranges::equal(kept_, bytes);
 }
 
-void CudaDevice::send(const void* from, std::size_t bytes, void* to) {
-  if (bytes == 0) return;
-  if (const std::size_t all = sent_ + bytes; all > sending_size_) {
+void CudaDevice::send(const void* from, std::size_t bytes, void* to, std::size_t room) {
+  room = std::max(room, bytes);
+  if (room == 0) return;
+  if (const std::size_t all = sent_ + room; all > sending_size_) {
     if (sent_ > 0) wait();
     sending_size_ = std::max(least_pinned, 2 * all);
     sending_ = allocate_shared(sending_size_);
   }
   std::byte* const place = sending_.get() + sent_;
-  sent_ += (bytes + 63) / 64 * 64;
-  std::memcpy(place, from, bytes);
-  stream_.copy(to, place, bytes, cudaMemcpyHostToDevice);
+  sent_ += (room + 63) / 64 * 64;
+  std::copy_n(static_cast<const std::byte*>(from), bytes, place);
+  std::fill_n(place + bytes, room - bytes, std::byte{});
+  stream_.copy(to, place, room, cudaMemcpyHostToDevice);
+}
+
+std::int64_t CudaDevice::room_for(std::int64_t rows) const {
+  if (rows == 0 || rows > most_room) return rows;
+  return std::max(least_room, static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(rows))));
 }
 
 const std::byte* CudaDevice::fetch(const Bytes2D& from) {
@@ -153,9 +172,13 @@ const std::byte* CudaDevice::fetch(const Bytes2D& from) {
     fetched_size_ = std::max(least_pinned, bytes + bytes / 4);
     fetched_ = allocate_shared(fetched_size_);
   }
-  check(cudaMemcpy2DAsync(fetched_.get(), from.width, from.data, from.pitch, from.width, from.height,
-                          cudaMemcpyDeviceToHost, stream_),
-        "a copy to the host");
+  if (from.height == 1) {
+    stream_.copy(fetched_.get(), from.data, bytes, cudaMemcpyDeviceToHost);
+  } else {
+    check(cudaMemcpy2DAsync(fetched_.get(), from.width, from.data, from.pitch, from.width, from.height,
+                            cudaMemcpyDeviceToHost, stream_),
+          "a copy to the host");
+  }
   wait();
   return fetched_.get();
 }

@@ -119,7 +119,8 @@ class CudaDevice final : public Device {
   void precede(cudaStream_t stream) override;
   void follow(cudaStream_t stream) override;
   void copy(std::span<const std::byte> from, std::span<std::byte> to) override;
-  void repeat(std::uint64_t key, const std::function<void()>& body) override { stream_.repeat(key, body); }
+  void repeat(std::uint64_t key, const std::function<void()>& body) override;
+  void start() override { stream_.end_stretch(); }
   void upload(std::span<const float> host, const Tensor& out) override;
   void download(const Tensor& in, std::span<float> host) override;
 
@@ -130,6 +131,8 @@ class CudaDevice final : public Device {
   void gather(const Tensor& table, std::span<const std::int32_t> rows, const Tensor& out) override;
   void combine(const Tensor& in, std::span<const std::int64_t> offsets, std::span<const Contribution> contributions,
                const Tensor& out, bool accumulate) override;
+  void sum_rows(const RowSums& sums, std::int64_t cols, bool accumulate) override;
+  [[nodiscard]] std::int64_t room_for(std::int64_t rows) const override;
   void rms_norm(const Tensor& in, const Tensor& weight, float epsilon, const Tensor& out) override;
   void layer_norm(const Tensor& in, const Tensor& weight, const Tensor& bias, float epsilon,
                   const Tensor& out) override;
@@ -175,19 +178,24 @@ class CudaDevice final : public Device {
     /// The host's numbers on the device.
     template <class T>
     [[nodiscard]] T* put(std::span<const T> host) {
-      T* to = get<T>(static_cast<std::int64_t>(host.size()));
-      device_.send(host.data(), host.size_bytes(), to);
+      return put(host, std::ssize(host));
+    }
+    /// Followed by zeros: `count` numbers in all.
+    template <class T>
+    [[nodiscard]] T* put(std::span<const T> host, std::int64_t count) {
+      T* to = get<T>(count);
+      device_.send(host.data(), host.size_bytes(), to, static_cast<std::size_t>(count) * sizeof(T));
       return to;
     }
-    /// The same for what kernels only read: it isn't sent again where it was the last since the host waited, as when
-    /// all layers of a step take the same.
+    /// The same for what kernels only read: it isn't sent again where it was the last since a body began that may
+    /// repeat, as when all layers of a step take the same.
     template <class T>
     [[nodiscard]] const T* keep(std::span<const T> host) {
       const auto bytes = std::as_bytes(host);
       if (holds(bytes)) return reinterpret_cast<const T*>(memory_.get());
       const T* to = put(host);
       kept_.assign(bytes.begin(), bytes.end());
-      kept_at_ = device_.stretch_;
+      kept_in_ = device_.bodies_;
       return to;
     }
 
@@ -198,7 +206,7 @@ class CudaDevice final : public Device {
     DeviceMemory memory_;
     std::size_t size_ = 0;
     std::vector<std::byte> kept_;  ///< what keep() sent last, or nothing
-    std::uint64_t kept_at_ = 0;    ///< the device's stretch then
+    std::uint64_t kept_in_ = 0;    ///< of how many bodies that was the last
   };
 
   struct DestroyEvent {
@@ -228,11 +236,12 @@ class CudaDevice final : public Device {
               const Chosen& to);
   /// Rows that a block of the router takes.
   [[nodiscard]] static int router_tile(std::int64_t rows);
-  /// All of them in one launch.
-  void multiply(std::span<const Product> products, bool accumulate);
+  /// All of them in one launch. With `room`, rows that they have together at most, its shape is theirs alone: not what
+  /// each of about as many products has.
+  void multiply(std::span<const Product> products, bool accumulate, std::int64_t room = 0);
   void multiply_by_cublas(std::span<const Product> products);
-  /// Copies to the device; `from` is read at once.
-  void send(const void* from, std::size_t bytes, void* to);
+  /// Copies to the device, followed by zeros where there is more room; `from` is read at once.
+  void send(const void* from, std::size_t bytes, void* to, std::size_t room = 0);
   /// Rows of `width` bytes, `pitch` apart.
   struct Bytes2D {
     const void* data;
@@ -255,6 +264,7 @@ class CudaDevice final : public Device {
   int processors_ = 0;
   bool shared_allowed_ = false;  ///< to kernels that need more shared memory than others
   std::function<void()> look_;   ///< while the host waits; may be none
+  std::uint64_t bodies_ = 0;     ///< that began
   std::uint64_t stretch_ = 0;
   std::uint64_t done_ = 0;   ///< the stretches before are
   std::deque<Event> ends_;   ///< of stretches from done_ on, those that no wait ended

@@ -2,11 +2,14 @@
 #include "kernels/cuda/gpu.hpp"
 
 #include <algorithm>
+#include <span>
 
 namespace coterie {
 namespace {
 
-constexpr std::size_t most_recordings = 32;
+constexpr std::size_t most_recordings = 4;  ///< of a stretch
+constexpr std::size_t most_bodies = 32;
+constexpr std::size_t most_graphs = 1024;  ///< beyond which bodies go: they take memory of the GPU
 
 class CopyWork final : public QueuedWork {
  public:
@@ -38,21 +41,22 @@ CudaQueue::CudaQueue(int index, bool graphs) : graphs_(graphs) {
 
 CudaQueue::~CudaQueue() {
   (void)cudaStreamSynchronize(stream_);
-  recordings_.clear();
+  bodies_.clear();
   (void)cudaStreamDestroy(stream_);
 }
 
 void CudaQueue::submit(const QueuedWork& work) {
-  if (state_ == State::following) {
-    const auto& known = recordings_.front().work;
-    if (held_ < known.size() && known[held_]->same(work)) {
+  if (!repeats_) return work.start(stream_);
+  if (!differs_) {
+    const auto goes_on = [&](const Recording& r) { return held_ < r.work.size() && r.work[held_]->same(work); };
+    if (find(goes_on)) {
       ++held_;
       return;
     }
-    diverge();
+    differ();
   }
   work.start(stream_);
-  if (state_ == State::recording) recordings_.front().work.push_back(work.clone());
+  known().front().work.push_back(work.clone());
 }
 
 void CudaQueue::copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
@@ -60,52 +64,75 @@ void CudaQueue::copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKi
 }
 
 void CudaQueue::repeat(std::uint64_t key, const std::function<void()>& body) {
-  if (!graphs_ || state_ != State::plain) return body();
-  const auto known = std::ranges::find(recordings_, key, &Recording::key);
-  if (known != recordings_.end()) {
-    recordings_.splice(recordings_.begin(), recordings_, known);
-    state_ = State::following;
-    held_ = 0;
+  if (!graphs_ || repeats_) return body();
+  if (const auto same = std::ranges::find(bodies_, key, &Body::key); same != bodies_.end()) {
+    bodies_.splice(bodies_.begin(), bodies_, same);
   } else {
-    recordings_.emplace_front().key = key;
-    if (recordings_.size() > most_recordings) recordings_.pop_back();
-    state_ = State::recording;
+    bodies_.emplace_front().key = key;
   }
+  while (bodies_.size() > 1 && (bodies_.size() > most_bodies || graphs_made_ > most_graphs)) bodies_.pop_back();
+  stretch_ = 0;
+  repeats_ = true;
+  const auto end = [&] {
+    end_stretch();
+    repeats_ = false;
+  };
   try {
     body();
   } catch (...) {
-    break_off();
+    end();
     throw;
   }
-  finish();
+  end();
 }
 
-void CudaQueue::diverge() {
-  Recording& recording = recordings_.front();
-  recording.graph.reset();
-  recording.work.resize(held_);
-  state_ = State::recording;
-  for (const auto& work : recording.work) work->start(stream_);
+void CudaQueue::end_stretch() {
+  if (!repeats_ || (!differs_ && held_ == 0)) return;
+  if (!differs_ && find([&](const Recording& r) { return held_ == r.work.size(); })) {
+    Recording& same = known().front();
+    if (!same.graph) same.graph = graph_of(same);
+    check(cudaGraphLaunch(same.graph.get(), stream_), "a graph's launch");
+  } else if (!differs_) {
+    differ();
+  }
+  ++stretch_;
+  held_ = 0;
+  differs_ = false;
 }
 
-void CudaQueue::break_off() {
-  if (state_ == State::plain) return;
-  if (state_ == State::following) diverge();
-  recordings_.pop_front();
-  state_ = State::plain;
+CudaQueue::Recordings& CudaQueue::known() {
+  auto& stretches = bodies_.front().stretches;
+  if (stretch_ == stretches.size()) stretches.emplace_back();
+  return stretches[stretch_];
 }
 
-void CudaQueue::finish() {
-  if (state_ == State::following && held_ < recordings_.front().work.size()) diverge();
-  const bool all_same = state_ == State::following;
-  state_ = State::plain;
-  if (!all_same || held_ == 0) return;
-  Recording& recording = recordings_.front();
-  if (!recording.graph) recording.graph = graph_of(recording);
-  check(cudaGraphLaunch(recording.graph.get(), stream_), "a graph's launch");
+template <class Suits>
+bool CudaQueue::find(const Suits& suits) {
+  Recordings& all = known();
+  const auto same = [](const auto& a, const auto& b) { return a->same(*b); };
+  for (auto r = all.begin(); r != all.end(); ++r) {
+    if (!suits(*r)) continue;
+    const auto held = std::span(all.front().work).first(held_);
+    if (r != all.begin() && !std::equal(held.begin(), held.end(), r->work.begin(), same)) continue;
+    all.splice(all.begin(), all, r);
+    return true;
+  }
+  return false;
 }
 
-CudaQueue::Graph CudaQueue::graph_of(const Recording& recording) const {
+void CudaQueue::differ() {
+  Recordings& all = known();
+  Recording fresh;
+  for (std::size_t i = 0; i < held_; ++i) {
+    fresh.work.push_back(all.front().work[i]->clone());
+    fresh.work.back()->start(stream_);
+  }
+  all.push_front(std::move(fresh));
+  if (all.size() > most_recordings) all.pop_back();
+  differs_ = true;
+}
+
+CudaQueue::Graph CudaQueue::graph_of(const Recording& recording) {
   check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "a graph");
   for (const auto& work : recording.work) work->start(stream_);
   cudaGraph_t graph = nullptr;
@@ -114,7 +141,8 @@ CudaQueue::Graph CudaQueue::graph_of(const Recording& recording) const {
   const cudaError_t error = cudaGraphInstantiate(&started, graph, 0);
   (void)cudaGraphDestroy(graph);
   check(error, "a graph");
-  return Graph(started);
+  ++graphs_made_;
+  return Graph(started, {&graphs_made_});
 }
 
 }  // namespace coterie

@@ -27,10 +27,11 @@ class QueuedWork {
   [[nodiscard]] virtual std::unique_ptr<QueuedWork> clone() const = 0;
 };
 
-/// Nothing is taken on trust: while a body with a known key runs, what it asks for is held back and compared, piece by
-/// piece, with what was asked for then. All the same: the graph of it starts when the body ends. At the first
-/// difference what was held back starts, and everything from there on at once. What steps differ in must therefore lie
-/// in the pinned memory that copies read, at the same places. Not for several threads at a time.
+/// Nothing is taken on trust: while a body runs, what it asks for is held back and compared, piece by piece, with what
+/// was asked for before. It comes in stretches, which end where the host or another stream waits for it. One that is
+/// all the same as one before starts as a graph when it ends. Another starts at the first difference, and everything
+/// from there on at once. What steps differ in must therefore lie in the pinned memory that copies read, at the same
+/// places. Not for several threads at a time.
 class CudaQueue {
  public:
   /// On GPU `index`, which becomes this thread's.
@@ -39,43 +40,57 @@ class CudaQueue {
   CudaQueue(const CudaQueue&) = delete;
   CudaQueue& operator=(const CudaQueue&) = delete;
 
-  /// For what is put on the stream otherwise: breaks off first.
+  /// For what is put on the stream otherwise, or waits for it: ends the stretch. To be asked for anew each time: what
+  /// is submitted later is held back again.
   operator cudaStream_t() {  // NOLINT(google-explicit-constructor): as a stream is used
-    break_off();
+    end_stretch();
     return stream_;
   }
   void submit(const QueuedWork& work);
   /// `to` and `from` as cudaMemcpyAsync takes them; the end on the host is pinned.
   void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind);
-  /// Runs `body`.
+  /// Runs `body`. The n-th stretch of a body is compared with the n-th of those with the same key.
   void repeat(std::uint64_t key, const std::function<void()>& body);
-  /// Before memory goes that work may use, or the host waits: what is held back starts, and the body that runs is
-  /// forgotten.
-  void break_off();
+  /// What is held back starts. To be called before memory goes that it may use, too.
+  void end_stretch();
 
  private:
   struct DestroyGraph {
-    void operator()(cudaGraphExec_t graph) const noexcept { (void)cudaGraphExecDestroy(graph); }
+    std::size_t* count;  ///< of graphs that there are
+    void operator()(cudaGraphExec_t graph) const noexcept {
+      (void)cudaGraphExecDestroy(graph);
+      --*count;
+    }
   };
   using Graph = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, DestroyGraph>;
-  /// What a body asked for.
+  /// What a stretch asked for.
   struct Recording {
-    std::uint64_t key = 0;
     std::vector<std::unique_ptr<QueuedWork>> work;
     Graph graph;  ///< once it was asked for twice
   };
-  enum class State { plain, recording, following };
+  using Recordings = std::list<Recording>;  ///< of one stretch, the last used first
+  struct Body {
+    std::uint64_t key = 0;
+    std::vector<Recordings> stretches;
+  };
 
-  /// Starts what is held back; what comes next is recorded.
-  void diverge();
-  void finish();
-  [[nodiscard]] Graph graph_of(const Recording& recording) const;
+  /// Of the stretch that goes on.
+  [[nodiscard]] Recordings& known();
+  /// Brings to the front a recording that begins as what is held back and then suits; whether there is one.
+  template <class Suits>
+  [[nodiscard]] bool find(const Suits& suits);
+  /// Starts what is held back, and a new recording with it.
+  void differ();
+  [[nodiscard]] Graph graph_of(const Recording& recording);
 
   bool graphs_;
   cudaStream_t stream_ = nullptr;
-  State state_ = State::plain;
-  std::size_t held_ = 0;             ///< pieces of the recording that is followed
-  std::list<Recording> recordings_;  ///< the last used first: the body's while it runs
+  std::size_t graphs_made_ = 0;  ///< that there are
+  std::list<Body> bodies_;       ///< the last used first
+  bool repeats_ = false;         ///< the first of them runs
+  std::size_t stretch_ = 0;
+  std::size_t held_ = 0;  ///< pieces, those that the first recording begins with
+  bool differs_ = false;  ///< nothing is held back: it is recorded
 };
 
 /// Whether a kernel does the same with both. Types without == are compared by their bytes: padding may make equal ones

@@ -278,14 +278,21 @@ std::vector<Task<T, Weight, Out>> tasks_of(std::span<const Product> products, st
 
 }  // namespace
 
-void CudaDevice::multiply(std::span<const Product> products, bool accumulate) {
+void CudaDevice::multiply(std::span<const Product> products, bool accumulate, std::int64_t room) {
   if (products.empty()) return;
   std::int64_t most = 0;
   for (const Product& product : products) most = std::max(most, product.in.rows);
   const auto run = [&]<int Rows, class T, class Weight, class Out>() {
     std::int64_t tiles = 0;
-    const auto tasks = tasks_of<Rows, T, Weight, Out>(products, tiles);
+    auto tasks = tasks_of<Rows, T, Weight, Out>(products, tiles);
     using OneTask = Task<T, Weight, Out>;
+    if (room > 0) {
+      OneTask none{};
+      none.first_tile = tiles;
+      tasks.resize(static_cast<std::size_t>(room_for(std::ssize(tasks))), none);
+      const std::int64_t across = (products.front().out.cols + tile_columns - 1) / tile_columns;
+      tiles = (room / Rows + std::min(room, std::ssize(tasks))) * across;
+    }
     launch(multiply_tiles<Rows, T, Weight, Out>, static_cast<unsigned>(tiles), product_threads, 0, stream_,
            static_cast<const OneTask*>(products_.put(std::span<const OneTask>(tasks))), static_cast<int>(tasks.size()),
            accumulate);
@@ -357,8 +364,6 @@ void CudaDevice::experts_in_rows(const Tensor& in, std::span<const ExpertRows> g
                                  bool by_cublas) {
   const DType type = options_.activations;
   const std::int64_t width = groups.front().expert->down->in_features();
-  std::int64_t most = 0;
-  for (const ExpertRows& group : groups) most = std::max(most, group.rows);
   float* numbers = hidden_.get<float>(in.rows * 3 * width);
   // cuBLAS' grouped products come in the type of what they multiply.
   const Tensor both{reinterpret_cast<std::byte*>(numbers), by_cublas ? type : DType::f32, in.rows, 2 * width,
@@ -378,15 +383,19 @@ void CudaDevice::experts_in_rows(const Tensor& in, std::span<const ExpertRows> g
     gated.push_back({group.first_row, group.rows, expert.gate_up_bias.view.data, expert.gating});
     biased.push_back({group.first_row, group.rows, expert.down_bias.view.data, expert.gating});
   }
-  const dim3 grid(static_cast<unsigned>(std::min<std::int64_t>(most, 256)), static_cast<unsigned>(gated.size()));
+  const bool several = gated.size() > 1;
+  const std::int64_t count = several ? room_for(std::ssize(gated)) : 1;
+  // Twice as many blocks as an expert has rows on average: where they aren't enough they take several.
+  const std::int64_t by_row = several ? 2 * in.rows / count : in.rows;
+  const dim3 grid(static_cast<unsigned>(std::clamp<std::int64_t>(by_row, 1, 256)), static_cast<unsigned>(count));
   const auto product = [&](std::span<const Product> all) {
-    by_cublas ? multiply_by_cublas(all) : multiply(all, false);
+    by_cublas ? multiply_by_cublas(all) : multiply(all, false, several ? in.rows : 0);
   };
   product(up);
   const auto gate = [&]<class T, class From>() {
     launch(gate_rows<T, From>, grid, product_threads, 0, stream_,
-           static_cast<const GatedGroup*>(rows_.put(std::span<const GatedGroup>(gated))), as_matrix<const From>(both),
-           width, as_matrix<T>(hidden));
+           static_cast<const GatedGroup*>(rows_.put(std::span<const GatedGroup>(gated), count)),
+           as_matrix<const From>(both), width, as_matrix<T>(hidden));
   };
   with_type(type,
             [&]<class T>(T) { by_cublas ? gate.template operator()<T, T>() : gate.template operator()<T, float>(); });
@@ -394,8 +403,8 @@ void CudaDevice::experts_in_rows(const Tensor& in, std::span<const ExpertRows> g
   if (std::ranges::none_of(biased, [](const GatedGroup& group) { return group.bias != nullptr; })) return;
   with_type(type, [&]<class T>(T) {
     launch(add_group_bias<T>, grid, product_threads, 0, stream_,
-           static_cast<const GatedGroup*>(more_rows_.put(std::span<const GatedGroup>(biased))), as_matrix<T>(out),
-           out.cols);
+           static_cast<const GatedGroup*>(more_rows_.put(std::span<const GatedGroup>(biased), count)),
+           as_matrix<T>(out), out.cols);
   });
 }
 

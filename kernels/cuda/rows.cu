@@ -35,6 +35,22 @@ __global__ void combine_rows(Matrix<const T> in, const std::int64_t* offsets, co
   }
 }
 
+/// Block r: row r, unless it is only there to fill up.
+template <class T>
+__global__ void sum_parts(const RowSums::Row* rows, const RowSums::Part* parts, std::int64_t cols, bool accumulate) {
+  const RowSums::Row row = rows[blockIdx.x];
+  if (row.to == nullptr) return;
+  T* to = reinterpret_cast<T*>(row.to);
+  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
+    float sum = accumulate ? to_float(to[c]) : 0;
+    for (int i = row.first; i < row.last; ++i) {
+      sum += parts[i].weight * to_float(reinterpret_cast<const T*>(parts[i].from)[c]);
+      if (accumulate) sum = to_float(from_float<T>(sum));
+    }
+    to[c] = from_float<T>(sum);
+  }
+}
+
 /// x += the weighted sum of a row's choices, which lie in `in` where `place` says.
 template <class T>
 __global__ void add_choices(Matrix<const T> in, const std::int32_t* place, const float* weights, int top_k,
@@ -215,6 +231,16 @@ void CudaDevice::combine(const Tensor& in, std::span<const std::int64_t> offsets
   with_type(type, [&]<class T>(T) {
     launch(combine_rows<T>, rows_of(out), row_threads, 0, stream_, as_matrix<const T>(in), first, parts, out.cols,
            as_matrix<T>(out), accumulate);
+  });
+}
+
+void CudaDevice::sum_rows(const RowSums& sums, std::int64_t cols, bool accumulate) {
+  require_sums(sums);
+  const std::int64_t count = room_for(std::ssize(sums.rows));
+  const RowSums::Row* rows = rows_.put(std::span(sums.rows), count);
+  const RowSums::Part* parts = more_rows_.put(std::span(sums.parts), room_for(std::ssize(sums.parts)));
+  with_type(options_.activations, [&]<class T>(T) {
+    launch(sum_parts<T>, static_cast<unsigned>(count), row_threads, 0, stream_, rows, parts, cols, accumulate);
   });
 }
 

@@ -418,9 +418,12 @@ void CudaDevice::experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> 
                      static_cast<int>(group.first_row), static_cast<int>(group.rows), row_tiles});
     row_tiles += static_cast<int>((group.rows + tile_rows - 1) / tile_rows);
   }
-  const auto count = static_cast<int>(tasks.size());
-  tasks.push_back({});
-  tasks.back().first_tile = row_tiles;
+  ExpertTask none{};
+  none.first_tile = row_tiles;
+  const bool several = tasks.size() > 1;
+  const std::int64_t count = several ? room_for(std::ssize(tasks)) : 1;
+  tasks.resize(static_cast<std::size_t>(count) + 1, none);
+  const std::int64_t most_tiles = several ? in.rows / tile_rows + std::min(in.rows, count) : row_tiles;
   const std::int64_t hidden_stride = CudaMatrix::stride_of(width);
   const std::int64_t in_stride = is_wide(in) ? 0 : CudaMatrix::stride_of(in.cols);  // of a copy
   Bf16* numbers = hidden_.get<Bf16>(in.rows * (hidden_stride + in_stride));
@@ -436,7 +439,7 @@ void CudaDevice::experts_by_wgmma(const Tensor& in, std::span<const ExpertRows> 
   constexpr std::array<int, 2> zeros{};
   int* taken = more_rows_.get<int>(zeros.size());
   send(zeros.data(), sizeof zeros, taken);  // kernels count there
-  multiply_by_wgmma(aligned, hidden, {table, taken, count, row_tiles}, out);
+  multiply_by_wgmma(aligned, hidden, {table, taken, static_cast<int>(count), most_tiles}, out);
 }
 
 void CudaDevice::groups_by_wgmma(const Tensor& in, const RowGroups& groups, const CudaExpertSet& experts,

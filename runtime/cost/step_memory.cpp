@@ -9,7 +9,7 @@ namespace {
 constexpr std::int64_t kSmallThings = std::int64_t{32} << 20;     // bytes
 constexpr std::int64_t kAttentionSums = std::int64_t{320} << 20;  // bytes: of the parts of long contexts, at most
 constexpr std::int64_t kPartPositions = 256;
-constexpr std::int64_t kIndexBytes = 64;  // of a pair or a row, in all lists together
+constexpr std::int64_t kIndexBytes = 96;  // of a pair or a row, in all lists together
 
 /// Numbers of a row that lie in memory at a time while it goes through attention.
 std::int64_t attention_width(const AttentionSpec& attention, std::int64_t hidden) {

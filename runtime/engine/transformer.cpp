@@ -55,17 +55,19 @@ Transformer::Transformer(const ModelSpec& spec, const Weights& weights, KvPool& 
 }
 
 Logits Transformer::forward(const Batch& batch, std::int64_t step, const RoutingObserver& observe) {
-  if (!own_.empty() && !observe) {
-    Logits logits;
-    const auto body = [&] { logits = forward_alone(batch, step); };
-    if (batch.has_prompts()) {
-      body();
-    } else {
-      context_.device.repeat(static_cast<std::uint64_t>(batch.rows()), body);
-    }
-    forward_stretch_ = context_.device.stretch();
-    return logits;
+  const bool alone = !own_.empty() && !observe;
+  Logits logits;
+  const auto body = [&] { logits = alone ? forward_alone(batch, step) : forward_among(batch, step, observe); };
+  if (batch.has_prompts()) {
+    body();
+  } else {
+    context_.device.repeat(static_cast<std::uint64_t>(batch.rows()), body);
   }
+  forward_stretch_ = context_.device.stretch();
+  return logits;
+}
+
+Logits Transformer::forward_among(const Batch& batch, std::int64_t step, const RoutingObserver& observe) {
   const int micro_batches = static_cast<int>(micro_batches_.size());
   for (int m = 0; m < micro_batches; ++m) start(batch, m);
   // Where every rank has every row there is nothing to dispatch, and partial sums have an exchange to themselves.

@@ -48,7 +48,9 @@ class Transformer {
     InFlight flight;
   };
 
-  /// A step on the only rank.
+  /// A step on several ranks, or watched.
+  [[nodiscard]] Logits forward_among(const Batch& batch, std::int64_t step, const RoutingObserver& observe);
+  /// On the only rank.
   [[nodiscard]] Logits forward_alone(const Batch& batch, std::int64_t step);
   [[nodiscard]] std::span<std::int32_t> own_pairs() const;
   /// Where the ranks stand that exchange something at a MoE layer.

@@ -55,6 +55,7 @@ void compute_experts(const GroupedCall& call, Exchange& exchange, Device& device
     expert != nullptr ? here.push_back(rows_of(g, expert)) : missing.push_back(g);
   }
   std::vector<ExpertRows> rest = compute_meanwhile(exchange, here, call.in, call.out, device);
+  if (!missing.empty()) device.start();
   call.take(exchange.all());
   for (const std::size_t g : missing) {
     const ExpertWeights* expert = call.weights(groups.experts[g]);

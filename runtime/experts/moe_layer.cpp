@@ -68,6 +68,7 @@ void MoeLayer::meanwhile(const Batch& batch, InFlight& flight, Scratch& scratch)
     const Timed timed(context_.metrics.phases.experts);
     if (spec_.shared && all_stay(batch, context_.domains)) share(batch, flight.at, flight, scratch);
   }
+  context_.device.start();
   const Timed timed(context_.metrics.phases.exchange);
   (void)flight.exchange.rows();
 }
@@ -170,6 +171,7 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
   for (const std::int32_t i : carried) carried_labels.push_back(at.rows[i]);
 
   Outbox out(plan.to.size());
+  RowSums copies;
   for (int rank = 0; rank < static_cast<int>(plan.to.size()); ++rank) {
     const RowsFor& to = plan.to[rank];
     const bool takes_freight = rank != self && context_.domains.together(rank, self) && !carried.empty();
@@ -190,7 +192,11 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
                                                      {Bulk::weights, weight_bytes}}),
                                            flags);
     if (!to.rows.empty()) {
-      context_.device.gather(at.x, to.rows, as_rows(message.section(Bulk::rows)));
+      const Tensor rows = as_rows(message.section(Bulk::rows));
+      for (std::int64_t i = 0; i < rows.rows; ++i) {
+        copies.open(rows.row(i));
+        copies.add(at.x.row(to.rows[static_cast<std::size_t>(i)]));
+      }
       const auto records = message.section(Section::routes);
       std::memcpy(records.data(), to.tags.data(), tag_bytes);
       std::memcpy(records.data() + tag_bytes, to.routes.data(), records.size() - tag_bytes);
@@ -201,6 +207,7 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
       pack_parcel(*weights_.moe.experts[give.expert], give.expert, context_.device, room);
     }
   }
+  context_.device.sum_rows(copies, at.x.cols);
   return out;
 }
 
@@ -230,16 +237,19 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
   const auto rows = static_cast<std::int64_t>(groups.offsets.size()) - 1;
   const auto pairs = static_cast<std::int64_t>(groups.arrived.size());
   const std::int64_t hidden = flight.at.x.cols;
-  const Tensor normed = scratch.take(rows, hidden);
-  const Tensor inputs = scratch.take(pairs, hidden);
-  const Tensor outputs = scratch.take(pairs, hidden);
+  const Tensor normed = scratch.take(context_.device.room_for(rows), hidden);
+  const Tensor inputs = scratch.take(context_.device.room_for(pairs), hidden);
+  const Tensor outputs = scratch.take(inputs.rows, hidden);
 
   std::vector<WantedSums> wanted(arrived.size());
+  RowSums came;
   std::size_t first = 0;
   for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
     const Tensor x = as_rows(arrived[from].section(Bulk::rows));
-    weights_.mlp_norm.apply(context_.device, x, normed.row_range(static_cast<std::int64_t>(first), x.rows));
+    std::int64_t row = 0;
     for (const RowTag& tag : tags_of(arrived[from])) {
+      came.open(normed.row(static_cast<std::int64_t>(first)));
+      came.add(x.row(row++));
       const auto begin = static_cast<std::size_t>(groups.offsets[first]);
       const auto contributions =
           std::span(groups.contributions).subspan(begin, static_cast<std::size_t>(groups.offsets[first + 1]) - begin);
@@ -254,11 +264,18 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
       ++first;
     }
   }
-  context_.device.gather(normed, groups.arrived, inputs);
+  context_.device.sum_rows(came, hidden);
+  weights_.mlp_norm.apply(context_.device, normed, normed);
+  RowSums grouped;
+  for (std::int64_t i = 0; i < pairs; ++i) {
+    grouped.open(inputs.row(i));
+    grouped.add(normed.row(groups.arrived[static_cast<std::size_t>(i)]));
+  }
+  context_.device.sum_rows(grouped, hidden);
   const auto weights = [&](std::int32_t expert) -> const ExpertWeights* {
     if (const ExpertWeights* held = weights_.moe.experts[expert].get(); held != nullptr) return held;
-    const auto came = flight.spill.experts.find(expert);
-    return came != flight.spill.experts.end() ? came->second.get() : nullptr;
+    const auto guest = flight.spill.experts.find(expert);
+    return guest != flight.spill.experts.end() ? guest->second.get() : nullptr;
   };
   const auto take = [&](Inbox& all) {
     if (!flight.spill.spilled) return;
@@ -276,13 +293,22 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     told.push_back(static_cast<std::int32_t>(i));
     told_labels.push_back(flight.shared.labels[i]);
   }
+  RowSums sums;
+  const auto sum_up = [&](const WantedSums& want, const Tensor& to) {
+    for (std::int64_t i = 0; i + 1 < std::ssize(want.offsets); ++i) {
+      sums.open(to.row(i));
+      for (auto j = static_cast<std::size_t>(want.offsets[i]); j < static_cast<std::size_t>(want.offsets[i + 1]); ++j) {
+        sums.add(outputs.row(want.contributions[j].row), want.contributions[j].weight);
+      }
+    }
+  };
   flight.sums.resize(wanted.size());
   for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
     WantedSums& want = wanted[rank];
     const auto n = static_cast<std::int64_t>(want.labels.size());
     if (rank == context_.comm.rank()) {
       flight.here = {want.labels, scratch.take(n, hidden)};
-      context_.device.combine(outputs, want.offsets, want.contributions, flight.here.sums);
+      sum_up(want, flight.here.sums);
       continue;
     }
     const bool tells = context_.domains.together(rank, context_.comm.rank());
@@ -297,9 +323,13 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     const LabelledSums section(message.section(Section::sum_labels), message.section(Bulk::partial_sums), hidden, type);
     if (tells) want.labels.insert(want.labels.end(), told_labels.begin(), told_labels.end());
     section.set_labels(want.labels);
-    context_.device.combine(outputs, want.offsets, want.contributions, section.rows.row_range(0, n));
-    if (shared > 0) context_.device.gather(flight.shared.sums, told, section.rows.row_range(n, shared));
+    sum_up(want, section.rows);
+    for (std::int64_t i = 0; i < shared; ++i) {
+      sums.open(section.rows.row(n + i));
+      sums.add(flight.shared.sums.row(told[static_cast<std::size_t>(i)]));
+    }
   }
+  context_.device.sum_rows(sums, hidden);
 }
 
 Resident MoeLayer::gather(InFlight& flight, Scratch& scratch, Scratch& next) const {

@@ -20,25 +20,6 @@ std::size_t place_of(std::int32_t row, const Resident& at, int layer) {
   return static_cast<std::size_t>(found - at.rows.begin());
 }
 
-/// x += sums, those of [first, last) alone.
-void add_range(const PartialSums& partial, std::size_t first, std::size_t last, const Resident& to, int layer,
-               Device& device) {
-  if (first == last) return;
-  std::vector<std::int64_t> offsets(to.rows.size() + 1, 0);
-  std::vector<std::size_t> place;
-  for (std::size_t i = first; i < last; ++i) {
-    place.push_back(place_of(partial.labels[i].row, to, layer));
-    ++offsets[place.back() + 1];
-  }
-  std::partial_sum(offsets.begin(), offsets.end(), offsets.begin());
-  std::vector<std::int64_t> next(offsets.begin(), offsets.end() - 1);
-  std::vector<Contribution> contributions(place.size());
-  for (std::size_t i = 0; i < place.size(); ++i) {
-    contributions[next[place[i]]++] = {static_cast<std::int32_t>(first + i), 1.0F};
-  }
-  device.combine(partial.sums, offsets, contributions, to.x, true);
-}
-
 /// Whether each partial's sums but the shared expert's are whole and of one owner, and these ascend: nothing was
 /// spilled.
 bool are_by_owner(std::span<const PartialSums> sums) {
@@ -57,16 +38,22 @@ bool are_by_owner(std::span<const PartialSums> sums) {
 
 /// add_sums where they are by owner, without a copy.
 void add_by_owner(std::span<const PartialSums> sums, const Resident& to, int layer, Device& device) {
-  std::vector<std::size_t> middle;  // where each rank's sums of its shared expert begin
-  for (const PartialSums& partial : sums) {
-    const auto shared = std::find_if(partial.labels.begin(), partial.labels.end(),
-                                     [](const SumLabel& label) { return label.owner == SumLabel::kShared; });
-    middle.push_back(static_cast<std::size_t>(shared - partial.labels.begin()));
-    add_range(partial, 0, middle.back(), to, layer, device);
+  std::vector<std::vector<const std::byte*>> of_row(to.rows.size());
+  for (const bool shared : {false, true}) {
+    for (const PartialSums& partial : sums) {
+      for (std::size_t i = 0; i < partial.labels.size(); ++i) {
+        const SumLabel& label = partial.labels[i];
+        if ((label.owner == SumLabel::kShared) != shared) continue;
+        of_row[place_of(label.row, to, layer)].push_back(partial.sums.row(static_cast<std::int64_t>(i)));
+      }
+    }
   }
-  for (std::size_t i = 0; i < sums.size(); ++i) {
-    add_range(sums[i], middle[i], sums[i].labels.size(), to, layer, device);
+  RowSums added;
+  for (std::size_t i = 0; i < of_row.size(); ++i) {
+    added.open(to.x.row(static_cast<std::int64_t>(i)));
+    for (const std::byte* sum : of_row[i]) added.add(sum);
   }
+  device.sum_rows(added, to.x.cols, true);
 }
 
 }  // namespace

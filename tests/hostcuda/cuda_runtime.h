@@ -82,6 +82,7 @@ struct Calls {
   std::int64_t bytes_to_host = 0;
   std::int64_t pieces = 0;           ///< kernels and copies, each given to a stream by itself
   std::int64_t graphs = 0;           ///< started
+  std::int64_t in_graphs = 0;        ///< pieces that they had
   std::int64_t pageable_copies = 0;  ///< whose end on the host isn't pinned: the driver copies once more, and may wait
 };
 [[nodiscard]] Calls calls();

@@ -127,6 +127,29 @@ TEST_P(StepCalls, OfAStepAlone) {
   EXPECT_EQ(hostcuda::calls().graphs, before);
 }
 
+TEST_P(StepCalls, OfAStepOnRanks) {
+  if (test_session().ranks() == 1) return;
+  JobOptions among = options();
+  among.watched = among.graphs = false;
+  const std::int64_t before = hostcuda::calls().graphs;
+  const auto tokens = run(among).tokens;
+  EXPECT_EQ(hostcuda::calls().graphs, before);
+
+  std::vector<hostcuda::Calls> after;  // each step
+  among.graphs = true;
+  among.on_step = [&] { after.push_back(hostcuda::calls()); };
+  EXPECT_EQ(run(among).tokens, tokens);
+  EXPECT_GT(hostcuda::calls().graphs, before);
+  if (after.empty()) return;  // rank 0 counts
+  const hostcuda::Calls& first = after[after.size() / 2];
+  const std::int64_t in_graphs = after.back().in_graphs - first.in_graphs;
+  const std::int64_t pieces = after.back().pieces - first.pieces;
+  RecordProperty("in_graphs", std::to_string(in_graphs));
+  RecordProperty("one_by_one", std::to_string(pieces));
+  const bool rows_stay = GetParam().coherence == Coherence::rank || GetParam().replicate;
+  EXPECT_GT(in_graphs, (rows_stay ? 10 : 0) * pieces);
+}
+
 INSTANTIATE_TEST_SUITE_P(Models, StepCalls,
                          testing::Values(Form{"mixtral"}, Form{"qwen2-moe", DType::bf16}, Form{"deepseek-v3"},
                                          Form{"gpt-oss", DType::bf16, Coherence::world},

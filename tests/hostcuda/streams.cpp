@@ -322,6 +322,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
   outside_captures();
   ++counted.graphs;
+  counted.in_graphs += std::ssize(graph->graph.work);
   for (const auto& work : graph->graph.work) work(stream);
   return cudaSuccess;
 }

@@ -80,6 +80,37 @@ TEST_P(DeviceTest, CombineAddsContributions) {
   EXPECT_THROW(device->combine(x.tensor, offsets, std::vector<Contribution>(6), y.tensor), std::invalid_argument);
 }
 
+TEST_P(DeviceTest, SumRowsIsCombineWhereverTheRowsAre) {
+  for (const std::int64_t count : {0, 1, 5, 40, 1100}) {
+    const Array x = on_device(normal(6 * 9), 6, 9, 2);
+    const Numbers before = normal(count * 9);
+    for (const bool accumulate : {false, true}) {
+      const Array y = on_device(before, count, 9, 3), expected = on_device(before, count, 9, 3);
+      RowSums sums;
+      std::vector<std::int64_t> offsets{0};
+      std::vector<Contribution> parts;
+      for (std::int64_t r = count; r-- > 0;) {  // in another order than they lie
+        sums.open(y.tensor.row(r));
+        for (std::int64_t i = 0; i < r % 3; ++i) sums.add(x.tensor.row((r + i) % 6), static_cast<float>(1 + r % 5));
+      }
+      for (std::int64_t r = 0; r < count; ++r) {
+        for (std::int64_t i = 0; i < r % 3; ++i) {
+          parts.push_back({static_cast<std::int32_t>((r + i) % 6), static_cast<float>(1 + r % 5)});
+        }
+        offsets.push_back(std::ssize(parts));
+      }
+      device->sum_rows(sums, 9, accumulate);
+      device->combine(x.tensor, offsets, parts, expected.tensor, accumulate);
+      expect_same(on_host(y), on_host(expected), std::to_string(count) + " rows");
+      EXPECT_GE(device->room_for(count), count);
+    }
+  }
+  RowSums beyond;
+  beyond.open(nullptr);
+  beyond.rows.front().last = 1;
+  EXPECT_THROW(device->sum_rows(beyond, 9), std::invalid_argument);
+}
+
 TEST_P(DeviceTest, RmsNormOfRowsAndOfHeads) {
   for (const std::int64_t width : {1, 5, 16, 48, 100}) {
     for (const std::int64_t groups : {1, 3}) {
