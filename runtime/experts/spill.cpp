@@ -163,7 +163,7 @@ void Spill::take(int layer, Inbox& arrived, const std::function<Gating(int exper
     const DeviceBytes bytes(memory.get(), parcel->bytes.size());
     device_.copy(parcel->bytes.span(), bytes.span());
     ExpertWeights copy = open_parcel({parcel->form, bytes}, gating(get.expert), device_);
-    const auto kept = std::make_shared<const Kept>(std::move(memory), std::move(copy));
+    const auto kept = std::make_shared<const Kept>(Kept{std::move(memory), std::move(copy)});
     kept_[key] = kept;
     weights = {kept, &kept->weights};
   }

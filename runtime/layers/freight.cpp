@@ -34,6 +34,7 @@ Outbox Freight::for_peers(Device& device, const Domains& domains, const Batch& b
   const auto carried = carried_rows(batch, rows);
   if (carried.empty()) return out;
   std::vector<std::int32_t> labels;
+  labels.reserve(carried.size());
   for (const std::int32_t i : carried) labels.push_back(rows[i]);
   const SectionSizes sizes = sizes_of({{Section::freight_labels, labels.size() * sizeof(std::int32_t)},
                                        {Bulk::freight, bytes(carried.size(), device.activation_type())}});

@@ -4,6 +4,7 @@
 #include "placement/input_error.hpp"
 
 #include <array>
+#include <utility>
 
 namespace coterie {
 namespace {
@@ -52,7 +53,9 @@ std::map<std::string, ChatTemplate> from_config(const Json& config, const fs::pa
   for (std::size_t i = 0; i < found->size(); ++i) {
     const std::string field = "chat_template[" + std::to_string(i) + "]";
     const std::string name = text_of((*found)[i], "name", path.string(), field + ".name");
-    templates[name] = {where + " " + name + ")", text_of((*found)[i], "template", path.string(), field + ".template")};
+    std::string source = where;
+    source.append(" ").append(name).append(")");
+    templates[name] = {std::move(source), text_of((*found)[i], "template", path.string(), field + ".template")};
   }
   return templates;
 }

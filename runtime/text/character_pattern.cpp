@@ -103,6 +103,7 @@ CharacterClasses::CharacterClasses(const std::vector<PatternParts>& patterns) : 
     if (cuts[i] < kAscii) continue;
     const CharacterProperties properties = properties_of(cuts[i]);
     std::vector<bool> in_set;
+    in_set.reserve(sets.size());
     for (const CharacterSet* set : sets) in_set.push_back(set->contains(cuts[i], properties));
     const auto [found, is_new] = numbers.emplace(std::move(in_set), representative_.size());
     if (is_new) representative_.push_back(cuts[i]);
