@@ -2,6 +2,7 @@
 #include "launch/choose_device.hpp"
 #include "launch/choose_transport.hpp"
 #include "launch/command.hpp"
+#include "launch/earlier_records.hpp"
 #include "launch/generate_options.hpp"
 #include "launch/job_form.hpp"
 #include "launch/on_ranks.hpp"
@@ -89,11 +90,15 @@ void check_writable(const std::filesystem::path& path) {
 /// What rank 0 alone has: the files that requests come from and results go to.
 struct Files {
   ResultsFile results;
+  EarlierRecords earlier;
   RequestFeed feed;
   Progress progress{std::cerr, isatty(STDERR_FILENO) != 0};
 
-  Files(const GenerateOptions& options, const RequestRules& rules, std::int64_t kv_tokens)
-      : results(options.output), feed(options.input, rules, kv_tokens, results) {}
+  Files(const GenerateOptions& options, const Trace& header, const RequestRules& rules, std::int64_t kv_tokens)
+      : results(options.output),
+        earlier({options.trace_out, options.logits_out}, header, rules.vocabulary, results.completions_found(),
+                std::cerr),
+        feed(options.input, rules, kv_tokens, results) {}
 
   [[nodiscard]] Standing standing(std::int64_t answered, std::int64_t rows) const {
     const FeedCounts& counts = feed.counts();
@@ -117,15 +122,13 @@ void observe(Worker& worker, const GenerateOptions& options, TraceRecorder& trac
   }
 }
 
-void write_trace_of(const TraceRecorder& recorder, const Inputs& in, const GenerateOptions& options,
-                    Communicator& comm) {
+Trace trace_header(const Inputs& in) {
   Trace header;
   header.model = in.name;
   header.num_experts = in.spec.experts();
   header.top_k = in.spec.top_k();
   header.layer_ids = in.spec.moe_layer_ids();
-  const Trace trace = recorder.gather(comm, std::move(header));
-  if (comm.rank() == 0 && trace.tokens() > 0) write_trace(options.trace_out, trace);
+  return header;
 }
 
 void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptions& options, const JobForm& form,
@@ -191,7 +194,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   all_or_none(comm, [&] {
     if (!first) return;
     rules.kv_tokens = form.kv_blocks * KvPool::kBlockTokens;
-    files = std::make_unique<Files>(options, rules, rules.kv_tokens);
+    files = std::make_unique<Files>(options, trace_header(in), rules, rules.kv_tokens);
   });
 
   const WorkerOptions worker_options{
@@ -240,10 +243,14 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     files->results.sync();
     files->progress.finish(files->standing(engine.answered(), engine.rows()));
   });
-  if (!options.trace_out.empty()) write_trace_of(trace, in, options, comm);
+  if (!options.trace_out.empty()) {
+    Trace all = trace.gather(comm, trace_header(in));
+    if (first) all = files->earlier.with(std::move(all));
+    if (first && all.tokens() > 0) write_trace(options.trace_out, all);
+  }
   if (!options.logits_out.empty()) {
-    const auto all = logits.gather(comm);
-    if (first) write_logits(options.logits_out, all, in.spec.vocabulary);
+    auto all = logits.gather(comm);
+    if (first) write_logits(options.logits_out, files->earlier.with(std::move(all)), in.spec.vocabulary);
   }
   auto metrics = gather_metrics(comm, comm, worker.metrics());
   metrics["job"]["transport"] = transport.nccl ? "nccl" : "mpi";

@@ -2,6 +2,7 @@
 
 #include "comm/bytes.hpp"
 #include "placement/files/safetensors.hpp"
+#include "placement/input_error.hpp"
 #include "runtime/engine/agreement.hpp"
 
 namespace coterie {
@@ -38,6 +39,21 @@ void write_logits(const std::filesystem::path& path, const LogitsRecorder::Logit
     writer.add(name, ElementType::f32, {rows, vocabulary}, std::as_bytes(std::span(values)));
   }
   writer.finish();
+}
+
+LogitsRecorder::Logits read_logits(const std::filesystem::path& path, std::int64_t vocabulary) {
+  const SafetensorsFile file(path);
+  LogitsRecorder::Logits logits;
+  for (const auto& [name, tensor] : file.tensors()) {
+    if (tensor.type != ElementType::f32 || tensor.shape.size() != 2 || tensor.shape[1] != vocabulary) {
+      throw bad_field(path.string(), name, std::string(name_of(tensor.type)) + " " + to_string(tensor.shape),
+                      "logits: F32 [tokens, " + std::to_string(vocabulary) + "]");
+    }
+    std::vector<float>& values = logits[name];
+    values.resize(tensor.bytes.size() / sizeof(float));
+    file.read(tensor.bytes, std::as_writable_bytes(std::span(values)).data());
+  }
+  return logits;
 }
 
 }  // namespace coterie

@@ -29,5 +29,7 @@ class LogitsRecorder {
 
 /// One F32 tensor (tokens, vocabulary) for each request, named by its custom_id.
 void write_logits(const std::filesystem::path& path, const LogitsRecorder::Logits& logits, std::int64_t vocabulary);
+/// What `write_logits` wrote. Throws InputError for a file of something else.
+[[nodiscard]] LogitsRecorder::Logits read_logits(const std::filesystem::path& path, std::int64_t vocabulary);
 
 }  // namespace coterie

@@ -180,6 +180,36 @@ TEST_F(GenerateTest, GoesOnWhereATornFileEnds) {
   }
 }
 
+TEST_F(GenerateTest, AJobThatGoesOnKeepsWhatWasRecordedBefore) {
+  const auto recorded = [&](const std::string& results) {
+    return run("--model " + kModel.string() + " --input " + path("requests.jsonl") + " --output " + path(results) +
+               " --trace-out " + path("trace") + " --logits-out " + path("logits"));
+  };
+  std::string requests;
+  for (int i = 0; i < 4; ++i) requests += line("r" + std::to_string(i), "The king said " + std::to_string(i));
+  write("requests.jsonl", requests);
+  ASSERT_EQ(recorded("undisturbed.jsonl").code, 0);
+  const std::string trace = read("trace"), logits = read("logits");
+
+  write("requests.jsonl", "\n" + requests.substr(requests.find('\n') + 1));  // all but the first
+  ASSERT_EQ(recorded("results.jsonl").code, 0);
+  write("requests.jsonl", requests);
+  const Ended went_on = recorded("results.jsonl");
+  ASSERT_EQ(went_on.code, 0);
+  EXPECT_THAT(went_on.text, HasSubstr("goes on from what was recorded of the 3 requests answered before"));
+  EXPECT_EQ(read("trace"), trace);
+  EXPECT_EQ(read("logits"), logits);
+  ASSERT_EQ(recorded("results.jsonl").code, 0);  // nothing is left to do
+  EXPECT_EQ(read("trace"), trace);
+  EXPECT_EQ(read("logits"), logits);
+
+  std::filesystem::rename(path("trace"), path("logits"));
+  const Ended other = recorded("results.jsonl");
+  EXPECT_EQ(other.code, 2);
+  EXPECT_THAT(other.text, HasSubstr(path("logits") + ": "));
+  EXPECT_EQ(read("logits"), trace);  // as it was
+}
+
 TEST_F(GenerateTest, TheSameTextWhateverElseIsInTheBatch) {
   const json sampled{{"temperature", 0.9}, {"top_p", 0.95}, {"top_k", 50}, {"max_tokens", 24}};
   write("requests.jsonl", line("one", "In those days", sampled));
