@@ -13,7 +13,9 @@ namespace coterie {
 namespace {
 
 TEST(MessageMemory, IsUsedAgainForMessagesOfAboutTheSameSize) {
-  const std::byte* first = take_message_memory(1'000'000).get();
+  auto memory = take_message_memory(1'000'000);
+  const std::byte* const first = memory.get();
+  memory.reset();
   EXPECT_EQ(take_message_memory(1'000'100).get(), first);
 }
 

@@ -18,6 +18,7 @@ struct Exact {
   double value = 0;
   double size = 0;
 
+  // NOLINTNEXTLINE(google-explicit-constructor): any number is one
   Exact(double v = 0) : value(v), size(std::abs(v)) {}
   Exact(double v, double s) : value(v), size(s) {}
   Exact& operator+=(const Exact& b) { return *this = {value + b.value, size + b.size}; }

@@ -25,7 +25,6 @@ namespace coterie {
 namespace {
 
 using testing::HasSubstr;
-using testing::Not;
 
 const std::string kTop2 = std::string(COTERIE_FIXTURES) + "/traces/top2.trace.safetensors";
 const std::string kOlmoe = std::string(COTERIE_FIXTURES) + "/traces/olmoe-1b-7b.decode.safetensors";

@@ -39,7 +39,7 @@ std::string with_gpus(int gpus, const std::string& links, const std::string& mor
 }
 
 json parsed(const Printed& printed) {
-  const json found = json::parse(printed.text, nullptr, false);
+  json found = json::parse(printed.text, nullptr, false);
   EXPECT_FALSE(found.is_discarded()) << printed.text;
   return found;
 }
