@@ -5,6 +5,7 @@
 #include "launch/doctor/facts_page.hpp"
 #include "launch/given_options.hpp"
 #include "launch/on_ranks.hpp"
+#include "placement/input_error.hpp"
 
 #include <boost/program_options.hpp>
 
@@ -54,6 +55,9 @@ std::optional<DoctorOptions> parse(std::span<const char* const> arguments) {
   options.job.device = given.one_of<WantedJob::Device>(
       "device", {{"cpu", WantedJob::Device::cpu}, {"cuda", WantedJob::Device::cuda}, {"auto", WantedJob::Device::any}});
   options.job.share_gpu = given.has("share-gpu");
+  if (options.job.share_gpu && options.job.device == WantedJob::Device::cpu) {
+    throw InputError(given.label("share-gpu") + ": found --device cpu, expected --device cuda or auto beside it");
+  }
   options.json = given.has("json");
   return options;
 }

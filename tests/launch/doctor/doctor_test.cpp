@@ -119,6 +119,7 @@ TEST(Doctor, EveryRankHasAGpuOfItsOwnOrSharesOne) {
 
 TEST(Doctor, RefusesWhatItDoesNotKnow) {
   EXPECT_EQ(run("", "--device tpu").exit_code, 2);
+  EXPECT_EQ(run("", "--device cpu --share-gpu").exit_code, 2);
   EXPECT_EQ(run("", "--gpu").exit_code, 2);
   EXPECT_EQ(run("", "--help").exit_code, 0);
 }
