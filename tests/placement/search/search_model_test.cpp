@@ -79,16 +79,14 @@ TEST(PairModel, CountsPriceTimesWeight) {
       PairModel model(problem, std::make_shared<PairWeights>(s, 0.5, within));
       expect_true_to(
           model, problem,
-          [&](const Assignment& a) {
+          [&, ranks = problem.ranks()](const Assignment& a) {
             double sum = 0;
             const auto n = static_cast<std::size_t>(s.experts);
             for (int l = 0; l < s.layers; ++l)
               for (std::size_t i = 0; i < n; ++i)
                 for (std::size_t j = 0; j < n; ++j) {
-                  if (l + 1 < s.layers)
-                    sum += 0.5 * s.affinity_at(l)[i * n + j] * price[a[l][i] * problem.ranks() + a[l + 1][j]];
-                  if (i < j)
-                    sum += within * s.coactivation_at(l)[i * n + j] * price[a[l][i] * problem.ranks() + a[l][j]];
+                  if (l + 1 < s.layers) sum += 0.5 * s.affinity_at(l)[i * n + j] * price[a[l][i] * ranks + a[l + 1][j]];
+                  if (i < j) sum += within * s.coactivation_at(l)[i * n + j] * price[a[l][i] * ranks + a[l][j]];
                 }
             return sum;
           },
@@ -108,7 +106,8 @@ TEST(TrafficModel, CountsWhatMeasureCounts) {
         TrafficModel model(problem, std::make_shared<TokenSample>(problem, 1'000'000));
         const double steps = problem.statistics.tokens * problem.layers();
         expect_true_to(
-            model, problem, [&](const Assignment& a) { return evaluate(problem, a) * steps; }, seed);
+            model, problem, [&problem = problem, steps](const Assignment& a) { return evaluate(problem, a) * steps; },
+            seed);
       }
 }
 
