@@ -158,6 +158,11 @@ void take_what_changes_nothing(RequestFields& body) {
   body.refuse_others();
 }
 
+/// The whole numbers from `least`.
+std::string from(int least) {
+  return std::to_string(least) + " to " + std::to_string(kMost);
+}
+
 int take_alternatives(RequestFields& body, const char* name, int otherwise) {
   return static_cast<int>(
       body.integer(name, otherwise, 0, kMostLogprobs, "a whole number from 0 to " + std::to_string(kMostLogprobs)));
@@ -165,9 +170,8 @@ int take_alternatives(RequestFields& body, const char* name, int otherwise) {
 
 void take_completion(RequestFields& body, const RequestRules& rules, Request& request) {
   request.echo = body.flag("echo", false);
-  request.max_tokens =
-      static_cast<int>(body.integer("max_tokens", 16, request.echo ? 0 : 1, kMost,
-                                    request.echo ? "a number of tokens" : "at least 1 (0 goes with echo only)"));
+  request.max_tokens = static_cast<int>(body.integer("max_tokens", 16, request.echo ? 0 : 1, kMost,
+                                                     request.echo ? from(0) : from(1) + " (0 goes with echo only)"));
   request.sampling.logprobs = take_alternatives(body, "logprobs", -1);
   take_prompt(body, rules, request);
 }
@@ -181,8 +185,8 @@ void take_chat(RequestFields& body, const RequestRules& rules, std::string_view 
   if (!logprobs && alternatives > 0) {
     throw wrong_value(body.path("top_logprobs"), std::to_string(alternatives), "0 without logprobs");
   }
-  const std::int64_t older = body.integer("max_tokens", 0, 1, kMost, "at least 1");
-  const std::int64_t tokens = body.integer("max_completion_tokens", older, 1, kMost, "at least 1");
+  const std::int64_t older = body.integer("max_tokens", 0, 1, kMost, from(1));
+  const std::int64_t tokens = body.integer("max_completion_tokens", older, 1, kMost, from(1));
   EncodeOptions options;
   options.add_special_tokens = false;
   options.parse_special_tokens = true;

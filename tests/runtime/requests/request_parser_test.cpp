@@ -162,7 +162,7 @@ TEST(RequestParser, AWrongValueIsNamedWithWhatWasExpected) {
            {R"({"prompt": "x"})", "invalid_value", "the tokenizer is not this model's"},
            {R"({"prompt": [1, 2, 3, 4], "max_tokens": 61})", "context_length_exceeded", "64"},
            {R"({"prompt": [1], "max_tokens": 2147483647})", "context_length_exceeded", "2147483647"},
-           {R"({"prompt": [1], "max_tokens": 2147483648})", "invalid_value", "body.max_tokens"},
+           {R"({"prompt": [1], "max_tokens": 2147483648})", "invalid_value", "1 to 2147483647"},
            {R"({"prompt": [1], "max_tokens": 0})", "invalid_value", "body.max_tokens"},
            {R"({"prompt": [1], "max_tokens": -1, "echo": true})", "invalid_value", "body.max_tokens"},
            {R"({"prompt": [1], "max_tokens": "7"})", "invalid_value", "body.max_tokens"},
