@@ -7,6 +7,7 @@
 #include "launch/job_form.hpp"
 #include "launch/on_ranks.hpp"
 #include "launch/progress.hpp"
+#include "launch/text_page.hpp"
 #include "placement/files/digest.hpp"
 #include "placement/files/replacing_file.hpp"
 #include "runtime/checkpoint/check_weights.hpp"
@@ -77,6 +78,13 @@ Inputs read_inputs(const GenerateOptions& options, const Communicator& comm) {
   }
   if (!options.machine.empty()) in.machine_digest = sha256_of_file(options.machine);
   return in;
+}
+
+/// A plan fits every model of its shape, but is good for the one that its traces are of.
+std::string plan_note(const Inputs& in, const GenerateOptions& options) {
+  if (options.plan.empty() || in.plan.model == in.name) return "";
+  return "coterie: " + options.plan.string() + ": was made for " + printable(in.plan.model) + ", and places " +
+         in.name + '\n';
 }
 
 void check_writable(const std::filesystem::path& path) {
@@ -190,7 +198,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     rules.render_chat = [&](std::string_view line) { return chat->render(line); };
   });
   const JobForm form = job_form(options, {in.spec, *in.checkpoint, in.plan, topology_of(comm), &rules}, *device, comm);
-  if (first) std::cerr << transport.note << form.notes;
+  if (first) std::cerr << transport.note << form.notes << plan_note(in, options);
   all_or_none(comm, [&] {
     if (!first) return;
     rules.kv_tokens = form.kv_blocks * KvPool::kBlockTokens;

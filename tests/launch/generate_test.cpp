@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@ namespace {
 
 using nlohmann::json;
 using testing::HasSubstr;
+using testing::Not;
 
 const std::filesystem::path kModel = std::filesystem::path(COTERIE_FIXTURES) / "models" / "trained" / "top1";
 
@@ -281,6 +283,27 @@ TEST_F(GenerateTest, WrongInputEndsWithCode2AndNamesWhatIsWrong) {
   std::filesystem::create_symlink("requests.jsonl", folder_ / "alias");
   fails(model + files + "--metrics " + path("alias"), "another file than --input");
   EXPECT_EQ(read("notes.txt"), "these are not results\n");
+}
+
+TEST_F(GenerateTest, APlanOfAnotherModelIsSaidToBeOne) {
+  write("requests.jsonl", line("a", "The king"));
+  std::vector<int> layers(8), experts(16);
+  std::iota(layers.begin(), layers.end(), 0);
+  std::iota(experts.begin(), experts.end(), 0);
+  const auto with_plan_of = [&](const std::string& model) {
+    const json shape{{"name", model}, {"layers", 8}, {"layer_ids", layers}, {"experts", 16}, {"top_k", 1}};
+    write("plan.json", json{{"format", "coterie.plan/1"},
+                            {"model", shape},
+                            {"topology", {{"nodes", 1}, {"ranks_per_node", 1}}},
+                            {"slots_per_rank", 16},
+                            {"physical_to_logical", std::vector(8, experts)}}
+                           .dump());
+    const Ended ended = generate("--plan " + path("plan.json"));
+    EXPECT_EQ(ended.code, 0) << ended.text;
+    return ended.text;
+  };
+  EXPECT_THAT(with_plan_of("top1"), Not(HasSubstr("was made for")));
+  EXPECT_THAT(with_plan_of("another"), HasSubstr("was made for another, and places top1"));
 }
 
 TEST_F(GenerateTest, AModelWhoseWeightsAreNoNumbersIsNamed) {
