@@ -165,7 +165,7 @@ TEST(Measure, DoesNotCareForTheNamesOfRanks) {
 TEST(Measure, WeighsTracesAndWindows) {
   auto [trace, problem] = random_problem({.tokens = 300, .top_k = 2}, {{4}}, 5);
   const Owners owners = random_owners(problem, 0, 5);
-  const auto rows_of = [&](std::vector<WeightedTrace> traces) {
+  const auto rows_of = [&problem = problem, &owners](std::vector<WeightedTrace> traces) {
     problem.traces = std::move(traces);
     problem.statistics = count(problem.traces, {.by_gate = false});
     return measure(problem, owners);

@@ -50,6 +50,7 @@ struct JobOptions {
 };
 
 /// What is known on rank 0.
+// NOLINTNEXTLINE(bugprone-exception-escape): the JSON library's move asserts
 struct JobResult {
   std::map<std::string, std::vector<std::int32_t>> tokens;  ///< generated, by custom_id
   std::map<std::string, std::vector<float>> logits;         ///< of the prompts, (tokens, vocabulary)
