@@ -236,8 +236,8 @@ class CudaDevice final : public Device {
               const Chosen& to);
   /// Rows that a block of the router takes.
   [[nodiscard]] static int router_tile(std::int64_t rows);
-  /// All of them in one launch. With `room`, rows that they have together at most, its shape is theirs alone: not what
-  /// each of about as many products has.
+  /// All of them in one launch. With `room`, rows that they have together at most, it is alike for other weights and
+  /// other rows of each, of about as many products.
   void multiply(std::span<const Product> products, bool accumulate, std::int64_t room = 0);
   void multiply_by_cublas(std::span<const Product> products);
   /// Copies to the device, followed by zeros where there is more room; `from` is read at once.

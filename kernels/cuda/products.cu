@@ -127,11 +127,13 @@ __device__ const TaskType& find_task(const TaskType* tasks, int count, std::int6
   return tasks[low];
 }
 
+/// `only`: without tasks, the one that there is.
 template <int Rows, class T, class Weight, class Out>
 __global__ void __launch_bounds__(product_threads)
-    multiply_tiles(const Task<T, Weight, Out>* tasks, int count, bool accumulate) {
+    multiply_tiles(const __grid_constant__ Task<T, Weight, Out> only, const Task<T, Weight, Out>* tasks, int count,
+                   bool accumulate) {
   alignas(32) __shared__ float sums[Rows * tile_columns];  // as wmma stores them
-  const Task<T, Weight, Out>& task = find_task(tasks, count, std::int64_t{blockIdx.x});
+  const Task<T, Weight, Out>& task = tasks == nullptr ? only : find_task(tasks, count, std::int64_t{blockIdx.x});
   // Tiles of the same columns follow each other: they read the same weights.
   const std::int64_t tile = blockIdx.x - task.first_tile;
   const std::int64_t down = (task.rows + Rows - 1) / Rows;
@@ -286,16 +288,17 @@ void CudaDevice::multiply(std::span<const Product> products, bool accumulate, st
     std::int64_t tiles = 0;
     auto tasks = tasks_of<Rows, T, Weight, Out>(products, tiles);
     using OneTask = Task<T, Weight, Out>;
-    if (room > 0) {
+    if (tasks.empty()) return;
+    if (room > 0 && tasks.size() > 1) {
       OneTask none{};
       none.first_tile = tiles;
       tasks.resize(static_cast<std::size_t>(room_for(std::ssize(tasks))), none);
       const std::int64_t across = (products.front().out.cols + tile_columns - 1) / tile_columns;
       tiles = (room / Rows + std::min(room, std::ssize(tasks))) * across;
     }
+    const OneTask* list = room > 0 || tasks.size() > 1 ? products_.put(std::span<const OneTask>(tasks)) : nullptr;
     launch(multiply_tiles<Rows, T, Weight, Out>, static_cast<unsigned>(tiles), product_threads, 0, stream_,
-           static_cast<const OneTask*>(products_.put(std::span<const OneTask>(tasks))), static_cast<int>(tasks.size()),
-           accumulate);
+           list == nullptr ? tasks.front() : OneTask{}, list, static_cast<int>(tasks.size()), accumulate);
   };
   const auto with_rows = [&]<class T, class Weight, class Out>() {
     if (most > few_rows) {
@@ -389,7 +392,7 @@ void CudaDevice::experts_in_rows(const Tensor& in, std::span<const ExpertRows> g
   const std::int64_t by_row = several ? 2 * in.rows / count : in.rows;
   const dim3 grid(static_cast<unsigned>(std::clamp<std::int64_t>(by_row, 1, 256)), static_cast<unsigned>(count));
   const auto product = [&](std::span<const Product> all) {
-    by_cublas ? multiply_by_cublas(all) : multiply(all, false, several ? in.rows : 0);
+    by_cublas ? multiply_by_cublas(all) : multiply(all, false, in.rows);
   };
   product(up);
   const auto gate = [&]<class T, class From>() {
@@ -468,11 +471,11 @@ void CudaDevice::groups_by_mma(const Tensor& in, const RowGroups& groups, const 
     // Twice as many as an expert has on average: where they aren't enough they take several rows.
     const dim3 by_row(static_cast<unsigned>(std::clamp<std::int64_t>(2 * pairs / count, 1, 256)),
                       static_cast<unsigned>(count));
-    launch(multiply_tiles<Rows, T, Weight, float>, blocks(2 * width), product_threads, 0, stream_,
+    launch(multiply_tiles<Rows, T, Weight, float>, blocks(2 * width), product_threads, 0, stream_, Up{},
            static_cast<const Up*>(up), call.count, false);
     launch(gate_rows<T>, by_row, product_threads, 0, stream_, static_cast<const GatedGroup*>(gated),
            as_matrix<const float>(both), width, as_matrix<T>(middle));
-    launch(multiply_tiles<Rows, T, Weight, T>, blocks(in.cols), product_threads, 0, stream_,
+    launch(multiply_tiles<Rows, T, Weight, T>, blocks(in.cols), product_threads, 0, stream_, Down{},
            static_cast<const Down*>(down), call.count, false);
     if (!biased) return;
     launch(add_group_bias<T>, by_row, product_threads, 0, stream_, static_cast<const GatedGroup*>(gated + count),

@@ -237,8 +237,15 @@ void CudaDevice::combine(const Tensor& in, std::span<const std::int64_t> offsets
 void CudaDevice::sum_rows(const RowSums& sums, std::int64_t cols, bool accumulate) {
   require_sums(sums);
   const std::int64_t count = room_for(std::ssize(sums.rows));
-  const RowSums::Row* rows = rows_.put(std::span(sums.rows), count);
-  const RowSums::Part* parts = more_rows_.put(std::span(sums.parts), room_for(std::ssize(sums.parts)));
+  // Both lists in one, which is sent at once.
+  const std::int64_t first_part = count * static_cast<std::int64_t>(sizeof(RowSums::Row));
+  const std::int64_t parts_bytes = room_for(std::ssize(sums.parts)) * static_cast<std::int64_t>(sizeof(RowSums::Part));
+  std::vector<std::byte> lists(static_cast<std::size_t>(first_part + parts_bytes));
+  std::ranges::copy(std::as_bytes(std::span(sums.rows)), lists.begin());
+  std::ranges::copy(std::as_bytes(std::span(sums.parts)), lists.begin() + first_part);
+  const std::byte* on_device = rows_.put(std::span<const std::byte>(lists));
+  const auto* rows = reinterpret_cast<const RowSums::Row*>(on_device);
+  const auto* parts = reinterpret_cast<const RowSums::Part*>(on_device + first_part);
   with_type(options_.activations, [&]<class T>(T) {
     launch(sum_parts<T>, static_cast<unsigned>(count), row_threads, 0, stream_, rows, parts, cols, accumulate);
   });

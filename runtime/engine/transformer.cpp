@@ -9,10 +9,10 @@ namespace coterie {
 
 namespace {
 
-/// One message of two: what `a` dispatches and the partial sums of `b`.
-Message joined(Message a, Message b, Device& device) {
-  if (b.empty()) return a;
-  if (a.empty()) return b;
+/// One message of two: what `a` dispatches and the partial sums of `b`; their rows are left to `copies`.
+Message joined(Message& a, Message& b, std::size_t row_bytes, RowSums& copies, Device& device) {
+  if (b.empty()) return std::move(a);
+  if (a.empty()) return std::move(b);
   SectionSizes sizes = a.sizes();
   const auto has_sums = [](std::size_t s) {
     return s == index_of(Section::sum_labels) || s == index_of(Bulk::partial_sums);
@@ -23,10 +23,29 @@ Message joined(Message a, Message b, Device& device) {
     Message& from = has_sums(s) ? b : a;
     if (s < kHostSections) {
       std::ranges::copy(from.section(static_cast<Section>(s)), out.section(static_cast<Section>(s)).begin());
-    } else {
-      device.copy(from.section(static_cast<Bulk>(s)).span(), out.section(static_cast<Bulk>(s)).span());
+      continue;
+    }
+    const DeviceBytes source = from.section(static_cast<Bulk>(s)), target = out.section(static_cast<Bulk>(s));
+    if (s != index_of(Bulk::rows) && s != index_of(Bulk::partial_sums)) {
+      device.copy(source.span(), target.span());
+      continue;
+    }
+    for (std::size_t at = 0; at < source.size(); at += row_bytes) {
+      copies.open(target.address() + at);
+      copies.add(source.address() + at);
     }
   }
+  return out;
+}
+
+/// The same for each rank.
+Outbox joined(Outbox a, Outbox b, std::int64_t hidden, Device& device) {
+  if (b.empty()) return a;
+  Outbox out;
+  RowSums copies;
+  const std::size_t row_bytes = static_cast<std::size_t>(hidden) * size_of(device.activation_type());
+  for (std::size_t r = 0; r < a.size(); ++r) out.push_back(joined(a[r], b[r], row_bytes, copies, device));
+  device.sum_rows(copies, hidden);
   return out;
 }
 
@@ -91,9 +110,7 @@ Logits Transformer::forward_among(const Batch& batch, std::int64_t step, const R
       Outbox out = moe.depart(batch, flight, rows.scratch, observe);
       if (dispatches || flight.spill.travels) {
         const Timed timed(context_.metrics.phases.exchange);
-        for (std::size_t r = 0; r < waiting.flight.sums.size(); ++r) {
-          out[r] = joined(std::move(out[r]), std::move(waiting.flight.sums[r]), context_.device);
-        }
+        out = joined(std::move(out), std::exchange(waiting.flight.sums, {}), spec_.hidden, context_.device);
         const Place here = place("dispatch", moe, flight);
         for (int r = 0; r < context_.comm.ranks(); ++r) {
           if (!here.takes_part(r)) out[r] = {};  // flags, which don't concern it

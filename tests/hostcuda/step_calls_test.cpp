@@ -83,7 +83,7 @@ TEST_P(StepCalls, OfADecodeStep) {
     EXPECT_EQ(to.calls.pageable_copies, from.calls.pageable_copies);
     // What the router says, and at a step's end the tokens; exchanges and the GPU's work wait for each other without
     // it.
-    const int said = (to.rows > 0 ? 1 : 0) + (to.layer == 0 ? 1 : 0);
+    const int said = (to.rows > 0 ? 1 : 0) + (to.step != from.step ? 1 : 0);
     const std::int64_t waits = to.calls.waits - from.calls.waits;
     EXPECT_GE(waits, alone ? said : 0);
     EXPECT_LE(waits, said);
@@ -153,7 +153,8 @@ TEST_P(StepCalls, OfAStepOnRanks) {
 INSTANTIATE_TEST_SUITE_P(Models, StepCalls,
                          testing::Values(Form{"mixtral"}, Form{"qwen2-moe", DType::bf16}, Form{"deepseek-v3"},
                                          Form{"gpt-oss", DType::bf16, Coherence::world},
-                                         Form{"mixtral", DType::f32, Coherence::world, true}));
+                                         Form{"mixtral", DType::f32, Coherence::world, true},
+                                         Form{"mixtral", DType::f32, Coherence::rank, false, 2}));
 
 }  // namespace
 }  // namespace coterie
