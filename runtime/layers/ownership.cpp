@@ -1,21 +1,12 @@
 #include "runtime/layers/ownership.hpp"
 
+#include "placement/dispatch/nearest_holders.hpp"
 #include "placement/input_error.hpp"
 
 #include <algorithm>
 
 namespace coterie {
 namespace {
-
-int destination(const std::vector<int>& owners, int rank, std::span<const int> node_of_rank) {
-  if (std::binary_search(owners.begin(), owners.end(), rank)) return rank;
-  std::vector<int> near;
-  for (const int owner : owners) {
-    if (node_of_rank[owner] == node_of_rank[rank]) near.push_back(owner);
-  }
-  const std::vector<int>& choice = near.empty() ? owners : near;
-  return choice[static_cast<std::size_t>(rank) % choice.size()];
-}
 
 std::string list(const std::vector<int>& values) {
   std::string text = "[";
@@ -28,13 +19,13 @@ std::string list(const std::vector<int>& values) {
 Ownership::Ownership(const Plan& plan, int rank, std::span<const int> node_of_rank)
     : ranks_(plan.ranks()), experts_(static_cast<std::size_t>(plan.experts)), held_(plan.layers()) {
   for (int layer = 0; layer < plan.layers(); ++layer) {
-    std::vector<std::vector<int>> owners;
+    const std::size_t first = destinations_.size();
+    destinations_.resize(first + ranks_ * experts_);
     for (int expert = 0; expert < plan.experts; ++expert) {
-      owners.push_back(plan.owners(layer, expert));
-      if (std::binary_search(owners.back().begin(), owners.back().end(), rank)) held_[layer].push_back(expert);
-    }
-    for (int from = 0; from < ranks_; ++from) {
-      for (const std::vector<int>& of : owners) destinations_.push_back(destination(of, from, node_of_rank));
+      const std::vector<int> owners = plan.owners(layer, expert);
+      if (std::binary_search(owners.begin(), owners.end(), rank)) held_[layer].push_back(expert);
+      const std::vector<int> nearest = nearest_holders(owners, node_of_rank);
+      for (int from = 0; from < ranks_; ++from) destinations_[first + from * experts_ + expert] = nearest[from];
     }
   }
 }

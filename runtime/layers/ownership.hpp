@@ -17,8 +17,8 @@ class Ownership {
   [[nodiscard]] int ranks() const noexcept { return ranks_; }
   /// Experts of `layer` that this rank holds, ascending.
   [[nodiscard]] const std::vector<int>& held(int layer) const { return held_[layer]; }
-  /// (experts): the rank to which `from` sends the rows of each expert of `layer`. Of several owners: itself, else one
-  /// on its own node, else any; equals are shared out among the senders.
+  /// (experts): the rank to which `from` sends the rows of each expert of `layer`: of several owners the nearest, as
+  /// nearest_holders() says.
   [[nodiscard]] std::span<const int> destinations(int layer, int from) const {
     return std::span(destinations_).subspan((static_cast<std::size_t>(layer) * ranks_ + from) * experts_, experts_);
   }
