@@ -1,16 +1,13 @@
 #include "placement/dispatch/dispatch_copies.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <limits>
 #include <numeric>
 
 namespace coterie {
 namespace {
 
-constexpr int kMostLooked = 2500;  // places of all sites, until no more copies are made
-constexpr int kExpertBits = 24;    // of a candidate
-constexpr int kMostExperts = (1 << kExpertBits) - 1;
+constexpr int kMostLooked = 1100, kMostLookedOfFew = 2500;  // places of all sites, until no more copies are made
 
 }  // namespace
 
@@ -28,8 +25,7 @@ bool DispatchCopies::may_pay(const DispatchLoads& loads) {
   for (int e = 0; e < layer.experts; ++e) {
     const bool free = layer.detours[e] != 0 || loads.any_cached(e);
     if (loads.most_node_rows(e) <= enough && (!free || loads.rows(e) == 0)) continue;
-    candidates_.push_back(static_cast<std::uint64_t>(loads.rows(e)) << kExpertBits |
-                          static_cast<unsigned>(~e & kMostExperts));
+    candidates_.push_back(hottest_first(loads.rows(e), e));
   }
   return !candidates_.empty();
 }
@@ -40,6 +36,7 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   loads_ = &loads;
   order_ = &loads.order();
   most_arrivals_ = most_arrivals;
+  const int most_looked = layer.ranks <= DispatchLoads::kFewRanks ? kMostLookedOfFew : kMostLooked;
   times_.assign(loads.times().begin(), loads.times().end());
   arrivals_.assign(layer.ranks, 0);
   sent_.assign(layer.ranks, 0);
@@ -53,18 +50,18 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   gain_ = 0;
   looked_ = 0;
   ready_.reserve(layer.ranks);
-  ready_at_.reserve(layer.ranks / 64 + 1);
+  ready_at_.reserve(words_of(layer.ranks));
   places_.resize(layer.ranks);
   std::iota(places_.begin(), places_.end(), 0);
   std::sort(candidates_.begin(), candidates_.end());
-  for (auto last = candidates_.rbegin(); last != candidates_.rend(); ++last) {
-    const int expert = static_cast<int>(~*last & kMostExperts);
+  for (const std::uint64_t candidate : candidates_) {
+    const int expert = index_of(candidate);
     know_ready(expert);
     const bool all = loads.most_node_rows(expert) > enough_;
-    if (all) looked_ += layer.nodes / 4;
+    if (all) look(layer.nodes / 4);
     auto begin = ready_.begin();
     for (int n = 0; n < layer.nodes && (all || begin != ready_.end()); ++n) {
-      if (copies_.size() >= enough || looked_ >= kMostLooked) return;
+      if (copies_.size() >= enough || looked_ >= most_looked || loads.exhausted()) return;
       if (!all) n = layer.node_of_rank[order_->ranks[*begin]];
       const bool has_ready = begin != ready_.end() && *begin < order_->node_begin[n + 1];
       if (loads.node_rows(n, expert) <= enough_ && !has_ready) continue;
@@ -75,21 +72,21 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   }
 }
 
+void DispatchCopies::look(int places) {
+  looked_ += places;
+  loads_->spend(places);
+}
+
 void DispatchCopies::know_ready(int expert) {
   const DispatchLayer& layer = loads_->layer();
   ready_.clear();
   if (layer.detours[expert] == 0 && !loads_->any_cached()) return;
-  ready_at_.assign(layer.ranks / 64 + 1, 0);
+  ready_at_.assign(words_of(layer.ranks), 0);
   loads_->for_each_holding(expert, [&](int rank) {
-    const auto place = static_cast<unsigned>(order_->place_of_rank[rank]);
-    if (rank != layer.only_holder[expert]) ready_at_[place / 64] |= std::uint64_t{1} << place % 64;
+    if (rank != layer.only_holder[expert]) set_bit(ready_at_, order_->place_of_rank[rank]);
   });
-  for (std::size_t word = 0; word < ready_at_.size(); ++word) {
-    for (std::uint64_t bits = ready_at_[word]; bits != 0; bits &= bits - 1) {
-      ready_.push_back(static_cast<int>(word * 64) + std::countr_zero(bits));
-    }
-  }
-  looked_ += 4 + static_cast<int>(ready_.size()) / 2;
+  for_each_bit(ready_at_, [&](int place) { ready_.push_back(place); });
+  look(4 + static_cast<int>(ready_.size()) / 2);
 }
 
 void DispatchCopies::open_in_node(int expert, int node, std::span<const int> ready) {
@@ -97,8 +94,10 @@ void DispatchCopies::open_in_node(int expert, int node, std::span<const int> rea
   const bool all = rows > enough_;
   if (rows == 0 || (!all && ready.empty())) return;
   const int begin = order_->node_begin[node], end = order_->node_begin[node + 1];
-  open_in({expert, node, begin, end, loads_->layer().only_holder[expert], loads_->sources(expert),
-           all ? std::span<const int>(places_).subspan(begin, end - begin) : ready, !ready.empty()});
+  const int holder = loads_->layer().only_holder[expert];
+  open_in({expert, node, begin, end, holder, holder >= 0 ? nullptr : loads_->destinations(expert),
+           loads_->sources(expert), all ? std::span<const int>(places_).subspan(begin, end - begin) : ready,
+           !ready.empty()});
 }
 
 void DispatchCopies::sort() {
@@ -112,7 +111,7 @@ void DispatchCopies::sort() {
 }
 
 int DispatchCopies::destination(int place, const Site& site) const {
-  return site.holder >= 0 ? site.holder : loads_->planned_destination(order_->ranks[place], site.expert);
+  return site.holder >= 0 ? site.holder : site.destinations[place];
 }
 
 bool DispatchCopies::may_get(int expert, int rank) const {
@@ -125,7 +124,7 @@ std::int64_t DispatchCopies::weights(int expert, int rank, int from) const {
 
 void DispatchCopies::open_in(const Site& site) {
   const DispatchCosts& costs = loads_->costs();
-  looked_ += 4 + static_cast<int>(site.places.size());
+  look(4 + static_cast<int>(site.places.size()));
   const int expert = site.expert, node = site.node, first = open_first(site);
   if (!site.ready && site.holder >= 0) {  // all weights travel
     const bool home = loads_->layer().node_of_rank[site.holder] == node;
@@ -196,6 +195,7 @@ void DispatchCopies::open(int expert, int rank, int from, std::int64_t gain) {
   times_[rank] += way;
   times_[from] += way;
   sent_[from] += way;
+  loads_->spend(loads_->layer().only_holder[expert] >= 0 ? 6 : 26);  // to spread and write it
   gains_.emplace_back(-gain, static_cast<int>(copies_.size()));
   copies_.push_back({expert, rank, has ? -1 : from});
   gain_ += gain;

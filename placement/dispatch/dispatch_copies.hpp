@@ -31,13 +31,15 @@ class DispatchCopies {
   /// An expert and a node in hand.
   struct Site {
     int expert = 0, node = 0;
-    int begin = 0, end = 0;  ///< places
-    int holder = -1;         ///< -1: there are several
+    int begin = 0, end = 0;             ///< places
+    int holder = -1;                    ///< -1: there are several
+    const int* destinations = nullptr;  ///< (places), of several holders
     const std::int32_t* sources = nullptr;
     std::span<const int> places;  ///< those that may pay: all, or those that have the weights
     bool ready = false;           ///< whether some of them have
   };
 
+  void look(int places);  ///< counts them
   void know_ready(int expert);
   void open_in_node(int expert, int node, std::span<const int> ready);
   void open_in(const Site& site);
@@ -51,7 +53,7 @@ class DispatchCopies {
 
   DispatchLoads* loads_ = nullptr;
   const DispatchOrder* order_ = nullptr;
-  std::vector<std::uint64_t> candidates_;  ///< experts by their rows, the fewest first
+  std::vector<std::uint64_t> candidates_;  ///< experts, the hottest first
   std::vector<int> ready_, places_;        ///< places that have the weights of the expert in hand, but its holder; all
   std::vector<std::uint64_t> ready_at_;    ///< (places / 64): a bit for each of ready_
   int looked_ = 0;                         ///< at places

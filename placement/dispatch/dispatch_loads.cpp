@@ -12,10 +12,11 @@ std::size_t most_copies(const DispatchLayer& layer) {
   return static_cast<std::size_t>(std::max(layer.experts, 3 * layer.ranks) + layer.ranks);
 }
 
-void DispatchLoads::add_item(int expert, int rank, std::int64_t rows, std::int64_t ways) {
+void DispatchLoads::add_item(int expert, int rank, std::int64_t rows, std::int64_t inside, std::int64_t between) {
   if (rows == 0) return;
-  items_.push_back({expert, rank, rows});
-  times_[rank] += costs_->expert + rows * costs_->row + ways;
+  const std::int64_t ways = inside * costs_->row_inside + between * costs_->row_between;
+  items_.push_back({expert, rank, rows, costs_->expert + rows * costs_->row + ways});
+  times_[rank] += items_.back().cost;
 }
 
 void DispatchLoads::measure(const DispatchLayer& layer, const DispatchCosts& costs,
@@ -48,7 +49,7 @@ void DispatchLoads::measure(const DispatchLayer& layer, const DispatchCosts& cos
       most_[e] = std::max(most_[e], from[e]);
     }
   }
-  copied_.assign(experts, 0);
+  directed_.assign(experts, 0);
   destinations_.resize(experts * layer.ranks);
   sources_.resize(experts * layer.ranks);
   const std::size_t groups = experts / kGathered + 1;
@@ -57,114 +58,136 @@ void DispatchLoads::measure(const DispatchLayer& layer, const DispatchCosts& cos
   before_.resize(groups * layer.ranks * kGathered);
   first_copy_.assign(experts, -1);
   next_copy_.reserve(most_copies(layer));
-  catcher_.resize(layer.nodes);
+  portions_.assign(layer.ranks, {});
+  diverted_.resize(experts * words_of(layer.ranks));
   ordered_ = false;
   copies_ = {};
+  plan_items();
+  // What is done anyway counts, too, as long as enough is left to look for something.
+  const std::size_t anyway = 8 * layer.shared.experts.size() + cached.size() / 40;
+  spent_ = static_cast<int>(std::min<std::size_t>(anyway, kMostSpent / 5 * 2));
+}
+
+void DispatchLoads::plan_items() {
+  const DispatchLayer& layer = *layer_;
+  const SharedExperts& shared = layer.shared;
+  const std::size_t all = shared.experts.size();
+  shared_rows_.assign(shared.holders.size() * SharedExperts::ways, 0);
+  for (int rank = 0; all > 0 && rank < layer.ranks; ++rank) {
+    const std::int32_t* rows = counts_.data() + static_cast<std::ptrdiff_t>(rank) * layer.experts;
+    const int* way = shared.way.data() + rank * all;
+    for (std::size_t s = 0; s < all; ++s) shared_rows_[way[s]] += rows[shared.experts[s]];
+  }
   items_.clear();
-  spread({});
+  items_.reserve(layer.holders + most_copies(layer));
+  planned_items_.reserve(layer.holders);
+  planned_begin_.clear();
+  planned_begin_.reserve(layer.experts + 1);
+  times_.assign(layer.ranks, 0);
+  for (int e = 0; e < layer.experts; ++e) {
+    planned_begin_.push_back(static_cast<int>(items_.size()));
+    if (const int holder = layer.only_holder[e]; holder >= 0) {
+      const std::int64_t near = node_rows(layer.node_of_rank[holder], e);
+      add_item(e, holder, totals_[e], near - count(holder, e), totals_[e] - near);
+      continue;
+    }
+    const int index = layer.shared_index[e];
+    for (int i = shared.holder_begin[index]; i < shared.holder_begin[index + 1]; ++i) {
+      const std::int32_t* rows = shared_rows_.data() + static_cast<std::ptrdiff_t>(i) * SharedExperts::ways;
+      const std::int64_t inside = rows[SharedExperts::inside], between = rows[SharedExperts::between];
+      add_item(e, shared.holders[i], rows[SharedExperts::own] + inside + between, inside, between);
+    }
+  }
+  planned_begin_.push_back(static_cast<int>(items_.size()));
+  planned_items_.assign(items_.begin(), items_.end());
   planned_times_.assign(times_.begin(), times_.end());
 }
 
 void DispatchLoads::spread(std::span<const DispatchCopy> copies) {
   const DispatchLayer& layer = *layer_;
-  if (copies.empty() && copies_.empty() && !items_.empty()) return;
+  if (copies.empty() && copies_.empty()) return;
   for (const DispatchCopy& copy : copies_) {
-    copied_[copy.expert] = 0;
+    directed_[copy.expert] = 0;
     first_copy_[copy.expert] = -1;
   }
   copies_ = copies;
   items_.clear();
-  items_.reserve(layer.holders + most_copies(layer));
-  times_.assign(layer.ranks, 0);
-  portion_.assign(std::max(layer.ranks, layer.nodes), 0);
-  ways_.assign(layer.ranks, 0);
+  times_.assign(planned_times_.begin(), planned_times_.end());
   next_copy_.resize(copies.size());
-  for (const DispatchCopy& copy : copies) direct(copy);
-  for (std::size_t i = copies.size(); i-- > 0;) {
+  for (std::size_t i = 0; i < copies.size(); ++i) {
+    direct(copies[i]);
     next_copy_[i] = std::exchange(first_copy_[copies[i].expert], static_cast<int>(i));
   }
   for (int e = 0; e < layer.experts; ++e) {
-    const int holder = layer.only_holder[e];
-    if (holder < 0) {
-      spread_shared(e);
-    } else if (copied_[e] != 0) {
-      spread_copies(e);
+    if (copied(e)) {
+      spread(e);
     } else {
-      const std::int64_t near = node_rows(layer.node_of_rank[holder], e);
-      add_item(e, holder, totals_[e],
-               (totals_[e] - near) * costs_->row_between + (near - count(holder, e)) * costs_->row_inside);
+      const std::span<const DispatchItem> planned = planned_items(e);
+      items_.insert(items_.end(), planned.begin(), planned.end());
     }
+  }
+}
+
+void DispatchLoads::direct(int expert) {
+  const DispatchLayer& layer = *layer_;
+  directed_[expert] = 1;
+  const std::vector<int>& place_of_rank = order().place_of_rank;
+  int* to = destinations_.data() + static_cast<std::ptrdiff_t>(expert) * layer.ranks;
+  if (const int only = layer.only_holder[expert]; only >= 0) {
+    std::fill(to, to + layer.ranks, only);
+    return;
+  }
+  for (const SharedExperts::Run& run : layer.shared.runs_of(layer.shared_index[expert])) {
+    for (int rank = run.from; rank < run.to; ++rank) to[place_of_rank[rank]] = run.rank;
   }
 }
 
 /// To a copy go its rank's own rows, and to the first copy of a node those that would leave the node.
 void DispatchLoads::direct(const DispatchCopy& copy) {
-  const int ranks = layer_->ranks, place = order_.place_of_rank[copy.rank], node = layer_->node_of_rank[copy.rank];
-  int* to = destinations_.data() + static_cast<std::ptrdiff_t>(copy.expert) * ranks;
-  if (copied_[copy.expert] == 0) {
-    for (int p = 0; p < ranks; ++p) to[p] = planned_destination(order_.ranks[p], copy.expert);
-  }
+  const int node = layer_->node_of_rank[copy.rank];
+  static_cast<void>(destinations(copy.expert));
+  int* to = destinations_.data() + static_cast<std::ptrdiff_t>(copy.expert) * layer_->ranks;
+  const std::size_t words = words_of(layer_->ranks);
+  const std::span<std::uint64_t> diverted = std::span(diverted_).subspan(copy.expert * words, words);
+  if (!copied(copy.expert)) std::fill(diverted.begin(), diverted.end(), 0);
   for (int p = order_.node_begin[node]; p < order_.node_begin[node + 1]; ++p) {
-    if (layer_->node_of_rank[to[p]] != node) to[p] = copy.rank;
+    const int rank = order_.ranks[p];
+    if (rank != copy.rank && layer_->node_of_rank[to[p]] == node) continue;
+    to[p] = copy.rank;
+    set_bit(diverted, rank);
   }
-  to[place] = copy.rank;
-  copied_[copy.expert] = 1;
   if (copy.weights_from < 0) return;
   for (const int rank : {copy.rank, copy.weights_from}) times_[rank] += weights_way(copy.weights_from, copy.rank);
 }
 
-/// Of an expert that several ranks hold.
-void DispatchLoads::spread_shared(int expert) {
-  const int ranks = layer_->ranks;
-  for (int rank = 0; rank < ranks; ++rank) {
-    const int to =
-        copied_[expert] != 0 ? destination(order_.place_of_rank[rank], expert) : planned_destination(rank, expert);
-    portion_[to] += count(rank, expert);
-    ways_[to] += count(rank, expert) * row_way(rank, to);
-  }
-  for (int rank = 0; rank < ranks; ++rank) {
-    add_item(expert, rank, portion_[rank], ways_[rank]);
-    portion_[rank] = ways_[rank] = 0;
-  }
-}
-
-/// Of an expert that one rank holds, and some have copies of.
-void DispatchLoads::spread_copies(int expert) {
-  const DispatchLayer& layer = *layer_;
-  const DispatchCosts& costs = *costs_;
-  const std::int32_t* rows_of = sources(expert);
-  const int holder = layer.only_holder[expert], home = layer.node_of_rank[holder];
-  for (int n = 0; n < layer.nodes; ++n) {
-    portion_[n] = node_rows(n, expert);
-    catcher_[n] = n == home ? holder : -1;
+/// Of an expert that has copies.
+void DispatchLoads::spread(int expert) {
+  const std::span<const DispatchItem> planned = planned_items(expert);
+  const int* to = destinations(expert);
+  for (const DispatchItem& item : planned) {
+    times_[item.rank] -= item.cost;
+    portions_[item.rank] = {expert, item.rank, item.rows, item.cost};
   }
   for (int i = first_copy_[expert]; i >= 0; i = next_copy_[i]) {
-    const int rank = copies_[i].rank, node = layer.node_of_rank[rank];
-    if (catcher_[node] < 0) {
-      catcher_[node] = rank;
-      continue;
-    }
-    const std::int32_t own = rows_of[order_.place_of_rank[rank]];
-    add_item(expert, rank, own, 0);
-    portion_[node] -= own;
+    DispatchItem& at = portions_[copies_[i].rank];
+    if (at.rows == 0) at = {expert, copies_[i].rank, 0, costs_->expert};
   }
-  std::int64_t rows = 0, ways = 0;  // of the holder
-  for (int n = 0; n < layer.nodes; ++n) {
-    const std::int64_t of_node = std::exchange(portion_[n], 0);
-    if (catcher_[n] < 0) {
-      rows += of_node;
-      ways += of_node * costs.row_between;
-      continue;
-    }
-    const std::int64_t inside = (of_node - rows_of[order_.place_of_rank[catcher_[n]]]) * costs.row_inside;
-    if (n == home) {
-      rows += of_node;
-      ways += inside;
-    } else {
-      add_item(expert, catcher_[n], of_node, inside);
-    }
-  }
-  add_item(expert, holder, rows, ways);
+  for_each_bit(diverted(expert), [&](int rank) {
+    const std::int64_t rows = count(rank, expert);
+    DispatchItem &from = portions_[planned_destination(rank, expert)], &at = portions_[to[order_.place_of_rank[rank]]];
+    from.rows -= rows;
+    from.cost -= rows * (costs_->row + row_way(rank, from.rank));
+    at.rows += rows;
+    at.cost += rows * (costs_->row + row_way(rank, at.rank));
+  });
+  const auto add = [&](int rank) {
+    const DispatchItem item = std::exchange(portions_[rank], {});
+    if (item.rows == 0) return;
+    items_.push_back(item);
+    times_[rank] += item.cost;
+  };
+  for (const DispatchItem& item : planned) add(item.rank);
+  for (int i = first_copy_[expert]; i >= 0; i = next_copy_[i]) add(copies_[i].rank);
 }
 
 void DispatchLoads::gather(int group) {

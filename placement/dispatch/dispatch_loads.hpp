@@ -18,6 +18,7 @@ namespace coterie {
 struct DispatchItem {
   int expert = 0, rank = 0;
   std::int64_t rows = 0;
+  std::int64_t cost = 0;  ///< picoseconds, to the rank
 };
 
 /// A rank that computes its own rows of an expert, and its node's that would leave the node, though the placement sends
@@ -37,6 +38,31 @@ struct DispatchOrder {
   std::vector<int> node_begin;     ///< (nodes + 1): in `ranks`
   std::vector<int> place_of_rank;  ///< (ranks)
 };
+
+/// A number by which what has the most rows comes first, then the lower index: numbers sort fastest.
+[[nodiscard]] inline std::uint64_t hottest_first(std::int64_t rows, int index) {
+  return std::uint64_t{~static_cast<std::uint32_t>(rows)} << 32 | static_cast<std::uint32_t>(index);
+}
+[[nodiscard]] inline int index_of(std::uint64_t hottest_first) {
+  return static_cast<int>(hottest_first & 0xffffffffU);
+}
+
+/// Of 64 bits, one for each of `count`.
+[[nodiscard]] inline std::size_t words_of(int count) {
+  return (static_cast<std::size_t>(count) + 63) / 64;
+}
+inline void set_bit(std::span<std::uint64_t> words, int index) {
+  words[static_cast<unsigned>(index) / 64] |= std::uint64_t{1} << static_cast<unsigned>(index) % 64;
+}
+/// Calls `found` with the index of each bit that is set, in order.
+template <class Found>
+void for_each_bit(std::span<const std::uint64_t> words, Found found) {
+  for (std::size_t word = 0; word < words.size(); ++word) {
+    for (std::uint64_t bits = words[word]; bits != 0; bits &= bits - 1) {
+      found(static_cast<int>(word * 64) + std::countr_zero(bits));
+    }
+  }
+}
 
 class DispatchLoads {
  public:
@@ -59,6 +85,12 @@ class DispatchLoads {
     if (summed_[group] == 0) sum(group);
     return before_.data() + (static_cast<std::size_t>(group) * layer_->ranks * kGathered + expert % kGathered);
   }
+  /// Counts what planning does, in units of some 10 ns: where it ends must not depend on a clock, as all ranks plan the
+  /// same.
+  void spend(int units) noexcept { spent_ += units; }
+  /// Whether no more should be tried. Never among few ranks, where every way may be.
+  [[nodiscard]] bool exhausted() const noexcept { return spent_ > kMostSpent && layer_->ranks > kFewRanks; }
+  static constexpr int kFewRanks = 8;   ///< one expert more or less matters among them
   static constexpr int kGathered = 16;  ///< experts at a time, whose counts of a rank share a cache line
 
   [[nodiscard]] const DispatchLayer& layer() const noexcept { return *layer_; }
@@ -78,30 +110,27 @@ class DispatchLoads {
   [[nodiscard]] std::int64_t count(int rank, int expert) const noexcept {
     return counts_[static_cast<std::size_t>(rank) * layer_->experts + expert];
   }
+  /// (places): the ranks to which rows of an expert go.
+  [[nodiscard]] const int* destinations(int expert) {
+    if (directed_[expert] == 0) direct(expert);
+    return destinations_.data() + static_cast<std::ptrdiff_t>(expert) * layer_->ranks;
+  }
+  /// The same without copies.
   [[nodiscard]] int planned_destination(int rank, int expert) const noexcept {
     const int only = layer_->only_holder[expert];
     return only >= 0 ? only : layer_->destinations[static_cast<std::size_t>(rank) * layer_->experts + expert];
   }
-  /// The rank to which the rows of the rank in a place go.
-  [[nodiscard]] int destination(int place, int expert) const noexcept {
-    return copied_[expert] != 0 ? destinations_[static_cast<std::size_t>(expert) * layer_->ranks + place]
-                                : planned_destination(order_.ranks[place], expert);
+  /// A bit for each rank whose rows of an expert that has copies go to one.
+  [[nodiscard]] std::span<const std::uint64_t> diverted(int expert) const {
+    const std::size_t words = words_of(layer_->ranks);
+    return std::span(diverted_).subspan(expert * words, words);
   }
-  /// (places): the same of all.
-  [[nodiscard]] const int* destinations(int expert) {
-    int* to = destinations_.data() + static_cast<std::ptrdiff_t>(expert) * layer_->ranks;
-    for (int p = 0; copied_[expert] == 0 && p < layer_->ranks; ++p) {
-      to[p] = planned_destination(order_.ranks[p], expert);
-    }
-    return to;
-  }
+  [[nodiscard]] bool copied(int expert) const noexcept { return first_copy_[expert] >= 0; }
   /// An expert's copies, as indices in copies(); -1 ends.
   [[nodiscard]] int first_copy(int expert) const noexcept { return first_copy_[expert]; }
   [[nodiscard]] int next_copy(int copy) const noexcept { return next_copy_[copy]; }
   /// Whether its rows may go to several ranks.
-  [[nodiscard]] bool shared(int expert) const noexcept {
-    return layer_->only_holder[expert] < 0 || copied_[expert] != 0;
-  }
+  [[nodiscard]] bool shared(int expert) const noexcept { return layer_->only_holder[expert] < 0 || copied(expert); }
   /// Whether the rank has the expert's weights without any transfer.
   [[nodiscard]] bool holds(int rank, int expert) const noexcept {
     const std::size_t at = static_cast<std::size_t>(expert) * layer_->ranks + rank;
@@ -140,11 +169,19 @@ class DispatchLoads {
   }
 
  private:
-  void add_item(int expert, int rank, std::int64_t rows, std::int64_t ways);
-  void spread_shared(int expert);
-  void spread_copies(int expert);
+  static constexpr int kMostSpent = 5000;  ///< with what is done anyway, under 100 us for 256 experts and 64 ranks
+
+  void plan_items();
+  [[nodiscard]] std::span<const DispatchItem> planned_items(int expert) const {
+    return std::span(planned_items_)
+        .subspan(planned_begin_[expert], planned_begin_[expert + 1] - planned_begin_[expert]);
+  }
+  /// Rows at a rank: of them `inside` from other ranks of its node, `between` from other nodes.
+  void add_item(int expert, int rank, std::int64_t rows, std::int64_t inside, std::int64_t between);
+  void spread(int expert);
   void gather(int group);
   void sum(int group);
+  void direct(int expert);
   void direct(const DispatchCopy& copy);
   [[nodiscard]] std::uint64_t signature(int rank) const;
 
@@ -154,6 +191,7 @@ class DispatchLoads {
   std::span<const std::uint8_t> cached_;
   DispatchOrder order_;
   bool ordered_ = false;
+  int spent_ = 0;
   std::vector<std::uint8_t> gathered_, summed_;  ///< (groups of experts)
   std::vector<std::int32_t> sources_;            ///< (experts, places)
   std::vector<std::int32_t> before_;             ///< (groups, ranks, kGathered)
@@ -161,13 +199,15 @@ class DispatchLoads {
   std::vector<int> first_copy_, next_copy_;  ///< (experts), (copies): linked, -1 ends
   std::vector<std::int32_t> node_counts_;    ///< (nodes, experts)
   std::vector<std::int32_t> totals_, most_;  ///< (experts)
-  std::vector<std::uint8_t> copied_;         ///< (experts): whether there is a copy
-  std::vector<int> destinations_;            ///< (experts, places): of those
-  std::vector<DispatchItem> items_;
+  std::vector<std::uint8_t> directed_;       ///< (experts): whether the next are
+  std::vector<int> destinations_;            ///< (experts, places)
+  std::vector<std::int32_t> shared_rows_;    ///< (holders, ways) of shared experts
+  std::vector<DispatchItem> items_, planned_items_;
+  std::vector<int> planned_begin_;  ///< (experts + 1): in planned_items_
   std::vector<std::int64_t> times_, planned_times_;
-  std::vector<std::int64_t> portion_, ways_;  ///< (ranks), of one expert
-  std::vector<int> catcher_;                  ///< (nodes): the rank that gets the node's rows of it
-  std::vector<std::uint64_t> signature_;      ///< (ranks), 0: not asked for yet
+  std::vector<DispatchItem> portions_;    ///< (ranks), of one expert
+  std::vector<std::uint64_t> diverted_;   ///< (experts, words): a bit for each rank whose rows go to a copy
+  std::vector<std::uint64_t> signature_;  ///< (ranks), 0: not asked for yet
 };
 
 }  // namespace coterie

@@ -12,7 +12,6 @@ namespace {
 constexpr std::size_t kTiny = 256;  // items times ranks, among which all ways are tried
 constexpr int kMostOffers = 30'000, kMostOffersOfSome = 1500, kMostOffersOfMany = 150,
               kMostOffersOfWork = 300;  // until no other way is tried
-constexpr int kMostOffersOfAll = 400;   // among many ranks: until a pass is broken off
 constexpr std::int64_t kNear = 4096;    // a part of the time: nearer to the floor nothing more is tried
 constexpr std::int64_t kNearMiss = 16;  // a part of the target: a pass that misses it by less may be good enough
 constexpr std::int64_t kFirst = 64, kFinest = 8192, kCoarse = 64;  // parts of the time: steps of the search
@@ -63,7 +62,7 @@ void LeastLoaded::drop(const DispatchCopy& copy) {
   best_ = *std::max_element(best_times_.begin(), best_times_.end());
 }
 
-DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, const DispatchOptions& options) {
+DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, const DispatchOptions& options, Llep* rival) {
   using Stayed = DispatchPlan::Stayed;
   loads_ = &loads;
   most_arrivals_ = options.most_arrivals;
@@ -91,7 +90,12 @@ DispatchPlan::Stayed LeastLoaded::solve(DispatchLoads& loads, const DispatchOpti
   found_ = false;
   floor_ = std::max(least_, (sum - gain) / ranks_);
   most_offers_ = ranks_ <= kFew ? kMostOffers : mostly_work() ? kMostOffersOfWork : kMostOffersOfMany;
-  search_all(copies);
+  const auto ends_search = [&](Llep& plan) {
+    const auto enough = [&](const Llep::Price& price) { return price.time < before && near_floor(price.time); };
+    return enough(plan.least_price()) && enough(plan.price(Llep::Rows::own_first)) &&
+           plan.most_arrivals() <= most_arrivals_;
+  };
+  if (rival == nullptr || !ends_search(*rival)) search_all(copies);
   return best_ < before ? Stayed::spilled : Stayed::not_worth_it;
 }
 
@@ -106,7 +110,7 @@ void LeastLoaded::search_all(bool copied) {
   const bool few = ranks_ <= kFew;
   if (few && copied) copies_.sort();
   most_good_offers_ = most_offers_;
-  const auto enough = [&] { return near_floor() || tired(); };
+  const auto enough = [&] { return near_floor(best_) || tired(); };
   std::size_t made = 0;
   // All copies, none, then ever fewer.
   for (std::size_t round = 0, count = copied ? copies_.copies().size() : 0, fewer = count;; ++round) {
@@ -163,18 +167,20 @@ void LeastLoaded::prepare() {
     ready_at_.resize(cells);
     items_.reserve(most);
     keys_.reserve(most);
+    sorting_.reserve(most);
     shared_.reserve(most);
     ready_begin_.resize(layer.experts);
     ready_end_.resize(layer.experts);
     left_.resize(most);
     owners_own_.resize(most);
+    drawn_.resize(most);
     pool_.resize(most * nodes_);
     base_pool_.resize(most * nodes_);
     pass_ = 0;
   }
   const std::size_t chunks = 2 * (ranks + most);  // each fills a rank or ends an item, of own rows or of all
   for (auto* of : {&chunks_, &best_chunks_}) of->reserve(chunks);
-  for (auto* of : {&draws_, &best_draws_}) of->reserve(4 * chunks + nodes_ * most);
+  for (auto* of : {&draws_, &best_draws_}) of->reserve(4 * chunks);
   list_items();
 }
 
@@ -228,9 +234,9 @@ bool LeastLoaded::mostly_work() const {
   return 4 * least_ > 3 * floor_;
 }
 
-bool LeastLoaded::near_floor() const {
+bool LeastLoaded::near_floor(std::int64_t time) const {
   const bool free = loads_->costs().weights_inside + loads_->costs().expert < floor_ / kFinest;
-  return best_ - floor_ <= best_ / (ranks_ <= kFew || free ? kNear : mostly_work() ? 256 : kFirst / 2);
+  return time - floor_ <= time / (ranks_ <= kFew || free ? kNear : mostly_work() ? 256 : kFirst / 2);
 }
 
 bool LeastLoaded::good() const {
@@ -238,11 +244,7 @@ bool LeastLoaded::good() const {
 }
 
 bool LeastLoaded::tired() const {
-  return offers_ > (good() ? most_good_offers_ : most_offers_) || exhausted();
-}
-
-bool LeastLoaded::exhausted() const {
-  return ranks_ > kFew && offers_ > kMostOffersOfAll;
+  return offers_ > (good() ? most_good_offers_ : most_offers_) || loads_->exhausted();
 }
 
 bool LeastLoaded::search(std::int64_t mean) {
@@ -261,14 +263,14 @@ bool LeastLoaded::search(std::int64_t mean) {
                       1,
                target = std::max(low, mean + step);
   bool worked = best_ < before;
-  while (target < best_ && !near_floor()) {
+  while (target < best_ && !near_floor(best_)) {
     worked = reached(target);
     if (worked) break;
     step = std::max(2 * step, (slowest_ - target) / ranks_);
     target = low + step;
   }
   // Down to where all ranks are near the slowest one, and below by halves.
-  while (best_ - low > best_ / part && !tired() && !near_floor()) {
+  while (best_ - low > best_ / part && !tired() && !near_floor(best_)) {
     std::int64_t even = 0;
     if (worked) even = std::accumulate(best_times_.begin(), best_times_.end(), std::int64_t{0}) / ranks_;
     if (worked && best_ - even <= best_ / part) break;
@@ -303,20 +305,15 @@ bool LeastLoaded::reach(std::int64_t target) {
     if (base_[place] <= target) break;
     gave_[place] = pass_;
     give(place);
-    if (times_[place] > std::max(worth, target) || (good() && tired()) || exhausted()) return false;
+    if (times_[place] > std::max(worth, target) || (good() && tired()) || loads_->exhausted()) return false;
   }
   return std::all_of(times_.begin(), times_.end(), [&](std::int64_t time) { return time <= target; });
 }
 
 void LeastLoaded::give(int place) {
-  const auto& items = loads_->items();
   const auto mine = std::span(items_).subspan(item_begin_[place], item_begin_[place + 1] - item_begin_[place]);
   if (mine.empty()) return;
-  if (sorted_[place] == 0) {
-    std::sort(mine.begin(), mine.end(),
-              [&](int a, int b) { return items[a].rows != items[b].rows ? items[a].rows > items[b].rows : a < b; });
-    sorted_[place] = 1;
-  }
+  if (std::exchange(sorted_[place], 1) == 0) sort_by_rows(mine);
   for (const bool own_only : {true, false}) {
     if (own_only && !style_.own_first) continue;
     if (style_.first == Style::First::cheapest) {
@@ -330,6 +327,14 @@ void LeastLoaded::give(int place) {
       if (i != first) shed(mine[i], own_only);
     }
   }
+}
+
+/// The hottest first.
+void LeastLoaded::sort_by_rows(std::span<int> items) {
+  sorting_.clear();
+  for (const int item : items) sorting_.push_back(hottest_first(loads_->items()[item].rows, item));
+  std::sort(sorting_.begin(), sorting_.end());
+  std::transform(sorting_.begin(), sorting_.end(), items.begin(), index_of);
 }
 
 void LeastLoaded::give_cheapest(std::span<const int> items, int place, bool own_only) {
@@ -360,8 +365,10 @@ std::size_t LeastLoaded::tightest(std::span<const int> items, std::int64_t exces
 void LeastLoaded::touch(int index) {
   if (touched_[index] == pass_) return;
   if (known_[index] == 0) know(index);
+  loads_->spend(2);
   touched_[index] = pass_;
   left_[index] = loads_->items()[index].rows;
+  drawn_[index] = 0;
   owners_own_[index] = own_[index][order_->place_of_rank[loads_->items()[index].rank]];
   const std::int64_t* from = base_pool_.data() + static_cast<std::ptrdiff_t>(index) * nodes_;
   std::copy(from, from + nodes_, pool(index));
@@ -371,6 +378,7 @@ void LeastLoaded::know(int index) {
   const DispatchItem& item = loads_->items()[index];
   const int owner = order_->place_of_rank[item.rank];
   known_[index] = 1;
+  loads_->spend(loads_->shared(item.expert) ? 48 : 18);  // with what it takes to write its parts
   if (known_experts_[item.expert] == 0) know_expert(item.expert);
   const std::int32_t* sources = loads_->sources(item.expert);
   std::int64_t* from = base_pool_.data() + static_cast<std::ptrdiff_t>(index) * nodes_;
@@ -425,7 +433,7 @@ void LeastLoaded::shed(int index, bool own_only) {
   if (own_only && !own_may_pay(loads_->items()[index].expert)) return;
   touch(index);
   if (own_only && owners_own_[index] == left_[index]) return;
-  while (times_[owner] > target_ && left_[index] > 0 && !exhausted()) {
+  while (times_[owner] > target_ && left_[index] > 0 && !loads_->exhausted()) {
     Offer best;
     const int helper = best_helper(index, own_only, best);
     if (helper < 0) break;

@@ -4,6 +4,7 @@
 
 #include "placement/dispatch/dispatch_copies.hpp"
 #include "placement/dispatch/dispatch_loads.hpp"
+#include "placement/dispatch/llep.hpp"
 
 #include <array>
 #include <cstdint>
@@ -23,8 +24,10 @@ struct DispatchChunk {
   int weights_from = -1;  ///< the rank that sends the weights, -1 where none are needed
 };
 
-/// Rows of an item that come from a node without those of the item's rank, or (node -1) from the item's rank.
+/// Rows of an item that come from a node without those of the item's rank.
 struct DispatchDraw {
+  static constexpr int kOwner = -1;   ///< or from the item's rank
+  static constexpr int kInTurn = -2;  ///< or from all nodes but its own, those of node 0 first
   int node = 0;
   std::int64_t rows = 0;
 };
@@ -35,8 +38,9 @@ struct DispatchDraw {
 /// nothing on. Among few ranks the search is repeated with other orders of what is given.
 class LeastLoaded {
  public:
-  /// Whether something is spilled, and if not, why not; `loads` are left with the copies of the solution.
-  [[nodiscard]] DispatchPlan::Stayed solve(DispatchLoads& loads, const DispatchOptions& options);
+  /// Whether something is spilled, and if not, why not; `loads` are left with the copies of the solution. Nothing is
+  /// looked for where `rival`, if any, has a plan with which the search would end.
+  [[nodiscard]] DispatchPlan::Stayed solve(DispatchLoads& loads, const DispatchOptions& options, Llep* rival);
   void clear();
 
   /// Of the slowest rank, at most `loads`' own.
@@ -48,12 +52,12 @@ class LeastLoaded {
   [[nodiscard]] const std::vector<DispatchChunk>& chunks() const noexcept { return best_chunks_; }
   /// Of loads.copies() those that weights travel for.
   [[nodiscard]] const std::vector<DispatchCopy>& copies() const noexcept { return sent_copies_; }
-  [[nodiscard]] const std::vector<DispatchDraw>& draws() const noexcept { return best_draws_; }
+  [[nodiscard]] std::span<const DispatchDraw> draws() const noexcept { return best_draws_; }
 
  private:
   static constexpr std::int64_t kUnit = 1024;  ///< of prices
   static constexpr int kBlock = 8;             ///< nodes
-  static constexpr int kFew = 8;               ///< ranks, among which one expert more or less matters
+  static constexpr int kFew = DispatchLoads::kFewRanks;
   /// What a helper can take of an item, by where the rows come from.
   struct Offer {
     enum Source { own, node, other_nodes, owners_node, owner, sources };
@@ -102,9 +106,8 @@ class LeastLoaded {
   void sort_by_time(std::int64_t least);
   /// Improves on best_ if it can; whether it did.
   [[nodiscard]] bool search(std::int64_t mean);
-  [[nodiscard]] bool near_floor() const;
+  [[nodiscard]] bool near_floor(std::int64_t time) const;
   [[nodiscard]] bool tired() const;
-  [[nodiscard]] bool exhausted() const;
   [[nodiscard]] bool good() const;  ///< enough not to look much longer
   [[nodiscard]] bool attempt(std::int64_t target);
   /// Whether all ranks come down to `target`. If not, what was given stays given, unless it is in vain.
@@ -113,6 +116,7 @@ class LeastLoaded {
   void keep_if_best();
   [[nodiscard]] bool mostly_work() const;  ///< rows' and weights' ways are little beside the products
   void give(int place);
+  void sort_by_rows(std::span<int> items);
   void give_cheapest(std::span<const int> items, int place, bool own_only);
   /// Of items, the hottest first: the last that would bring their rank down by `excess` alone, else the first.
   [[nodiscard]] std::size_t tightest(std::span<const int> items, std::int64_t excess) const;
@@ -138,6 +142,7 @@ class LeastLoaded {
   [[nodiscard]] bool begin_offer(int item, int helper, Offer& offer);
   void take(int item, int helper, const Offer& offer);
   void draw(int item, int node, std::int64_t rows);
+  void draw_in_turn(int item, int but, std::int64_t rows);
   [[nodiscard]] int sender(const DispatchItem& item, int helper) const;
   [[nodiscard]] bool has(int place, int expert) const {
     return here_[cell(place, expert)].weights == pass_ || ready_at_[cell(place, expert)] != 0;
@@ -170,6 +175,7 @@ class LeastLoaded {
   std::vector<std::uint8_t> sorted_;                  ///< (places): whether its items are
   std::vector<int> item_begin_, items_;               ///< (places + 1), (items): the items of each, the hottest first
   std::vector<std::pair<std::int64_t, int>> keys_;    ///< (items of a place)
+  std::vector<std::uint64_t> sorting_;                ///< (items of a place)
   std::vector<int> shared_;                           ///< items of shared experts
   std::vector<std::uint8_t> known_;                   ///< (items): whether own_ is
   std::vector<std::uint8_t> known_experts_;           ///< (experts): whether the next are
@@ -179,8 +185,9 @@ class LeastLoaded {
   std::vector<std::int32_t> own_memory_;              ///< (items, places): of those that others share
   std::vector<Taken> taken_;                          ///< (items, places): of those
   std::vector<std::uint32_t> gave_;                   ///< (places): pass_ where it gave what it can
-  std::vector<std::uint32_t> touched_;                ///< (items): pass_ where the next three are of it
+  std::vector<std::uint32_t> touched_;                ///< (items): pass_ where the next four are of it
   std::vector<std::int64_t> left_, owners_own_;       ///< (items): rows that stay, of them those of its rank
+  std::vector<int> drawn_;                            ///< (items): all rows of the nodes before it, but the owner's
   std::vector<std::int64_t> base_pool_, pool_;        ///< (items, nodes): of them those of others
   std::vector<Here> here_;                            ///< (experts, places)
   std::uint32_t pass_ = 0;

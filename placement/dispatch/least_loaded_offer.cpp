@@ -66,6 +66,7 @@ LeastLoaded::Sources LeastLoaded::sources(int index, int helper) {
 
 LeastLoaded::Offer LeastLoaded::offer(int index, int helper, bool own_only) {
   ++offers_;
+  loads_->spend(4);
   Offer offer;
   if (!begin_offer(index, helper, offer)) return {};
   std::int64_t room = target_ - times_[helper] - offer.cost;
@@ -97,9 +98,23 @@ void LeastLoaded::draw(int item, int node, std::int64_t rows) {
   draws_.push_back({node, rows});
 }
 
+void LeastLoaded::draw_in_turn(int item, int but, std::int64_t rows) {
+  if (rows == 0) return;
+  draws_.push_back({DispatchDraw::kInTurn, rows});
+  std::int64_t* left = pool(item);
+  for (int& n = drawn_[item];; ++n) {
+    if (n == but) continue;
+    const std::int64_t some = std::min(rows, left[n]);
+    left[n] -= some;
+    rows -= some;
+    if (rows == 0) return;
+  }
+}
+
 void LeastLoaded::take(int index, int helper, const Offer& offer) {
   const DispatchItem& item = loads_->items()[index];
   const int owner = order_->place_of_rank[item.rank], node = node_[helper], owners_node = node_[owner];
+  loads_->spend(8);
   times_[helper] += offer.cost;
   times_[owner] -= offer.saving;
   left_[index] -= offer.total;
@@ -119,15 +134,9 @@ void LeastLoaded::take(int index, int helper, const Offer& offer) {
   owners_own_[index] -= offer.rows[Offer::owner];
   const auto first = static_cast<int>(draws_.size());
   draw(index, node, offer.rows[Offer::node]);
-  std::int64_t others = offer.rows[Offer::other_nodes];
-  for (int n = 0; others > 0; ++n) {
-    if (n == node || n == owners_node) continue;
-    const std::int64_t rows = std::min(others, pool(index)[n]);
-    draw(index, n, rows);
-    others -= rows;
-  }
+  draw_in_turn(index, owners_node, offer.rows[Offer::other_nodes]);
   draw(index, owners_node, offer.rows[Offer::owners_node]);
-  draw(index, -1, offer.rows[Offer::owner]);
+  draw(index, DispatchDraw::kOwner, offer.rows[Offer::owner]);
   chunks_.push_back({index, order_->ranks[helper], offer.rows[Offer::own], first,
                      static_cast<int>(draws_.size()) - first,
                      offer.weights_from < 0 ? -1 : order_->ranks[offer.weights_from]});

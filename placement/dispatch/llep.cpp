@@ -1,5 +1,7 @@
 #include "placement/dispatch/llep.hpp"
 
+#include "placement/dispatch/part_writer.hpp"
+
 #include <algorithm>
 #include <limits>
 #include <utility>
@@ -35,12 +37,16 @@ void Llep::reserve(const DispatchLayer& layer) {
   times_.reserve(ranks);
   arrivals_.reserve(ranks);
   from_place_.reserve(layer.nodes + 1);
+  near_.reserve(layer.nodes);
+  parts_.resize(4 * ranks + 1);  // each ends a source's rows, or what a rank gets: its own, its node's, the others'
 }
 
 bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   const DispatchLayer& layer = loads.layer();
   reserve(layer);
   loads_ = &loads;
+  price_.reset();
+  least_price_.reset();
   owner_.resize(layer.experts);
   next_owned_.resize(layer.experts);
   first_owned_.assign(layer.ranks, -1);
@@ -49,9 +55,9 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   for (int e = 0; e < layer.experts; ++e) {
     owner_[e] = layer.only_holder[e];
     if (owner_[e] < 0) {
-      const std::vector<int>& ranks = loads.order().ranks;
-      const std::uint8_t* held = layer.held.data() + static_cast<std::size_t>(e) * layer.ranks;
-      owner_[e] = *std::find_if(ranks.begin(), ranks.end(), [&](int rank) { return held[rank] != 0; });
+      const std::vector<int>& place = loads.order().place_of_rank;
+      const std::span<const int> holders = layer.shared.holders_of(layer.shared_index[e]);
+      owner_[e] = *std::min_element(holders.begin(), holders.end(), [&](int a, int b) { return place[a] < place[b]; });
     }
     next_owned_[e] = std::exchange(first_owned_[owner_[e]], e);
     native_[owner_[e]] += loads.rows(e);
@@ -79,16 +85,16 @@ bool Llep::solve(DispatchLoads& loads, const DispatchOptions& options) {
   list_.clear();
   for (int r = 0; r < layer.ranks; ++r) {
     for (int e = listed_[r] != 0 ? first_owned_[r] : -1; e >= 0; e = next_owned_[e]) {
-      list_.emplace_back(-loads.rows(e), e);
+      list_.push_back(hottest_first(loads.rows(e), e));
     }
   }
   std::sort(list_.begin(), list_.end());
   first_chunk_.assign(layer.experts, -1);
   chunks_.clear();
   for (std::size_t i = 0; i < list_.size(); ++i) {
-    const auto [less, e] = list_[i];
+    const int e = index_of(list_[i]);
     const int owner = order.place_of_rank[owner_[e]];
-    const std::int64_t rows = -less, excess = std::min(rows, load_[owner] - capacity_);
+    const std::int64_t rows = loads.rows(e), excess = std::min(rows, load_[owner] - capacity_);
     if (excess <= 0) continue;
     set_load(owner, load_[owner] - excess);
     first_chunk_[e] = static_cast<int>(chunks_.size());
@@ -107,7 +113,7 @@ void Llep::set_load(int place, std::int64_t load) {
 /// The least-loaded rank has the most room: where a chunk doesn't fit there, it fits nowhere.
 void Llep::spill(std::int64_t from, std::int64_t to, std::size_t next) {
   const std::vector<int>& ranks = loads_->order().ranks;
-  const int expert = list_[next - 1].second, owner = loads_->order().place_of_rank[owner_[expert]];
+  const int expert = index_of(list_[next - 1]), owner = loads_->order().place_of_rank[owner_[expert]];
   const std::int64_t owners = load_[owner];
   set_load(owner, std::numeric_limits<std::int64_t>::max());  // it takes none, unless it is alone
   while (from < to) {
@@ -127,9 +133,9 @@ void Llep::spill(std::int64_t from, std::int64_t to, std::size_t next) {
 /// A rank beyond its capacity gives of its own experts, too, of those that are still to come.
 void Llep::list_later(int rank, std::size_t next) {
   if (std::exchange(listed_[rank], 1) != 0) return;
-  const Key last = list_[next - 1];
+  const std::uint64_t last = list_[next - 1];
   for (int e = first_owned_[rank]; e >= 0; e = next_owned_[e]) {
-    const Key key{-loads_->rows(e), e};
+    const std::uint64_t key = hottest_first(loads_->rows(e), e);
     const auto later = list_.begin() + static_cast<std::ptrdiff_t>(next);
     if (key > last) list_.insert(std::upper_bound(later, list_.end(), key), key);
   }
@@ -198,14 +204,24 @@ std::int64_t Llep::whole(int expert) const {
               loads_->count(owner, expert));
 }
 
+const Llep::Price& Llep::price(Rows which) {
+  if (!price_ || std::exchange(priced_, which) != which) find_price(which);
+  return *price_;
+}
+
+const Llep::Price& Llep::least_price() {
+  if (!least_price_) find_least_price();
+  return *least_price_;
+}
+
 /// As if of each chunk all rows of its rank's node were there, and those at hand all the rank's own.
-Llep::Price Llep::least_price() {
+void Llep::find_least_price() {
   const DispatchLayer& layer = loads_->layer();
   const bool as_planned = layer.holders == layer.experts;  // what isn't divided
   times_.assign(loads_->planned_times().begin(), loads_->planned_times().end());
   if (!as_planned) times_.assign(layer.ranks, 0);
   share_of_rank_.assign(layer.ranks, -1);  // the expert that it has already
-  Price price;
+  Price& price = least_price_.emplace();
   int expert = -1;
   for (const DispatchPart& chunk : chunks_) {
     const int e = chunk.expert, owner = owner_[e];
@@ -220,12 +236,12 @@ Llep::Price Llep::least_price() {
     ++price.transfers;
   }
   price.time = *std::max_element(times_.begin(), times_.end());
-  return price;
 }
 
-Llep::Price Llep::price(Rows which) {
+void Llep::find_price(Rows which) {
   const DispatchLayer& layer = loads_->layer();
-  Price price;
+  Price& price = price_.emplace();
+  priced_ = which;
   const bool as_planned = layer.holders == layer.experts;  // what isn't divided
   times_.assign(loads_->planned_times().begin(), loads_->planned_times().end());
   if (!as_planned) times_.assign(layer.ranks, 0);
@@ -248,7 +264,6 @@ Llep::Price Llep::price(Rows which) {
   }
   most_arrivals_ = *std::max_element(arrivals_.begin(), arrivals_.end());
   price.time = *std::max_element(times_.begin(), times_.end());
-  return price;
 }
 
 void Llep::write(Rows which, DispatchRows& rows, DispatchPlan& plan) {
@@ -262,12 +277,12 @@ void Llep::write(Rows which, DispatchRows& rows, DispatchPlan& plan) {
     for (const Share& share : shares_) {
       if (!loads_->holds(share.rank, e)) plan.transfers.push_back({e, owner_[e], share.rank});
     }
-    rows.begin(*loads_, e);
-    if (which == Rows::in_order) {
-      deal_in_order(e, rows);
-    } else {
-      deal_own_first(rows);
+    if (which == Rows::own_first) {
+      write_own_first(e, plan.parts);
+      continue;
     }
+    rows.begin(*loads_, e);
+    deal_in_order(e, rows);
     rows.write(*loads_, plan.parts);  // nothing is left
   }
 }
@@ -286,24 +301,38 @@ void Llep::deal_in_order(int expert, DispatchRows& rows) const {
   }
 }
 
-void Llep::deal_own_first(DispatchRows& rows) {
-  const DispatchOrder& order = loads_->order();
-  from_place_.assign(order.node_begin.begin(), order.node_begin.end());
-  const auto give = [&](int& place, int rank, std::int64_t wanted) {
-    while (true) {
-      const std::int64_t some = std::min<std::int64_t>(wanted, rows.left(place));
-      rows.give(place, rank, some);
-      wanted -= some;
-      if (wanted == 0) return;
-      ++place;
-    }
-  };
-  for (const Share& share : shares_) rows.give(order.place_of_rank[share.rank], share.rank, share.own);
-  for (const Share& share : shares_) {
-    give(from_place_[loads_->layer().node_of_rank[share.rank]], share.rank, share.near - share.own);
+/// A source's rows go to itself, then to those of its node in turn, then to the others in turn: to each as many as its
+/// share says.
+void Llep::write_own_first(int expert, std::vector<DispatchPart>& parts) {
+  const DispatchLayer& layer = loads_->layer();
+  near_.assign(layer.nodes, -1);
+  for (std::size_t s = shares_.size(); s-- > 0;) {
+    Share& share = shares_[s];
+    share.rows -= share.near;
+    share.near -= share.own;
+    share.next = std::exchange(near_[layer.node_of_rank[share.rank]], static_cast<int>(s));
   }
-  int place = 0;
-  for (const Share& share : shares_) give(place, share.rank, share.rows - share.near);
+  auto far = shares_.begin();
+  PartWriter writer(parts_, expert);
+  for (int r = 0; r < layer.ranks; ++r) {
+    std::int64_t left = loads_->count(r, expert);
+    const auto give = [&](int rank, std::int64_t& wanted) {
+      const std::int64_t some = std::min(left, wanted);
+      writer.add(rank, some);
+      wanted -= some;
+      left -= some;
+    };
+    if (share_of_rank_[r] >= 0) give(r, shares_[share_of_rank_[r]].own);
+    for (int& near = near_[layer.node_of_rank[r]]; left > 0 && near >= 0;) {
+      give(shares_[near].rank, shares_[near].near);
+      if (left > 0) near = shares_[near].next;
+    }
+    while (left > 0) {
+      give(far->rank, far->rows);
+      if (left > 0) ++far;
+    }
+  }
+  writer.append_to(parts);
 }
 
 }  // namespace coterie

@@ -5,8 +5,8 @@
 
 #include <compare>
 #include <cstdint>
+#include <optional>
 #include <span>
-#include <utility>
 #include <vector>
 
 namespace coterie {
@@ -30,22 +30,24 @@ class Llep {
     std::size_t transfers = 0;
     friend auto operator<=>(const Price&, const Price&) = default;
   };
-  [[nodiscard]] Price price(Rows which);
+  [[nodiscard]] const Price& price(Rows which);
   /// At most that of any rows, in less time.
-  [[nodiscard]] Price least_price();
+  [[nodiscard]] const Price& least_price();
   /// The experts whose weights a rank gets by it, at most. price() was asked for.
   [[nodiscard]] int most_arrivals() const noexcept { return most_arrivals_; }
   /// Appends all rows, by expert and `from`, and each transfer that they need.
   void write(Rows which, DispatchRows& rows, DispatchPlan& plan);
 
  private:
+  void find_price(Rows which);
+  void find_least_price();
   /// Of an expert's rows those of a rank; of them those that come from its node; of these its own.
   struct Share {
     int rank = 0;
     std::int64_t rows = 0, near = 0, own = 0;
+    int next = -1;  ///< of its node
   };
   static constexpr int kBlock = 8;
-  using Key = std::pair<std::int64_t, int>;  ///< less than no rows, expert
 
   void reserve(const DispatchLayer& layer);  ///< so that nothing else allocates
   /// Rows [from, to) of the expert in turn, after which the list goes on at `next`.
@@ -59,9 +61,11 @@ class Llep {
   /// Of a divided expert what each rank computes, in shares_.
   void share(int expert, Rows which);
   void deal_in_order(int expert, DispatchRows& rows) const;
-  void deal_own_first(DispatchRows& rows);
+  void write_own_first(int expert, std::vector<DispatchPart>& parts);
 
   std::int64_t capacity_ = 0, min_rows_ = 0;
+  std::optional<Price> price_, least_price_;  ///< once they were asked for
+  Rows priced_ = Rows::in_order;              ///< price_
   DispatchLoads* loads_ = nullptr;
   std::vector<int> owner_;                     ///< (experts)
   std::vector<int> first_owned_, next_owned_;  ///< (ranks), (experts): linked, -1 ends
@@ -69,14 +73,17 @@ class Llep {
   std::vector<std::int64_t> load_;             ///< (places): rows assigned and pending
   std::vector<int> least_;                     ///< of each kBlock places the first of the least loaded
   std::vector<std::uint8_t> listed_;           ///< (ranks): whether the list has its experts
-  std::vector<Key> list_;         ///< experts of ranks that were beyond the capacity: the others stay where they are
-  std::vector<int> first_chunk_;  ///< (experts): -1: all rows stay
+  /// Experts of ranks that were beyond the capacity, the hottest first; the others stay where they are.
+  std::vector<std::uint64_t> list_;
+  std::vector<int> first_chunk_;                        ///< (experts): -1: all rows stay
   std::vector<DispatchPart> chunks_;                    ///< of the other experts, one after the other, by `from`
   std::vector<int> by_node_;                            ///< all ranks, those of a node in turn
   std::vector<Share> shares_;                           ///< of the expert in hand
   std::vector<int> share_of_rank_;                      ///< (ranks): -1: none
   std::vector<std::int64_t> first_row_, leave_, come_;  ///< (nodes + 1), (nodes), (nodes): of the expert in hand
   std::vector<int> from_place_;                         ///< (nodes): before it all is dealt
+  std::vector<int> near_;                               ///< (nodes): the share that gets rows of its node
+  std::vector<DispatchPart> parts_;                     ///< of the expert in hand
   std::vector<std::int64_t> times_;                     ///< (ranks)
   std::vector<int> arrivals_;                           ///< (ranks)
   int most_arrivals_ = 0;

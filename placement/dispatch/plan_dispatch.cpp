@@ -3,11 +3,9 @@
 #include "placement/dispatch/dispatch_rows.hpp"
 #include "placement/dispatch/least_loaded.hpp"
 #include "placement/dispatch/llep.hpp"
-#include "placement/splitmix.hpp"
 
 #include <algorithm>
 #include <cmath>
-#include <stdexcept>
 #include <utility>
 
 namespace coterie {
@@ -33,42 +31,6 @@ DispatchCosts dispatch_costs(const Machine& machine, std::int64_t hidden, std::i
   return costs;
 }
 
-DispatchLayer::DispatchLayer(std::vector<int> nodes_of, std::vector<int> to, std::vector<std::uint8_t> holds)
-    : ranks(static_cast<int>(nodes_of.size())),
-      nodes(nodes_of.empty() ? 0 : *std::max_element(nodes_of.begin(), nodes_of.end()) + 1),
-      experts(ranks == 0 ? 0 : static_cast<int>(to.size()) / ranks),
-      holders(static_cast<int>(std::count_if(holds.begin(), holds.end(), [](std::uint8_t h) { return h != 0; }))),
-      node_of_rank(std::move(nodes_of)),
-      destinations(std::move(to)),
-      held(std::move(holds)),
-      only_holder(experts, -1),
-      detours(experts, 0),
-      signature(ranks, 0) {
-  const std::size_t cells = static_cast<std::size_t>(ranks) * experts;
-  if (ranks == 0 || destinations.size() != cells || held.size() != cells) {
-    throw std::invalid_argument("DispatchLayer: destinations and held must be (ranks, experts)");
-  }
-  for (int e = 0; e < experts; ++e) {
-    int count = 0, last = -1;
-    for (int r = 0; r < ranks; ++r) {
-      if (held[static_cast<std::size_t>(e) * ranks + r] == 0) continue;
-      ++count;
-      last = r;
-      signature[r] += SplitMix(~static_cast<std::uint64_t>(e)).next();
-    }
-    if (count == 1) only_holder[e] = last;
-    for (int r = 0; r < ranks; ++r) {
-      const bool own = held[static_cast<std::size_t>(e) * ranks + r] != 0;
-      const int d = destinations[static_cast<std::size_t>(r) * experts + e];
-      if (d < 0 || d >= ranks || held[static_cast<std::size_t>(e) * ranks + d] == 0) {
-        throw std::invalid_argument("DispatchLayer: rows of expert " + std::to_string(e) + " go to rank " +
-                                    std::to_string(d) + ", which doesn't hold it");
-      }
-      if (own && d != r) detours[e] = 1;
-    }
-  }
-}
-
 struct DispatchPlanner::Scratch {
   DispatchLoads loads;
   LeastLoaded least_loaded;
@@ -76,7 +38,6 @@ struct DispatchPlanner::Scratch {
   DispatchRows rows;
   std::vector<int> chunk_of_expert, next_chunk;  ///< (experts), (chunks): linked, -1 ends
   std::vector<int> from_place;                   ///< (nodes): before it all rows of the owner in hand are given
-  Llep::Price llep_price;
 
   void reserve(const DispatchLayer& layer, DispatchPlan& plan);
   void write(DispatchPlan& plan);
@@ -107,9 +68,8 @@ void DispatchPlanner::Scratch::write(DispatchPlan& plan) {
     if (chunks[i].weights_from >= 0) plan.transfers.push_back({expert, chunks[i].weights_from, chunks[i].rank});
   }
   for (int e = 0; e < layer.experts; ++e) {
-    if (loads.rows(e) == 0) continue;
-    if (!loads.shared(e) && chunk_of_expert[e] < 0) {
-      plan.parts.push_back({e, layer.only_holder[e], 0, loads.rows(e)});
+    if (chunk_of_expert[e] < 0) {
+      rows.write_undivided(loads, e, plan.parts);
     } else {
       write_split(e, plan);
     }
@@ -126,24 +86,34 @@ void DispatchPlanner::Scratch::write_split(int expert, DispatchPlan& plan) {
   for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
     rows.give(order.place_of_rank[chunks[i].rank], chunks[i].rank, chunks[i].own);
   }
-  int last_owner = -1;
+  int owner = -1, in_turn = 0;
+  const auto give_of_node = [&](int node, int rank, std::int64_t wanted) {  // returns what it doesn't have
+    for (int& p = from_place[node]; p < order.node_begin[node + 1]; ++p) {
+      if (order.ranks[p] == owner || (destinations != nullptr && destinations[p] != owner)) continue;
+      const std::int64_t some = std::min(wanted, rows.left(p));
+      rows.give(p, rank, some);
+      wanted -= some;
+      if (wanted == 0) break;
+    }
+    return wanted;
+  };
   for (int i = chunk_of_expert[expert]; i >= 0; i = next_chunk[i]) {
     const DispatchChunk& chunk = chunks[i];
-    const int owner = loads.items()[chunk.item].rank;
-    if (std::exchange(last_owner, owner) != owner) from_place.assign(order.node_begin.begin(), order.node_begin.end());
-    for (int d = chunk.first_draw; d < chunk.first_draw + chunk.draws; ++d) {
-      const DispatchDraw& draw = least_loaded.draws()[d];
-      std::int64_t wanted = draw.rows;
-      if (draw.node < 0) {
-        rows.give(order.place_of_rank[owner], chunk.rank, wanted);
-        continue;
-      }
-      for (int& p = from_place[draw.node]; wanted > 0; ++p) {
-        if (order.ranks[p] == owner || (destinations != nullptr && destinations[p] != owner)) continue;
-        const std::int64_t some = std::min(wanted, rows.left(p));
-        rows.give(p, chunk.rank, some);
-        wanted -= some;
-        if (wanted == 0) break;
+    const int of = loads.items()[chunk.item].rank;
+    if (std::exchange(owner, of) != of) {
+      from_place.assign(order.node_begin.begin(), order.node_begin.end());
+      in_turn = 0;
+    }
+    const int owners_node = loads.layer().node_of_rank[owner];
+    for (const DispatchDraw& draw : least_loaded.draws().subspan(chunk.first_draw, chunk.draws)) {
+      if (draw.node == DispatchDraw::kOwner) {
+        rows.give(order.place_of_rank[owner], chunk.rank, draw.rows);
+      } else if (draw.node == DispatchDraw::kInTurn) {
+        for (std::int64_t wanted = draw.rows; wanted > 0; in_turn += wanted > 0 ? 1 : 0) {
+          if (in_turn != owners_node) wanted = give_of_node(in_turn, chunk.rank, wanted);
+        }
+      } else {
+        give_of_node(draw.node, chunk.rank, draw.rows);
       }
     }
   }
@@ -154,23 +124,20 @@ Llep::Rows llep_rows(const DispatchOptions& options) {
   return options.policy == DispatchPolicy::least_loaded ? Llep::Rows::own_first : Llep::Rows::in_order;
 }
 
-/// What makes least_loaded never slower than LLEP, nor as fast with more transfers: the better plan of the two is
-/// taken, LLEP's being made with the same settings and prices. For it ranks compute as many rows as LLEP says, but no
-/// fewer of their own and their node's than by its order, so that none takes longer than by the policy llep.
+/// Whether LLEP's plan is taken, where it spills. That makes least_loaded never slower than LLEP, nor as fast with more
+/// transfers: the better plan of the two is taken, LLEP's being made with the same settings and prices. For it ranks
+/// compute as many rows as LLEP says, but no fewer of their own and their node's than by its order, so that none takes
+/// longer than by the policy llep.
 bool DispatchPlanner::Scratch::follows_llep(const DispatchOptions& options) {
-  if (options.policy == DispatchPolicy::plain || !llep.solve(loads, options)) return false;
-  Llep::Price ours;
-  if (options.policy == DispatchPolicy::least_loaded) {
-    ours = {least_loaded.time(), least_loaded.transfers()};
-    if (llep.least_price() >= ours) return false;
-  }
-  llep_price = llep.price(llep_rows(options));
-  return options.policy == DispatchPolicy::llep || (llep_price < ours && llep.most_arrivals() <= options.most_arrivals);
+  if (options.policy == DispatchPolicy::llep) return true;
+  const Llep::Price ours{least_loaded.time(), least_loaded.transfers()};
+  return llep.least_price() < ours && llep.price(llep_rows(options)) < ours &&
+         llep.most_arrivals() <= options.most_arrivals;
 }
 
 void DispatchPlanner::Scratch::write_llep(const DispatchOptions& options, DispatchPlan& plan) {
   llep.write(llep_rows(options), rows, plan);
-  plan.after = llep_price.time;
+  plan.after = llep.price(llep_rows(options)).time;
   plan.stayed = DispatchPlan::Stayed::spilled;
 }
 
@@ -191,9 +158,11 @@ const DispatchPlan& DispatchPlanner::plan(const DispatchLayer& layer, std::span<
   plan_.before = plan_.after = *std::max_element(s.loads.times().begin(), s.loads.times().end());
   plan_.stayed = options_.policy == DispatchPolicy::llep ? Stayed::balanced : Stayed::policy;
   s.least_loaded.clear();
-  if (options_.policy == DispatchPolicy::least_loaded) plan_.stayed = s.least_loaded.solve(s.loads, options_);
-  const bool theirs = s.follows_llep(options_);
-  if (theirs) {
+  const bool llep_spills = options_.policy != DispatchPolicy::plain && s.llep.solve(s.loads, options_);
+  if (options_.policy == DispatchPolicy::least_loaded) {
+    plan_.stayed = s.least_loaded.solve(s.loads, options_, llep_spills ? &s.llep : nullptr);
+  }
+  if (llep_spills && s.follows_llep(options_)) {
     s.write_llep(options_, plan_);
   } else {
     s.write(plan_);

@@ -1,6 +1,7 @@
 // Which rank computes which rows of an MoE layer, and which experts' weights travel for it: least-loaded dispatch.
 #pragma once
 
+#include "placement/dispatch/dispatch_layer.hpp"
 #include "placement/machine.hpp"
 
 #include <cstdint>
@@ -40,22 +41,6 @@ struct DispatchOptions {
   double llep_alpha = 1.0;      ///< capacity of a rank over the mean
   std::int64_t llep_min_rows = 1024;
   double llep_threshold = 1.3;  ///< heaviest rank over the mean, below which nothing is spilled
-};
-
-/// What one MoE layer's placement says, in the form that planning needs.
-struct DispatchLayer {
-  /// `destinations` is (ranks, experts): the rank, one that holds the expert, to which each rank's rows go. `held` is
-  /// (experts, ranks): 1 where the rank holds the expert. Nodes are numbered from 0.
-  DispatchLayer(std::vector<int> node_of_rank, std::vector<int> destinations, std::vector<std::uint8_t> held);
-
-  int ranks, nodes, experts;
-  int holders;                           ///< experts, each as often as it is held
-  std::vector<int> node_of_rank;         ///< (ranks)
-  std::vector<int> destinations;         ///< (ranks, experts)
-  std::vector<std::uint8_t> held;        ///< (experts, ranks)
-  std::vector<int> only_holder;          ///< (experts): the rank that holds it, -1 where several do
-  std::vector<std::uint8_t> detours;     ///< (experts): 1 where rows leave a rank, or a node, that holds it
-  std::vector<std::uint64_t> signature;  ///< (ranks): of what it holds
 };
 
 /// Rows [from, to) of an expert, counted through all ranks' rows: those of rank 0 first, then rank 1's, ...

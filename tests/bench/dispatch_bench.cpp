@@ -2,8 +2,9 @@
 // 64 ranks in nodes of 8, 256 experts, 8 of them a token, 16,384 tokens a rank: the loads of LLEP's tables, some random
 // ones, and those of the traces given, whole and cut into batches of 1,024 tokens (of each layer some; tokens dealt to
 // the ranks in turn and repeated up to 16,384 a rank; as many ranks as divide the experts). --load takes those alone
-// whose names have TEXT in them. dispatch_bench --worst LOADS [SEED] looks for the slowest of so many random ones,
-// dealt to random layers and machines (random_dispatch.hpp) in turn. Every call has other counts than the one before.
+// whose names have TEXT in them. dispatch_bench --worst LOADS [SEED [TEXT]] looks for the slowest of so many random
+// ones, dealt to random layers and machines (random_dispatch.hpp) in turn, or of the settings alone whose names have
+// TEXT in them. Every call has other counts than the one before.
 // One core, microseconds; predicted milliseconds; rows computed elsewhere than the placement says in per cent of all.
 #include "placement/dispatch/plan_dispatch.hpp"
 #include "placement/splitmix.hpp"
@@ -202,7 +203,7 @@ struct Slowest {
 
 /// Of each setting's loads how long planning takes, without the first call, and the mean of predicted times over
 /// plain's; of what seems the slowest the least of some calls.
-void report_worst(int loads, std::uint64_t seed) {
+void report_worst(int loads, std::uint64_t seed, const std::string& wanted) {
   using Clock = std::chrono::steady_clock;
   constexpr int kSettings = 100, kAgain = 7;
   std::printf("%-72s %7s %7s %7s %7s %7s   %s\n%-72s %31s %7s\n", "setting", "median", "99 %", "99.9 %", "worst",
@@ -211,8 +212,17 @@ void report_worst(int loads, std::uint64_t seed) {
   double all_logs = 0;
   Slowest slowest;
   std::vector<std::int32_t> counts;
+  const auto print = [](const std::string& name, std::vector<double>& of, const Slowest& worst, double sum) {
+    std::sort(of.begin(), of.end());
+    std::printf("%-72s %7.1f %7.1f %7.1f %7.1f %7.4f   %s, seed %llu\n", name.c_str(), of[of.size() / 2],
+                of[of.size() * 99 / 100], of[of.size() * 999 / 1000], worst.us,
+                std::exp(sum / static_cast<double>(of.size())), worst.load.c_str(),
+                static_cast<unsigned long long>(worst.seed));
+    std::fflush(stdout);
+  };
   for (std::uint64_t s = seed; s < seed + kSettings; ++s) {
     const RandomSetting setting = random_setting(s);
+    if (setting.name.find(wanted) == std::string::npos) continue;
     DispatchPlanner planner(setting.costs, {});
     double left = 1;
     const auto call = [&] {
@@ -236,25 +246,18 @@ void report_worst(int loads, std::uint64_t seed) {
       logs += std::log(left);
       if (us > here.us) here = {us, of_load, kind};
     }
-    const auto print = [](const std::string& name, std::vector<double>& of, const Slowest& worst, double sum) {
-      std::sort(of.begin(), of.end());
-      std::printf("%-72s %7.1f %7.1f %7.1f %7.1f %7.4f   %s, seed %llu\n", name.c_str(), of[of.size() / 2],
-                  of[of.size() * 99 / 100], of[of.size() * 999 / 1000], worst.us,
-                  std::exp(sum / static_cast<double>(of.size())), worst.load.c_str(),
-                  static_cast<unsigned long long>(worst.seed));
-      std::fflush(stdout);
-    };
     all.insert(all.end(), times.begin(), times.end());
     print(setting.name, times, here, logs);
     all_logs += logs;
     if (here.us > slowest.us) slowest = here;
-    if (s + 1 == seed + kSettings) print("all", all, slowest, all_logs);
   }
+  if (!all.empty()) print("all", all, slowest, all_logs);
 }
 
 void run(int argc, char** argv) {
   if (argc > 2 && std::string(argv[1]) == "--worst") {
-    return report_worst(std::max(100, std::stoi(argv[2])), argc > 3 ? std::stoull(argv[3]) : 1);
+    return report_worst(std::max(100, std::stoi(argv[2])), argc > 3 ? std::stoull(argv[3]) : 1,
+                        argc > 4 ? argv[4] : "");
   }
   const bool some = argc > 2 && std::string(argv[1]) == "--load";
   const std::string wanted = some ? argv[2] : "";

@@ -1,5 +1,6 @@
 #include "tests/bench/random_dispatch.hpp"
 
+#include "placement/dispatch/nearest_holders.hpp"
 #include "placement/splitmix.hpp"
 
 #include <algorithm>
@@ -72,18 +73,20 @@ RandomSetting random_setting(std::uint64_t seed) {
   const int replicated = kReplicated[random.below(kReplicated.size())], more = 1 + random.below(3);
   const bool nearest = random.below(2) == 0;
   for (int e = 0; e < kExperts; ++e) {
-    std::uint8_t* holds = held.data() + e * kRanks;
     std::vector<int> holders{owners[e]};
     for (int i = 0; e < replicated && i < more; ++i) holders.push_back(random.below(kRanks));
-    for (const int rank : holders) holds[rank] = 1;
+    for (const int rank : holders) held[e * kRanks + rank] = 1;
+    const std::vector<int> in_turn = holders;
+    std::sort(holders.begin(), holders.end());
+    holders.erase(std::unique(holders.begin(), holders.end()), holders.end());
+    const std::vector<int> to = nearest_holders(holders, nodes);
     for (int r = 0; r < kRanks; ++r) {
-      const auto near = std::find_if(holders.begin(), holders.end(), [&](int rank) { return nodes[rank] == nodes[r]; });
-      destinations[r * kExperts + e] = nearest && holds[r] != 0           ? r
-                                       : nearest && near != holders.end() ? *near
-                                                                          : holders[r % holders.size()];
+      destinations[r * kExperts + e] = nearest ? to[r] : in_turn[r % in_turn.size()];
     }
   }
-  if (replicated > 0) name += ", " + std::to_string(replicated) + " held " + std::to_string(1 + more) + " times";
+  if (replicated > 0)
+    name += ", " + std::to_string(replicated) + " held " + std::to_string(1 + more) + " times" +
+            (nearest ? "" : ", rows in turn");
   const int caches = random.below(6);
   if (caches >= 4) {
     cached.resize(held.size());

@@ -1,5 +1,7 @@
 #include "tests/placement/dispatch/dispatch_case.hpp"
 
+#include "placement/dispatch/nearest_holders.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -83,8 +85,13 @@ DispatchCase any_case(SplitMix& random) {
     std::uint8_t* holds = held.data() + static_cast<std::size_t>(e) * ranks;
     holds[owner] = 1;
     for (int i = 0; e < replicas && i < 2; ++i) holds[random.below(ranks)] = 1;
+    std::vector<int> holders;
     for (int r = 0; r < ranks; ++r) {
-      destinations[static_cast<std::size_t>(r) * experts + e] = holds[r] != 0 ? r : owner;
+      if (holds[r] != 0) holders.push_back(r);
+    }
+    const std::vector<int> nearest = nearest_holders(holders, node_of_rank);
+    for (int r = 0; r < ranks; ++r) {
+      destinations[static_cast<std::size_t>(r) * experts + e] = e % 2 == 0 ? nearest[r] : holds[r] != 0 ? r : owner;
     }
   }
   DispatchCase c{{node_of_rank, destinations, held}, {}, {}, {}};
