@@ -7,7 +7,8 @@
 namespace coterie {
 namespace {
 
-constexpr int kMostLooked = 1100, kMostLookedOfFew = 2500;  // places of all sites, until no more copies are made
+constexpr int kMostLooked = 2500;      // places of all sites, until no more copies are made
+constexpr int kMostSpentFirst = 3500;  // until then
 
 }  // namespace
 
@@ -36,7 +37,6 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
   loads_ = &loads;
   order_ = &loads.order();
   most_arrivals_ = most_arrivals;
-  const int most_looked = layer.ranks <= DispatchLoads::kFewRanks ? kMostLookedOfFew : kMostLooked;
   times_.assign(loads.times().begin(), loads.times().end());
   arrivals_.assign(layer.ranks, 0);
   sent_.assign(layer.ranks, 0);
@@ -61,7 +61,7 @@ void DispatchCopies::find(DispatchLoads& loads, int most_arrivals) {
     if (all) look(layer.nodes / 4);
     auto begin = ready_.begin();
     for (int n = 0; n < layer.nodes && (all || begin != ready_.end()); ++n) {
-      if (copies_.size() >= enough || looked_ >= most_looked || loads.exhausted()) return;
+      if (copies_.size() >= enough || looked_ >= kMostLooked || loads.exhausted(kMostSpentFirst)) return;
       if (!all) n = layer.node_of_rank[order_->ranks[*begin]];
       const bool has_ready = begin != ready_.end() && *begin < order_->node_begin[n + 1];
       if (loads.node_rows(n, expert) <= enough_ && !has_ready) continue;

@@ -64,8 +64,8 @@ void DispatchLoads::measure(const DispatchLayer& layer, const DispatchCosts& cos
   copies_ = {};
   plan_items();
   // What is done anyway counts, too, as long as enough is left to look for something.
-  const std::size_t anyway = 8 * layer.shared.experts.size() + cached.size() / 40;
-  spent_ = static_cast<int>(std::min<std::size_t>(anyway, kMostSpent / 5 * 2));
+  const std::size_t anyway = 12 * layer.shared.experts.size() + cached.size() / 25;
+  spent_ = static_cast<int>(std::min<std::size_t>(anyway, kMostSpent / 2));
 }
 
 void DispatchLoads::plan_items() {

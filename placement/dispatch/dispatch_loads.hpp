@@ -89,9 +89,12 @@ class DispatchLoads {
   /// same.
   void spend(int units) noexcept { spent_ += units; }
   /// Whether no more should be tried. Never among few ranks, where every way may be.
-  [[nodiscard]] bool exhausted() const noexcept { return spent_ > kMostSpent && layer_->ranks > kFewRanks; }
-  static constexpr int kFewRanks = 8;   ///< one expert more or less matters among them
-  static constexpr int kGathered = 16;  ///< experts at a time, whose counts of a rank share a cache line
+  [[nodiscard]] bool exhausted(int most = kMostSpent) const noexcept {
+    return spent_ > most && layer_->ranks > kFewRanks;
+  }
+  static constexpr int kMostSpent = 5400;  ///< with what is done anyway, under 100 us for 256 experts and 64 ranks
+  static constexpr int kFewRanks = 8;      ///< one expert more or less matters among them
+  static constexpr int kGathered = 16;     ///< experts at a time, whose counts of a rank share a cache line
 
   [[nodiscard]] const DispatchLayer& layer() const noexcept { return *layer_; }
   [[nodiscard]] const DispatchCosts& costs() const noexcept { return *costs_; }
@@ -169,8 +172,6 @@ class DispatchLoads {
   }
 
  private:
-  static constexpr int kMostSpent = 5000;  ///< with what is done anyway, under 100 us for 256 experts and 64 ranks
-
   void plan_items();
   [[nodiscard]] std::span<const DispatchItem> planned_items(int expert) const {
     return std::span(planned_items_)
