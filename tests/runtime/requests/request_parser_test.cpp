@@ -332,7 +332,7 @@ TEST(RequestParser, WhatIsNotJsonIsSaid) {
 }
 
 TEST(RequestParser, ATextThatCanNotFitIsRefusedBeforeItIsTokenized) {
-  EXPECT_EQ(bad(line(R"({"prompt": ")" + std::string(10'000'000, 'x') + "\"}")).code, "context_length_exceeded");
+  EXPECT_EQ(bad(line(R"({"prompt": ")" + std::string(8'000'000, 'x') + "\"}")).code, "context_length_exceeded");
 }
 
 TEST(RequestParser, NoBytesMakeItThrow) {

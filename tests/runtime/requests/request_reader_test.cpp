@@ -13,7 +13,7 @@ namespace coterie {
 namespace {
 
 std::filesystem::path file_with(const std::string& text) {
-  const auto path = std::filesystem::path(testing::TempDir()) / ("request_reader_test." + std::to_string(getpid()));
+  auto path = std::filesystem::path(testing::TempDir()) / ("request_reader_test." + std::to_string(getpid()));
   std::ofstream(path, std::ios::binary) << text;
   return path;
 }
