@@ -20,7 +20,7 @@ const std::filesystem::path kTrained = std::filesystem::path(COTERIE_FIXTURES) /
 
 /// A copy of the trained model's tokenizer in a folder of the test's own.
 std::filesystem::path folder_with(const std::string& config) {
-  const auto folder = std::filesystem::path(testing::TempDir()) / ("tokenizer_test." + std::to_string(getpid()));
+  auto folder = std::filesystem::path(testing::TempDir()) / ("tokenizer_test." + std::to_string(getpid()));
   std::filesystem::remove_all(folder);
   std::filesystem::create_directories(folder);
   std::filesystem::copy(kTrained / "tokenizer.model", folder);
