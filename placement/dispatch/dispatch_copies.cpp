@@ -8,7 +8,7 @@ namespace coterie {
 namespace {
 
 constexpr int kMostLooked = 2500;      // places of all sites, until no more copies are made
-constexpr int kMostSpentFirst = 3500;  // until then
+constexpr int kMostSpentFirst = 3000;  // until then
 
 }  // namespace
 

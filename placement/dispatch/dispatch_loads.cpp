@@ -64,7 +64,7 @@ void DispatchLoads::measure(const DispatchLayer& layer, const DispatchCosts& cos
   copies_ = {};
   plan_items();
   // What is done anyway counts, too, as long as enough is left to look for something.
-  const std::size_t anyway = 12 * layer.shared.experts.size() + cached.size() / 25;
+  const std::size_t anyway = 12 * layer.shared.experts.size() + cached.size() / 20;
   spent_ = static_cast<int>(std::min<std::size_t>(anyway, kMostSpent / 2));
 }
 

@@ -92,7 +92,7 @@ class DispatchLoads {
   [[nodiscard]] bool exhausted(int most = kMostSpent) const noexcept {
     return spent_ > most && layer_->ranks > kFewRanks;
   }
-  static constexpr int kMostSpent = 5400;  ///< with what is done anyway, under 100 us for 256 experts and 64 ranks
+  static constexpr int kMostSpent = 5000;  ///< with what is done anyway, under 100 us for 256 experts and 64 ranks
   static constexpr int kFewRanks = 8;      ///< one expert more or less matters among them
   static constexpr int kGathered = 16;     ///< experts at a time, whose counts of a rank share a cache line
 

@@ -127,7 +127,7 @@ class LeastLoaded {
   void shed(int item, bool own_only);
   [[nodiscard]] int best_helper(int item, bool own_only, Offer& best);
   [[nodiscard]] int with_most_rows(int item, int begin, int end, std::int64_t room, int best) const;
-  [[nodiscard]] int least_loaded_ready(int expert, int but) const;
+  [[nodiscard]] int least_loaded_ready(int expert, int but);
   [[nodiscard]] int roomiest_but(int node) const;
   [[nodiscard]] std::int32_t taken(int place, int item) const;
   void set_room(int place);

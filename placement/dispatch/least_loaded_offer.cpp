@@ -215,7 +215,8 @@ int LeastLoaded::best_helper(int index, bool own_only, Offer& best) {
   return helper;
 }
 
-int LeastLoaded::least_loaded_ready(int expert, int but) const {
+int LeastLoaded::least_loaded_ready(int expert, int but) {
+  loads_->spend((ready_end_[expert] - ready_begin_[expert]) / 4);
   int ready = -1;
   for (int i = ready_begin_[expert]; i < ready_end_[expert]; ++i) {
     const int p = ready_[i];
