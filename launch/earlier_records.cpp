@@ -1,32 +1,52 @@
 #include "launch/earlier_records.hpp"
 
+#include "placement/files/digest.hpp"
 #include "placement/input_error.hpp"
 
 #include <algorithm>
+#include <fstream>
 #include <ostream>
+#include <span>
+#include <sstream>
 #include <unordered_set>
+#include <vector>
 
 namespace coterie {
 namespace {
 
 /// Whether there is a file to keep the records of.
 bool found(const std::filesystem::path& path, std::size_t answered, std::ostream& notes) {
-  if (path.empty() || (std::filesystem::exists(path) && !std::filesystem::is_regular_file(path))) return false;
-  const bool there = std::filesystem::exists(path);
-  notes << "coterie: " << path.string() << (there ? ": goes on from" : ": will not have")
-        << " what was recorded of the " << answered << " requests answered before\n";
-  return there;
+  if (path.empty()) return false;
+  if (std::filesystem::exists(path)) return std::filesystem::is_regular_file(path);
+  notes << "coterie: " << path.string() << ": will not have the " << answered << " requests answered before\n";
+  return false;
 }
 
-Trace read_like(const std::filesystem::path& path, const Trace& header) {
-  Trace trace = read_trace(path);
-  const bool alike = trace.model == header.model && trace.num_experts == header.num_experts &&
-                     trace.top_k == header.top_k && trace.layer_ids == header.layer_ids &&
-                     trace.gate_order == header.gate_order;
-  if (!alike || trace.sequence.empty() || trace.position.empty() || trace.weights.empty()) {
-    throw InputError(path.string() + ": found a trace of something else (model " + trace.model +
-                     "), expected one of this job, which goes on, or no file");
-  }
+void say_kept(const std::filesystem::path& path, std::size_t kept, std::size_t answered, std::ostream& notes) {
+  notes << "coterie: " << path.string() << ": goes on from the record of " << kept << " requests; " << answered
+        << " were answered before\n";
+}
+
+Trace read_like(const EarlierRecords::Paths& paths, const Trace& header) {
+  Trace trace = read_trace(paths.trace);
+  const auto expect = [&](bool alike, const std::string& field, const std::string& found, const std::string& expected) {
+    if (!alike) {
+      throw bad_field(paths.trace.string(), field, found, expected + ", as this job goes on, or no file");
+    }
+  };
+  const auto number = [&](const std::string& field, int found, int expected) {
+    expect(found == expected, field, std::to_string(found), std::to_string(expected));
+  };
+  expect(trace.model == header.model, "model", "'" + trace.model + "'", "'" + header.model + "'");
+  number("num_experts", trace.num_experts, header.num_experts);
+  number("top_k", trace.top_k, header.top_k);
+  expect(trace.layer_ids == header.layer_ids, "layer_ids", "other layers", "those of the model");
+  expect(!trace.sequence.empty() && !trace.position.empty() && !trace.weights.empty(), "tensors",
+         "no sequences, positions or weights", "all of them");
+  std::uint64_t bytes = 0;
+  std::istringstream(trace.requests) >> bytes;
+  expect(trace.requests == requests_of(paths.input, bytes), "requests", "'" + trace.requests + "'",
+         "the first lines of " + paths.input.string());
   return trace;
 }
 
@@ -55,8 +75,15 @@ void append(const std::vector<T>& from, const Run& run, std::ptrdiff_t width, st
 EarlierRecords::EarlierRecords(const Paths& paths, const Trace& header, std::int64_t vocabulary, std::size_t answered,
                                std::ostream& notes) {
   if (answered == 0) return;
-  if (found(paths.trace, answered, notes)) trace_ = read_like(paths.trace, header);
-  if (found(paths.logits, answered, notes)) logits_ = read_logits(paths.logits, vocabulary);
+  if (found(paths.trace, answered, notes)) {
+    trace_ = read_like(paths, header);
+    const std::unordered_set<std::int32_t> kept(trace_->sequence.begin(), trace_->sequence.end());
+    say_kept(paths.trace, kept.size(), answered, notes);
+  }
+  if (found(paths.logits, answered, notes)) {
+    logits_ = read_logits(paths.logits, vocabulary);
+    say_kept(paths.logits, logits_.size(), answered, notes);
+  }
 }
 
 Trace EarlierRecords::with(Trace later) const {
@@ -68,6 +95,7 @@ Trace EarlierRecords::with(Trace later) const {
 
   Trace out;
   out.model = later.model;
+  out.requests = later.requests;
   out.num_experts = later.num_experts;
   out.top_k = later.top_k;
   out.layer_ids = later.layer_ids;
@@ -81,9 +109,24 @@ Trace EarlierRecords::with(Trace later) const {
   return out;
 }
 
-LogitsRecorder::Logits EarlierRecords::with(LogitsRecorder::Logits later) const {
-  later.insert(logits_.begin(), logits_.end());
+LogitsRecorder::Logits EarlierRecords::with(LogitsRecorder::Logits later) {
+  later.merge(logits_);
   return later;
+}
+
+std::string requests_of(const std::filesystem::path& input, std::optional<std::uint64_t> bytes) {
+  if (!std::filesystem::is_regular_file(input)) return "";
+  std::ifstream file(input, std::ios::binary);
+  Sha256 digest;
+  std::uint64_t size = 0;
+  std::vector<char> chunk(1 << 16);
+  while (file && (!bytes || size < *bytes)) {
+    file.read(chunk.data(), static_cast<std::streamsize>(
+                                std::min<std::uint64_t>(chunk.size(), bytes ? *bytes - size : chunk.size())));
+    digest.update(std::as_bytes(std::span(chunk).first(static_cast<std::size_t>(file.gcount()))));
+    size += static_cast<std::uint64_t>(file.gcount());
+  }
+  return std::to_string(size) + ' ' + digest.finish();
 }
 
 }  // namespace coterie

@@ -104,8 +104,8 @@ struct Files {
 
   Files(const GenerateOptions& options, const Trace& header, const RequestRules& rules, std::int64_t kv_tokens)
       : results(options.output),
-        earlier({options.trace_out, options.logits_out}, header, rules.vocabulary, results.completions_found(),
-                std::cerr),
+        earlier({options.trace_out, options.logits_out, options.input}, header, rules.vocabulary,
+                results.completions_found(), std::cerr),
         feed(options.input, rules, kv_tokens, results) {}
 
   [[nodiscard]] Standing standing(std::int64_t answered, std::int64_t rows) const {
@@ -253,6 +253,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   });
   if (!options.trace_out.empty()) {
     Trace all = trace.gather(comm, trace_header(in));
+    if (first) all.requests = requests_of(options.input);
     if (first) all = files->earlier.with(std::move(all));
     if (first && all.tokens() > 0) write_trace(options.trace_out, all);
   }

@@ -9,7 +9,8 @@ namespace {
 
 constexpr std::size_t most_recordings = 4;  ///< of a stretch
 constexpr std::size_t most_bodies = 32;
-constexpr std::size_t most_graphs = 1024;  ///< beyond which bodies go: they take memory of the GPU
+constexpr std::size_t most_graphs = 1024;  ///< as they take memory of the GPU
+constexpr std::uint64_t idle = 256;        ///< bodies that run, after which one that didn't may go for others' graphs
 
 class CopyWork final : public QueuedWork {
  public:
@@ -34,7 +35,7 @@ class CopyWork final : public QueuedWork {
 
 }  // namespace
 
-CudaQueue::CudaQueue(int index, bool graphs) : graphs_(graphs) {
+CudaQueue::CudaQueue(int index, bool graphs) : graphs_(graphs), most_graphs_(most_graphs) {
   check(cudaSetDevice(index), "choosing the device");
   check(cudaStreamCreate(&stream_), "a stream");
 }
@@ -70,32 +71,42 @@ void CudaQueue::repeat(std::uint64_t key, const std::function<void()>& body) {
   } else {
     bodies_.emplace_front().key = key;
   }
-  while (bodies_.size() > 1 && (bodies_.size() > most_bodies || graphs_made_ > most_graphs)) bodies_.pop_back();
+  bodies_.front().last_run = ++runs_;
+  const auto in_the_way = [&] { return graphs_made_ >= most_graphs_ && runs_ - bodies_.back().last_run > idle; };
+  while (bodies_.size() > most_bodies || in_the_way()) bodies_.pop_back();
   stretch_ = 0;
   repeats_ = true;
-  const auto end = [&] {
-    end_stretch();
-    repeats_ = false;
-  };
   try {
     body();
+    end_stretch();
   } catch (...) {
-    end();
+    start_anew();
+    repeats_ = false;
     throw;
   }
-  end();
+  repeats_ = false;
 }
 
 void CudaQueue::end_stretch() {
   if (!repeats_ || (!differs_ && held_ == 0)) return;
+  Recording* same = nullptr;
   if (!differs_ && find([&](const Recording& r) { return held_ == r.work.size(); })) {
-    Recording& same = known().front();
-    if (!same.graph) same.graph = graph_of(same);
-    check(cudaGraphLaunch(same.graph.get(), stream_), "a graph's launch");
+    same = &known().front();
   } else if (!differs_) {
     differ();
   }
   ++stretch_;
+  start_anew();
+  if (same == nullptr) return;
+  if (!same->graph && graphs_made_ < most_graphs_) same->graph = graph_of(*same);
+  if (same->graph) {
+    check(cudaGraphLaunch(same->graph.get(), stream_), "a graph's launch");
+  } else {
+    for (const auto& work : same->work) work->start(stream_);
+  }
+}
+
+void CudaQueue::start_anew() {
   held_ = 0;
   differs_ = false;
 }
@@ -140,6 +151,11 @@ CudaQueue::Graph CudaQueue::graph_of(const Recording& recording) {
   cudaGraphExec_t started = nullptr;
   const cudaError_t error = cudaGraphInstantiate(&started, graph, 0);
   (void)cudaGraphDestroy(graph);
+  if (error == cudaErrorMemoryAllocation) {
+    (void)cudaGetLastError();
+    most_graphs_ = graphs_made_;
+    return Graph(nullptr, {&graphs_made_});
+  }
   check(error, "a graph");
   ++graphs_made_;
   return Graph(started, {&graphs_made_});

@@ -71,6 +71,7 @@ class CudaQueue {
   using Recordings = std::list<Recording>;  ///< of one stretch, the last used first
   struct Body {
     std::uint64_t key = 0;
+    std::uint64_t last_run = 0;
     std::vector<Recordings> stretches;
   };
 
@@ -81,13 +82,18 @@ class CudaQueue {
   [[nodiscard]] bool find(const Suits& suits);
   /// Starts what is held back, and a new recording with it.
   void differ();
+  /// Nothing is held back.
+  void start_anew();
+  /// None where the GPU has no memory for it: then there are no more from then on.
   [[nodiscard]] Graph graph_of(const Recording& recording);
 
   bool graphs_;
   cudaStream_t stream_ = nullptr;
   std::size_t graphs_made_ = 0;  ///< that there are
-  std::list<Body> bodies_;       ///< the last used first
-  bool repeats_ = false;         ///< the first of them runs
+  std::size_t most_graphs_;
+  std::uint64_t runs_ = 0;  ///< of bodies
+  std::list<Body> bodies_;  ///< the last used first
+  bool repeats_ = false;    ///< the first of them runs
   std::size_t stretch_ = 0;
   std::size_t held_ = 0;  ///< pieces, those that the first recording begins with
   bool differs_ = false;  ///< nothing is held back: it is recorded

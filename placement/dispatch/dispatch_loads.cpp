@@ -243,6 +243,11 @@ std::uint64_t DispatchLoads::signature(int rank) const {
   for (std::size_t e = 0; !cached_.empty() && e < static_cast<std::size_t>(layer_->experts); ++e) {
     if (cached_[e * layer_->ranks + rank] != 0) sum += SplitMix(e).next();
   }
+  for (const int e : layer_->shared.experts) {
+    const int to = planned_destination(rank, e);
+    const std::uint64_t there = layer_->signature[to] + static_cast<std::uint64_t>(planned_times_[to]);
+    if (row[e] > 0) sum += SplitMix(there + static_cast<std::uint64_t>(e)).next();
+  }
   return layer_->signature[rank] ^ SplitMix(sum).next();
 }
 

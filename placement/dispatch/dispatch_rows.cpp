@@ -2,6 +2,7 @@
 
 #include "placement/dispatch/part_writer.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace coterie {
@@ -49,6 +50,7 @@ template <class Add>
 void DispatchRows::write_each(DispatchLoads& loads, int expert, std::span<const std::uint64_t> others,
                               std::vector<DispatchPart>& parts, Add add) {
   const std::vector<int>& place_of_rank = loads.order().place_of_rank;
+  parts_.resize(std::max(parts_.size(), 2 * place_of_rank.size() + given_.size() + 2));
   PartWriter writer(parts_, expert);
   if (const int owner = loads.layer().only_holder[expert]; owner >= 0) {
     const std::int32_t* before = loads.rows_before(expert);

@@ -167,6 +167,9 @@ Trace read_trace(const std::filesystem::path& path) {
   trace.top_k = header.top_k;
   trace.layer_ids = std::move(header.layer_ids);
   trace.gate_order = gate_order_of(file);
+  if (const auto found = file.metadata().find("requests"); found != file.metadata().end()) {
+    trace.requests = found->second;
+  }
   read_experts(file, trace);
   if (file.contains("weights"))
     read_array<std::uint16_t>(file, tensor(file, "weights", ElementType::f16, file.at("experts").shape), trace.weights,
@@ -200,6 +203,7 @@ void write_trace(const std::filesystem::path& path, const Trace& trace) {
   SafetensorsWriter writer(path);
   write_header(writer, kFormat, header_of(trace));
   writer.metadata("gate_order", trace.gate_order == GateOrder::descending ? "descending" : "unordered");
+  if (!trace.requests.empty()) writer.metadata("requests", trace.requests);
   if (trace.num_experts <= kMostExpertsU8) {
     write_experts_u8(writer, trace, shape);
   } else {

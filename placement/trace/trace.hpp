@@ -17,6 +17,7 @@ struct Trace {
   static constexpr std::uint16_t kNoExpert = 65535;
 
   std::string model;
+  std::string requests;  ///< which lines `sequence` counts: "N sha256:…" of the first N bytes of their file, or empty
   int num_experts = 0;
   int top_k = 0;
   std::vector<int> layer_ids;  ///< (layers): which layer of the model each column is

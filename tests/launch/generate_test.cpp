@@ -193,12 +193,18 @@ TEST_F(GenerateTest, AJobThatGoesOnKeepsWhatWasRecordedBefore) {
   ASSERT_EQ(recorded("undisturbed.jsonl").code, 0);
   const std::string trace = read("trace"), logits = read("logits");
 
-  write("requests.jsonl", "\n" + requests.substr(requests.find('\n') + 1));  // all but the first
+  write("requests.jsonl", requests.substr(0, requests.rfind('\n', requests.size() - 2) + 1));  // all but the last
   ASSERT_EQ(recorded("results.jsonl").code, 0);
+  const std::string first = read("trace");
+  write("requests.jsonl", line("new", "The king said no") + requests);
+  const Ended moved = recorded("results.jsonl");
+  EXPECT_EQ(moved.code, 2);
+  EXPECT_THAT(moved.text, HasSubstr(path("trace") + ": requests: found"));
+  EXPECT_EQ(read("trace"), first);
   write("requests.jsonl", requests);
   const Ended went_on = recorded("results.jsonl");
   ASSERT_EQ(went_on.code, 0);
-  EXPECT_THAT(went_on.text, HasSubstr("goes on from what was recorded of the 3 requests answered before"));
+  EXPECT_THAT(went_on.text, HasSubstr("goes on from the record of 3 requests; 3 were answered before"));
   EXPECT_EQ(read("trace"), trace);
   EXPECT_EQ(read("logits"), logits);
   ASSERT_EQ(recorded("results.jsonl").code, 0);  // nothing is left to do

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <set>
 #include <utility>
@@ -69,8 +70,10 @@ void fill_at_random(DispatchCase& c, SplitMix& random, const RandomCounts& of) {
 }
 
 DispatchCase any_case(SplitMix& random) {
-  const int ranks = 2 + random.below(random.below(2) == 0 ? 8 : 63), per_node = 1 + random.below(ranks);
-  const int experts = ranks * (1 + random.below(4)) - random.below(ranks), nodes = (ranks + per_node - 1) / per_node;
+  constexpr std::array<int, 4> kMostRanks{8, 8, 63, 130};
+  const int ranks = 2 + random.below(kMostRanks[random.below(kMostRanks.size())]), per_node = 1 + random.below(ranks);
+  const int experts = random.below(8) == 0 ? 1 + random.below(5) : ranks * (1 + random.below(4)) - random.below(ranks),
+            nodes = (ranks + per_node - 1) / per_node;
   std::vector<int> node_of_rank(ranks, 0), destinations(static_cast<std::size_t>(ranks) * experts);
   const int numbering = random.below(3);
   for (int r = 1; r < ranks; ++r) {
