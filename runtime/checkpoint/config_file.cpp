@@ -86,9 +86,11 @@ double ConfigFile::number(const std::string& field, double fallback) const {
 
 bool ConfigFile::flag(const std::string& field, bool fallback) const {
   const auto* value = find(field);
-  const bool null = value == nullptr && fields_.contains(field);
-  if (null ? fallback : value != nullptr && !value->is_boolean()) fail(field, "true or false");
-  return value == nullptr ? fallback : value->get<bool>();
+  if (!fields_.contains(field)) return fallback;
+  const bool null = value == nullptr;
+  if (null && !fallback) return false;
+  if (null || !value->is_boolean()) fail(field, "true or false");
+  return value->get<bool>();
 }
 
 std::vector<std::int32_t> ConfigFile::integers(const std::string& field) const {
