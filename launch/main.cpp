@@ -51,10 +51,10 @@ int main(int argc, char** argv) {
     if (!std::cout) throw coterie::InputError("standard output: cannot write");
     return code;
   } catch (const coterie::InputError& e) {
-    std::cerr << "coterie: " << coterie::printable(e.what()) << '\n';
+    std::cerr << coterie::complaint(e.what());
     return coterie::kBadInput;
   } catch (const std::exception& e) {
-    std::cerr << "coterie: " << coterie::printable(e.what()) << '\n';
+    std::cerr << coterie::complaint(e.what());
     return coterie::kFault;
   }
 }

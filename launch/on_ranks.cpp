@@ -16,13 +16,13 @@ int on_ranks(const std::function<int(MpiSession&)>& body) {
   char** argv = nullptr;
   MpiSession session(argc, argv);
   const auto fail = [&](const std::exception& e, int code) {
-    std::cerr << "coterie: [rank " + std::to_string(session.rank()) + "] " + printable(e.what()) + '\n' << std::flush;
+    std::cerr << complaint(e.what(), "[rank " + std::to_string(session.rank()) + "] ") << std::flush;
     session.abort(code);
   };
   try {
     return body(session);
   } catch (const AgreedError& e) {
-    if (session.rank() == 0) std::cerr << "coterie: " << printable(e.what()) << '\n';
+    if (session.rank() == 0) std::cerr << complaint(e.what());
     return kBadInput;
   } catch (const InputError& e) {
     fail(e, kBadInput);

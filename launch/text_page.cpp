@@ -38,6 +38,10 @@ std::string printable(std::string text) {
   return text;
 }
 
+std::string complaint(const std::string& what, const std::string& whose) {
+  return (what.starts_with("coterie ") ? "" : "coterie: ") + whose + printable(what) + '\n';
+}
+
 void TextPage::fact(const std::string& label, const std::string& text) {
   wrapped(label + std::string(kLabel - std::min(kLabel - 1, label.size()), ' '), kLabel, text);
 }

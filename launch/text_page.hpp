@@ -9,6 +9,10 @@ namespace coterie {
 /// Bytes that a terminal would obey stand as '?': names in files come from anyone. Lines and tabs stay.
 [[nodiscard]] std::string printable(std::string text);
 
+/// The line that says why a command ends: printable, and led by the program's name where `what` doesn't begin with it.
+/// `whose`: "[rank 3] ", or nothing.
+[[nodiscard]] std::string complaint(const std::string& what, const std::string& whose = "");
+
 class TextPage {
  public:
   /// A label, and text that is wrapped behind it.

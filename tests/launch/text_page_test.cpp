@@ -35,6 +35,13 @@ TEST(TextPage, KeepsALabelApartFromItsText) {
   EXPECT_EQ(page.text(), "a-label-that-is-too-long text\n");
 }
 
+TEST(TextPage, AComplaintNamesTheProgramOnce) {
+  EXPECT_EQ(complaint("plan.json: format: found 3"), "coterie: plan.json: format: found 3\n");
+  EXPECT_EQ(complaint("coterie plan: --ranks is missing"), "coterie plan: --ranks is missing\n");
+  EXPECT_EQ(complaint("rank 1 is gone", "[rank 0] "), "coterie: [rank 0] rank 1 is gone\n");
+  EXPECT_EQ(complaint("coterie generate: --seed\x07", "[rank 0] "), "[rank 0] coterie generate: --seed?\n");
+}
+
 TEST(TextPage, NothingInAFileCommandsTheTerminal) {
   TextPage page;
   page.fact("model", "a\x1b[31mred\x07 é");
