@@ -9,42 +9,38 @@ namespace coterie {
 
 namespace {
 
-/// One message of two: what `a` dispatches and the partial sums of `b`; their rows are left to `copies`.
-Message joined(Message& a, Message& b, std::size_t row_bytes, RowSums& copies, Device& device) {
-  if (b.empty()) return std::move(a);
-  if (a.empty()) return std::move(b);
-  SectionSizes sizes = a.sizes();
-  const auto has_sums = [](std::size_t s) {
-    return s == index_of(Section::sum_labels) || s == index_of(Bulk::partial_sums);
-  };
-  for (std::size_t s = 0; s < kSections; ++s) sizes[s] = (has_sums(s) ? b : a).sizes()[s];
-  Message out(sizes, a.flags());
-  for (std::size_t s = 0; s < kSections; ++s) {
-    Message& from = has_sums(s) ? b : a;
-    if (s < kHostSections) {
-      std::ranges::copy(from.section(static_cast<Section>(s)), out.section(static_cast<Section>(s)).begin());
-      continue;
-    }
-    const DeviceBytes source = from.section(static_cast<Bulk>(s)), target = out.section(static_cast<Bulk>(s));
-    if (s != index_of(Bulk::rows) && s != index_of(Bulk::partial_sums)) {
-      device.copy(source.span(), target.span());
-      continue;
-    }
-    for (std::size_t at = 0; at < source.size(); at += row_bytes) {
-      copies.open(target.address() + at);
-      copies.add(source.address() + at);
-    }
-  }
-  return out;
-}
-
-/// The same for each rank.
+/// One message of two for each rank: what `a` dispatches and the partial sums of `b`.
 Outbox joined(Outbox a, Outbox b, std::int64_t hidden, Device& device) {
   if (b.empty()) return a;
-  Outbox out;
-  RowSums copies;
   const std::size_t row_bytes = static_cast<std::size_t>(hidden) * size_of(device.activation_type());
-  for (std::size_t r = 0; r < a.size(); ++r) out.push_back(joined(a[r], b[r], row_bytes, copies, device));
+  RowSums copies;  // of the rows of all messages, out of memory that a and b own
+  const auto join = [&](Message& dispatch, Message& partial) {
+    if (partial.empty()) return std::move(dispatch);
+    if (dispatch.empty()) return std::move(partial);
+    const auto source = [&](std::size_t s) -> Message& {
+      return s == index_of(Section::sum_labels) || s == index_of(Bulk::partial_sums) ? partial : dispatch;
+    };
+    SectionSizes sizes{};
+    for (std::size_t s = 0; s < kSections; ++s) sizes[s] = source(s).sizes()[s];
+    Message out(sizes, dispatch.flags());
+    for (std::size_t s = 0; s < kHostSections; ++s) {
+      std::ranges::copy(source(s).section(static_cast<Section>(s)), out.section(static_cast<Section>(s)).begin());
+    }
+    for (std::size_t s = kHostSections; s < kSections; ++s) {
+      const DeviceBytes from = source(s).section(static_cast<Bulk>(s)), to = out.section(static_cast<Bulk>(s));
+      if (s != index_of(Bulk::rows) && s != index_of(Bulk::partial_sums)) {
+        device.copy(from.span(), to.span());
+        continue;
+      }
+      for (std::size_t at = 0; at < from.size(); at += row_bytes) {
+        copies.open(to.address() + at);
+        copies.add(from.address() + at);
+      }
+    }
+    return out;
+  };
+  Outbox out;
+  for (std::size_t r = 0; r < a.size(); ++r) out.push_back(join(a[r], b[r]));
   device.sum_rows(copies, hidden);
   return out;
 }
