@@ -45,8 +45,8 @@ Trace read_like(const EarlierRecords::Paths& paths, const Trace& header) {
          "no sequences, positions or weights", "all of them");
   std::uint64_t bytes = 0;
   std::istringstream(trace.requests) >> bytes;
-  expect(trace.requests == requests_of(paths.input, bytes), "requests", "'" + trace.requests + "'",
-         "the first lines of " + paths.input.string());
+  expect(trace.requests == requests_of(paths.input, bytes), "requests",
+         "a record of requests that aren't the first lines of the input any more", "those of " + paths.input.string());
   return trace;
 }
 
