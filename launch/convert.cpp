@@ -94,8 +94,10 @@ int run(std::span<const char* const> arguments) {
     return kDone;
   }
   options->format.note = [](const std::string& text) { std::cerr << text << '\n'; };
-  const Output output[] = {{"--output", options->output}};
-  check_outputs("coterie convert", output, options->inputs);
+  std::vector<NamedFile> inputs;
+  for (const auto& input : options->inputs) inputs.push_back({"the input " + input.string(), input});
+  const NamedFile output[] = {{"--output", options->output}};
+  check_outputs("coterie convert", output, inputs);
   const Format from = options->from.empty() ? format_of(options->inputs.front()) : format_named(options->from);
   if (from.trace != nullptr)
     convert_trace(*options, from);

@@ -6,6 +6,7 @@
 #include "launch/generate_options.hpp"
 #include "launch/job_form.hpp"
 #include "launch/on_ranks.hpp"
+#include "launch/outputs.hpp"
 #include "launch/progress.hpp"
 #include "launch/text_page.hpp"
 #include "placement/files/digest.hpp"
@@ -87,12 +88,16 @@ std::string plan_note(const Inputs& in, const GenerateOptions& options) {
          in.name + '\n';
 }
 
-void check_writable(const std::filesystem::path& path) {
-  if (path.empty()) return;
-  const std::filesystem::path folder = path.has_parent_path() ? path.parent_path() : ".";
-  if (std::filesystem::is_directory(path) || access(folder.c_str(), W_OK) != 0) {
-    throw InputError(path.string() + ": can't be written: expected a file in a folder that exists and may be written");
-  }
+/// Of the rank that reads requests and writes; the results are looked at once more when they are opened.
+void check_files(const GenerateOptions& options) {
+  const NamedFile inputs[] = {{"--input", options.input}, {"--plan", options.plan}, {"--machine", options.machine}};
+  const NamedFile outputs[] = {{"--output", options.output},
+                               {"--trace-out", options.trace_out},
+                               {"--logits-out", options.logits_out},
+                               {"--metrics", options.metrics}};
+  expect_apart("coterie generate", outputs, inputs);
+  for (const NamedFile& record : std::span(outputs).subspan(1))
+    if (!record.path.empty()) demand_writable(record.path);
 }
 
 /// What rank 0 alone has: the files that requests come from and results go to.
@@ -182,9 +187,9 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
   std::unique_ptr<Files> files;
 
   all_or_none(comm, [&] {
+    if (first) check_files(options);
     in = read_inputs(options, comm);
     device = make_device(options, gpu);
-    for (const auto& path : {options.trace_out, options.logits_out, options.metrics}) check_writable(path);
   });
   const DeviceMessages messages(*device, comm);
   expect_same(comm, {{"model", in.digest},

@@ -70,26 +70,6 @@ po::options_description all_options() {
   return all;
 }
 
-/// Writing one file must not destroy another, whatever names they go by.
-void check_outputs(const GivenOptions& given, const GenerateOptions& o) {
-  const std::pair<const char*, const std::filesystem::path*> files[] = {
-      {"input", &o.input},    {"plan", &o.plan},           {"machine", &o.machine},
-      {"output", &o.output},  {"trace-out", &o.trace_out}, {"logits-out", &o.logits_out},
-      {"metrics", &o.metrics}};
-  constexpr std::size_t kInputs = 3;
-  std::error_code unknown;  // what can't be looked up is compared as it is written
-  for (std::size_t i = kInputs; i < std::size(files); ++i) {
-    const auto& [name, path] = files[i];
-    for (std::size_t j = 0; j < i && !path->empty(); ++j) {
-      const auto& [other_name, other] = files[j];
-      if (path->lexically_normal() == other->lexically_normal() ||
-          std::filesystem::equivalent(*path, *other, unknown)) {
-        throw given.wrong(name, std::string("another file than --") + other_name);
-      }
-    }
-  }
-}
-
 /// From 1.
 std::int64_t count(const GivenOptions& given, const std::string& name) {
   return given.number<std::int64_t>(name, 1, kMostInt, "a whole number from 1 to " + std::to_string(kMostInt));
@@ -177,7 +157,6 @@ std::optional<GenerateOptions> parse_generate_options(std::span<const char* cons
                                        "a whole number from 0, of 64 bits");
   take_form(given, o);
   take_dispatch(given, o);
-  check_outputs(given, o);
   o.max_batch_tokens = count(given, "max-batch-tokens");
   o.max_batch_size = count(given, "max-batch-size");
   if (given.text("kv-memory") != "auto") o.kv_memory = given.bytes("kv-memory", 1, "auto, or ");

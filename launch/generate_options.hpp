@@ -52,8 +52,7 @@ struct GenerateOptions {
 };
 
 /// `arguments` are those behind `generate`. Nothing when they ask for help. Throws InputError (option, found, expected)
-/// for an option that is unknown, missing, given twice, or has no good value; files are not looked at, only that no two
-/// outputs are the same.
+/// for an option that is unknown, missing, given twice, or has no good value; files are not looked at.
 [[nodiscard]] std::optional<GenerateOptions> parse_generate_options(std::span<const char* const> arguments);
 
 /// One screen: the options in groups, with their defaults.

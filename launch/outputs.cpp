@@ -13,24 +13,29 @@ bool same_place(const fs::path& a, const fs::path& b) {
   std::error_code ignored;
   if (fs::exists(a, ignored) && fs::exists(b, ignored))
     return fs::equivalent(a, b, ignored) && (fs::is_regular_file(a, ignored) || fs::is_directory(a, ignored));
-  return fs::weakly_canonical(fs::absolute(a), ignored) == fs::weakly_canonical(fs::absolute(b), ignored);
+  return place_of(a) == place_of(b);
 }
 
 }  // namespace
 
-void check_outputs(const std::string& command, std::span<const Output> outputs, std::span<const fs::path> inputs) {
+void expect_apart(const std::string& command, std::span<const NamedFile> outputs, std::span<const NamedFile> inputs) {
   for (std::size_t o = 0; o < outputs.size(); ++o) {
-    const fs::path& path = outputs[o].path;
-    if (path.empty()) continue;
-    const auto wrong = [&](const std::string& expected) {
-      return bad_field(command, outputs[o].option, "'" + path.string() + "'", expected);
+    const auto& [option, path] = outputs[o];
+    const auto demand_other = [&](std::span<const NamedFile> others) {
+      for (const NamedFile& other : others) {
+        if (path.empty() || other.path.empty() || !same_place(path, other.path)) continue;
+        throw bad_field(command, option, "'" + path.string() + "'", "another file than " + other.name);
+      }
     };
-    for (const fs::path& input : inputs)
-      if (same_place(path, input)) throw wrong("another file than the input " + input.string());
-    for (const Output& other : outputs.first(o))
-      if (!other.path.empty() && same_place(path, other.path)) throw wrong("another file than " + other.option);
-    demand_writable(path);
+    demand_other(inputs);
+    demand_other(outputs.first(o));
   }
+}
+
+void check_outputs(const std::string& command, std::span<const NamedFile> outputs, std::span<const NamedFile> inputs) {
+  expect_apart(command, outputs, inputs);
+  for (const NamedFile& output : outputs)
+    if (!output.path.empty()) demand_writable(output.path);
 }
 
 }  // namespace coterie

@@ -7,15 +7,17 @@
 
 namespace coterie {
 
-/// An option that names a file to write; no path: not asked for.
-struct Output {
-  std::string option;  ///< "--output"
+/// A file as messages call it; no path: not asked for.
+struct NamedFile {
+  std::string name;  ///< "--output", "the input a.json"
   std::filesystem::path path;
 };
 
-/// Throws InputError for an output that is one of the inputs or another output (also by another name of it), or that
-/// can't be written. Nothing that is there is touched.
-void check_outputs(const std::string& command, std::span<const Output> outputs,
-                   std::span<const std::filesystem::path> inputs);
+/// Throws InputError for an output that is one of the inputs or another output, also by another name of it and where
+/// neither is there yet. Nothing is opened.
+void expect_apart(const std::string& command, std::span<const NamedFile> outputs, std::span<const NamedFile> inputs);
+
+/// The same, and for an output that can't be written. Nothing that is there is touched.
+void check_outputs(const std::string& command, std::span<const NamedFile> outputs, std::span<const NamedFile> inputs);
 
 }  // namespace coterie

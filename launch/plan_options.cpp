@@ -124,10 +124,9 @@ void read_window(const GivenOptions& given, PlanOptions& o) {
 }
 
 void check_files(const GivenOptions& given, const PlanOptions& o) {
-  std::vector<std::filesystem::path> inputs;
-  for (const PlanOptions::Source& trace : o.traces) inputs.push_back(trace.path);
-  if (!o.machine.empty()) inputs.push_back(o.machine);
-  const Output outputs[] = {{"--output", o.output}, {"--certificate", o.certificate}, {"--report", o.report}};
+  std::vector<NamedFile> inputs{{"--machine", o.machine}};
+  for (const PlanOptions::Source& trace : o.traces) inputs.push_back({"the input " + trace.path.string(), trace.path});
+  const NamedFile outputs[] = {{"--output", o.output}, {"--certificate", o.certificate}, {"--report", o.report}};
   check_outputs("coterie plan", outputs, inputs);
   if (!o.certificate.empty() && !o.bound) throw given.wrong("certificate", "a bound to certify: leave --no-bound out");
 }

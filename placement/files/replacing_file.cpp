@@ -31,8 +31,7 @@ bool is_special(const fs::path& path) {
 
 ReplacingFile::ReplacingFile(fs::path path) : path_(std::move(path)) {
   std::error_code ignored;
-  target_ = fs::is_symlink(path_, ignored) ? fs::weakly_canonical(path_, ignored) : path_;
-  if (target_.empty()) target_ = path_;
+  target_ = fs::is_symlink(path_, ignored) ? place_of(path_) : path_;
   if (is_special(target_)) {
     descriptor_ = ::open(target_.c_str(), O_WRONLY | O_CLOEXEC);
   } else {
@@ -62,6 +61,19 @@ void ReplacingFile::commit() {
   if (::fsync(descriptor_) != 0) throw cannot("write", path_);
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) throw cannot("replace", path_);
   ::close(std::exchange(descriptor_, -1));
+}
+
+fs::path place_of(const fs::path& path) {
+  constexpr int kMostLinks = 40;  // as many as Linux follows
+  std::error_code failed;
+  fs::path place = fs::absolute(path, failed);
+  for (int links = 0; links < kMostLinks && fs::is_symlink(place, failed); ++links) {
+    const fs::path target = fs::read_symlink(place, failed);
+    if (failed) break;
+    place = place.parent_path() / target;
+  }
+  const fs::path plain = fs::weakly_canonical(place, failed);
+  return plain.empty() ? place : plain;
 }
 
 void demand_writable(const fs::path& path) {

@@ -30,6 +30,9 @@ class ReplacingFile {
   int descriptor_ = -1;
 };
 
+/// Where a file that is written at `path` ends up: absolute, links followed, also one to what isn't there yet.
+[[nodiscard]] std::filesystem::path place_of(const std::filesystem::path& path);
+
 /// Throws what a ReplacingFile at `path` would, and leaves everything as it is: for before the work whose result goes
 /// there.
 void demand_writable(const std::filesystem::path& path);

@@ -288,6 +288,12 @@ TEST_F(GenerateTest, WrongInputEndsWithCode2AndNamesWhatIsWrong) {
   fails(model + files + "--dtype f8", "--dtype");
   std::filesystem::create_symlink("requests.jsonl", folder_ / "alias");
   fails(model + files + "--metrics " + path("alias"), "another file than --input");
+  std::filesystem::remove(folder_ / "results.jsonl");
+  std::filesystem::create_symlink("results.jsonl", folder_ / "alias of none");
+  fails(model + files + "--metrics '" + path("alias of none") + "'", "another file than --output");
+  fails(model + files + "--trace-out " + path("./results.jsonl"), "another file than --output");
+  fails(model + files + "--machine " + path("./results.jsonl"), "another file than --machine");
+  EXPECT_EQ(run(model + files + "--logits-out /dev/null --metrics /dev/null").code, 0);
   EXPECT_EQ(read("notes.txt"), "these are not results\n");
 }
 
