@@ -18,9 +18,9 @@ std::vector<std::int64_t> starts_of(const WeightedTrace& part) {
   const std::int64_t last = part.count < 0 ? trace.tokens() : std::min(trace.tokens(), part.first + part.count);
   std::vector<std::int64_t> starts;
   for (std::int64_t t = part.first; t < last; ++t) {
-    const bool fresh =
-        trace.sequence.empty() ? (t - part.first) % kBlock == 0 : trace.sequence[t] != trace.sequence[t - 1];
-    if (t == part.first || fresh) starts.push_back(t);
+    const bool goes_on = t > part.first && (trace.sequence.empty() ? (t - part.first) % kBlock != 0
+                                                                   : trace.sequence[t] == trace.sequence[t - 1]);
+    if (!goes_on) starts.push_back(t);
   }
   starts.push_back(last);
   return starts;
