@@ -32,7 +32,9 @@ Inspection inspect_machine(const std::filesystem::path& path) {
   page.fact("prices", "a row costs " + fixed(prices.inside_node, 2) + " inside a node and " +
                           fixed(prices.between_nodes, 2) + " between nodes" +
                           (machine.between_nodes ? "" : " (assumed)"));
-  page.fact("memory", bytes_text(static_cast<double>(machine.memory_per_rank)) + " a rank");
+  const bool memory_known = machine.memory_per_rank > 0;
+  page.fact("memory",
+            memory_known ? bytes_text(static_cast<double>(machine.memory_per_rank)) + " a rank" : "not known");
   std::string worth = "moving an expert's weights (of 2 bytes) takes as long as computing " +
                       grouped(rows_worth_a_move(rate, machine.inside_node)) + " rows with them inside a node";
   if (machine.between_nodes)
@@ -59,7 +61,7 @@ Inspection inspect_machine(const std::filesystem::path& path) {
       {"between_nodes", machine.between_nodes ? link_json(*machine.between_nodes) : json()},
       {"prices", {{"inside_node", prices.inside_node}, {"between_nodes", prices.between_nodes}}},
       {"gemm", gemm},
-      {"memory_per_rank_bytes", machine.memory_per_rank}};
+      {"memory_per_rank_bytes", memory_known ? json(machine.memory_per_rank) : json()}};
   found.text = page.text();
   return found;
 }

@@ -70,7 +70,9 @@ Machine read_machine(const std::filesystem::path& path) {
   machine.inside_node = read_link(file["inside_node"]);
   if (file.has("between_nodes")) machine.between_nodes = read_link(file["between_nodes"]);
   machine.gemm = read_rates(file["gemm"]);
-  machine.memory_per_rank = static_cast<std::uint64_t>(file["memory_per_rank_bytes"].integer(1, kMostBytes));
+  if (file.has("memory_per_rank_bytes")) {
+    machine.memory_per_rank = static_cast<std::uint64_t>(file["memory_per_rank_bytes"].integer(1, kMostBytes));
+  }
   return machine;
 }
 
@@ -82,7 +84,8 @@ nlohmann::json machine_json(const Machine& machine) {
           {"inside_node", written(machine.inside_node)},
           {"between_nodes", machine.between_nodes ? written(*machine.between_nodes) : nlohmann::json()},
           {"gemm", gemm},
-          {"memory_per_rank_bytes", machine.memory_per_rank}};
+          {"memory_per_rank_bytes",
+           machine.memory_per_rank > 0 ? nlohmann::json(machine.memory_per_rank) : nlohmann::json()}};
 }
 
 void write_machine(const std::filesystem::path& path, const Machine& machine) {

@@ -31,7 +31,7 @@ struct Machine {
   Link inside_node;
   std::optional<Link> between_nodes;  ///< none: measured on one node
   std::vector<GemmRate> gemm;         ///< by rising rows, at least one
-  std::uint64_t memory_per_rank = 0;  ///< bytes
+  std::uint64_t memory_per_rank = 0;  ///< bytes; 0: not known
 
   /// FLOP per second for products with `rows` rows: between the measured ones on a straight line of time over rows,
   /// outside them the rate of the nearest.

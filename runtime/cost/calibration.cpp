@@ -1,9 +1,12 @@
 #include "runtime/cost/calibration.hpp"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstring>
+#include <ctime>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace coterie {
@@ -15,6 +18,16 @@ constexpr std::uint64_t kMostBytes = 4 << 20;
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+/// ISO 8601, in UTC.
+std::string now_text() {
+  const std::time_t now = std::time(nullptr);
+  std::tm utc{};
+  gmtime_r(&now, &utc);
+  std::array<char, 32> text{};
+  std::strftime(text.data(), text.size(), "%Y-%m-%dT%H:%M:%SZ", &utc);
+  return text.data();
 }
 
 /// One exchange in which every rank sends `bytes` to each other rank on its own node, or to each on other nodes.
@@ -92,10 +105,15 @@ double product_rate(Communicator& comm, Device& device, const PackedMatrix& weig
 }  // namespace
 
 Machine calibrate(Communicator& comm, Device& device, std::int64_t width) {
-  Machine machine;
   const auto nodes = comm.node_of_rank();
-  const bool several_nodes = *std::max_element(nodes.begin(), nodes.end()) > 0;
-  const bool shared_nodes = static_cast<int>(nodes.size()) > *std::max_element(nodes.begin(), nodes.end()) + 1;
+  const int node_count = *std::max_element(nodes.begin(), nodes.end()) + 1;
+  const bool several_nodes = node_count > 1;
+  const bool shared_nodes = comm.ranks() > node_count;
+  Machine machine;
+  machine.measured_by = "coterie " COTERIE_VERSION;
+  machine.measured_when = now_text();
+  machine.measured_on = std::to_string(comm.ranks()) + (comm.ranks() == 1 ? " rank on " : " ranks on ") +
+                        std::to_string(node_count) + (several_nodes ? " nodes, " : " node, ") + device.name();
   (void)exchange_seconds(comm, 0, false, 3);  // connections are made when they are first used
   const double once = exchange_seconds(comm, 0, false, 3);
   const double latency = exchange_seconds(comm, 0, false, static_cast<int>(std::clamp(2 * kEnough / once, 3.0, 101.0)));

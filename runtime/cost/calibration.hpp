@@ -10,8 +10,9 @@
 namespace coterie {
 
 /// The machine as this job meets it, all ranks at work at the same time: latency is that of an exchange that carries
-/// nothing, bandwidth what a rank sends while all send; matrix products have `width` columns. `memory_per_rank` is left
-/// 0. Collective; the same figures on every rank.
+/// nothing, bandwidth what a rank sends while all send; matrix products have `width` columns. `memory_per_rank` isn't
+/// looked at, and where no node has two ranks its bandwidth is taken as 1 TB/s. Collective; the same figures on every
+/// rank.
 [[nodiscard]] Machine calibrate(Communicator& comm, Device& device, std::int64_t width);
 
 }  // namespace coterie

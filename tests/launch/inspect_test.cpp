@@ -286,6 +286,10 @@ TEST(Inspect, TellsAMachine) {
   EXPECT_EQ(found["prices"]["between_nodes"], 8.0);
   EXPECT_EQ(found["inside_node"]["rows_worth_a_weight_move"], 1250.0);
   EXPECT_NE(inspect({file}).text.find("1.00 GiB a rank"), std::string::npos);
+
+  write_machine(file, {"coterie", "2026-01-31", "a host", {1e-6, 4e11}, {}, {{64, 5e14}}});
+  EXPECT_EQ(inspect_json({file})["memory_per_rank_bytes"], nullptr);
+  EXPECT_NE(inspect({file}).text.find("not known"), std::string::npos);
 }
 
 TEST(Inspect, SaysWhatItCannotRead) {

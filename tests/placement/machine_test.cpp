@@ -78,12 +78,16 @@ TEST(Machine, SaysWhatIsWrongAndWhere) {
   refused("/gemm/1/rows", 1, "gemm[1].rows");
   refused("/gemm/0/flop_per_second", nullptr, "gemm[0].flop_per_second");
   refused("/memory_per_rank_bytes", 1.5, "memory_per_rank_bytes");
+  refused("/memory_per_rank_bytes", 0, "memory_per_rank_bytes");
   refused("/measured/by", 3, "measured.by");
 
   json none = good;
   none["between_nodes"] = nullptr;
   write_bytes(folder / "one.json", none.dump());
   EXPECT_FALSE(read_machine(folder / "one.json").between_nodes);
+  none.erase("memory_per_rank_bytes");
+  write_bytes(folder / "one.json", none.dump());
+  EXPECT_EQ(read_machine(folder / "one.json").memory_per_rank, 0U);
   none.erase("gemm");
   write_bytes(folder / "one.json", none.dump());
   EXPECT_THROW((void)read_machine(folder / "one.json"), InputError);
