@@ -67,7 +67,6 @@ void measure_affinity(const Problem& problem, const Owners& owners, Figures& fig
   if (problem.statistics.affinity.empty() && problem.layers() > 1) return;  // counts of load know no pairs
   const std::vector<double> price = link_prices(problem.topology, problem.prices);
   const double dearest = *std::max_element(price.begin(), price.end());
-  if (problem.statistics.affinity.empty() && problem.layers() > 1) return;  // loads are all that is known
   PairOfLayers all;
   for (int l = 0; l + 1 < problem.layers(); ++l) {
     const PairOfLayers pair = affinity_from(l, problem, owners, price);
