@@ -26,7 +26,7 @@ struct EngineHooks {
   /// Set by a signal handler of any rank: all ranks stop after the same step.
   const std::atomic<bool>* stop = nullptr;
   /// Any rank: asked before every step; on yes, all ranks drop what they keep for speed alone.
-  std::function<bool()> short_of_memory = memory_is_short;
+  std::function<bool()> short_of_memory = [memory = HostMemory()] { return memory.is_short(); };
 };
 
 class Engine {
