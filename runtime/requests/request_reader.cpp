@@ -13,12 +13,13 @@ RequestReader::RequestReader(const std::filesystem::path& path, const RequestRul
     : path_(path), rules_(rules) {
   if (std::filesystem::is_directory(path))
     throw InputError(path.string() + ": found a folder, expected a requests file");
-  file_.open(path, std::ios::binary);
-  if (!file_) throw InputError(path.string() + ": can't be opened: " + std::strerror(errno));
-  // The file is read more than once: to count its lines, and by every job that goes on with the same output.
-  if (!std::filesystem::is_regular_file(path)) {
+  // The file is read more than once: to count its lines, and by every job that goes on with the same output. A pipe
+  // would already be waited for when it is opened.
+  if (std::filesystem::is_other(path)) {
     throw InputError(path.string() + ": found a pipe or a device, expected a regular file");
   }
+  file_.open(path, std::ios::binary);
+  if (!file_) throw InputError(path.string() + ": can't be opened: " + std::strerror(errno));
 }
 
 bool RequestReader::read_line() {
