@@ -30,11 +30,11 @@ bool is_special(const fs::path& path) {
 }  // namespace
 
 ReplacingFile::ReplacingFile(fs::path path) : path_(std::move(path)) {
-  std::error_code ignored;
-  target_ = fs::is_symlink(path_, ignored) ? place_of(path_) : path_;
-  if (is_special(target_)) {
-    descriptor_ = ::open(target_.c_str(), O_WRONLY | O_CLOEXEC);
+  if (is_special(path_)) {
+    descriptor_ = ::open(path_.c_str(), O_WRONLY | O_CLOEXEC);
   } else {
+    std::error_code ignored;
+    target_ = fs::is_symlink(path_, ignored) ? place_of(path_) : path_;
     temporary_ = target_;
     temporary_ += ".tmp" + std::to_string(::getpid());
     descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

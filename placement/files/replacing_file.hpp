@@ -25,8 +25,8 @@ class ReplacingFile {
 
  private:
   std::filesystem::path path_;       ///< as the user named it, for messages
-  std::filesystem::path target_;     ///< links followed
-  std::filesystem::path temporary_;  ///< empty: written to directly
+  std::filesystem::path target_;     ///< links followed; empty: written to directly
+  std::filesystem::path temporary_;  ///< the same
   int descriptor_ = -1;
 };
 

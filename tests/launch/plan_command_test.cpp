@@ -215,6 +215,13 @@ TEST_F(PlanCommand, LooksAtItsOutputsBeforeItWorks) {
   EXPECT_EQ(WEXITSTATUS(std::system((inspect + " > /dev/full 2> " + path("log")).c_str())), 2);
 }
 
+TEST_F(PlanCommand, WritesThroughStdoutAlsoIntoAPipe) {
+  const std::string command = std::string(COTERIE_PROGRAM) + " plan --no-bound --solver contiguous --ranks 4 --trace " +
+                              kTop2 + " --output /dev/stdout 2> " + path("log") + " | cat > " + path("out");
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  EXPECT_THAT(read("out"), HasSubstr("physical_to_logical")) << read("log");
+}
+
 TEST_F(PlanCommand, WritesTheBestPlanSoFarWhenItIsStopped) {
   const std::string command = "exec " + std::string(COTERIE_PROGRAM) + " plan --trace " + kOlmoe +
                               " --ranks 8 --objective affinity --time-limit 600 --output " + path("plan.json") + " > " +
