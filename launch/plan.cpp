@@ -101,7 +101,7 @@ class Planner {
 
   void solve() {
     const double share = options_.bound ? kSearch : finds_price_of_limit() ? 1 - kWithoutLimit : 1;
-    const bool soft = !options_.strict_balance && in_.problem.replicas > 0;
+    const bool soft = !options_.strict_balance && (in_.problem.replicas > 0 || !keeps_limit());
     Problem asked = in_.problem;
     if (soft && !searches()) asked.balance.reset();
     solution_ = make_solver(options_.solver)->solve(asked, solve_options(share * time_));
@@ -124,15 +124,21 @@ class Planner {
   }
 
   [[nodiscard]] bool searches() const { return options_.solver == "auto" || options_.solver == "sweep"; }
+  /// The others know no load limit.
+  [[nodiscard]] bool keeps_limit() const {
+    return searches() || options_.solver == "dp" || options_.solver == "ilp" || options_.solver == "random";
+  }
   [[nodiscard]] bool finds_price_of_limit() const {
     return in_.problem.balance && searches() && in_.problem.objective != Objective::load;
   }
 
-  /// The usual limit, where even the replicas did not help.
+  /// The usual limit, where even the replicas did not help, or the solver looks at none.
   void raise_limit(double worst) {
-    in_.warnings.push_back("the load limit of " + fixed(*in_.problem.balance, 2) + " could not be kept with " +
-                           std::to_string(in_.problem.replicas) +
-                           " replicas a layer; it was raised to what was found " + "(--balance sets one, or none)");
+    const std::string why = keeps_limit()
+                                ? "could not be kept with " + std::to_string(in_.problem.replicas) + " replicas a layer"
+                                : "is not kept by --solver " + options_.solver;
+    in_.warnings.push_back("the load limit of " + fixed(*in_.problem.balance, 2) + " " + why +
+                           "; it was raised to what was found (--balance sets one, or none)");
     in_.problem.balance = std::ceil(worst * 1000 + 1) / 1000;
   }
 

@@ -222,6 +222,16 @@ TEST_F(PlanCommand, WritesThroughStdoutAlsoIntoAPipe) {
   EXPECT_THAT(read("out"), HasSubstr("physical_to_logical")) << read("log");
 }
 
+TEST_F(PlanCommand, BaselinesThatKnowNoLoadLimitSayThatTheyBreakIt) {
+  for (const std::string solver : {"contiguous", "round-robin", "balanced", "bipartition", "eplb"}) {
+    const std::string command = "--no-bound --ranks 4 --trace " + kTop2 + " --solver " + solver;
+    const Ended ended = plan(command + " --output " + path("plan.json"));
+    EXPECT_EQ(ended.code, 0) << ended.text;
+    const bool broken = plan(command + " --balance 1.1").code == 2;
+    EXPECT_EQ(ended.text.find("not kept by --solver") != std::string::npos, broken) << ended.text;
+  }
+}
+
 TEST_F(PlanCommand, WritesTheBestPlanSoFarWhenItIsStopped) {
   const std::string command = "exec " + std::string(COTERIE_PROGRAM) + " plan --trace " + kOlmoe +
                               " --ranks 8 --objective affinity --time-limit 600 --output " + path("plan.json") + " > " +
