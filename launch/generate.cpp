@@ -129,9 +129,7 @@ void observe(Worker& worker, const GenerateOptions& options, TraceRecorder& trac
   }
   if (!options.logits_out.empty()) {
     worker.scheduler().observe_prompt_logits(
-        [&](const Request& request, std::int64_t position, std::span<const float> row) {
-          logits.record(request, position, row);
-        });
+        [&](const Request& request, std::span<const float> row) { logits.record(request, row); });
   }
 }
 

@@ -7,7 +7,7 @@
 
 namespace coterie {
 
-void LogitsRecorder::record(const Request& request, std::int64_t /*position*/, std::span<const float> logits) {
+void LogitsRecorder::record(const Request& request, std::span<const float> logits) {
   auto& rows = logits_[request.custom_id];
   rows.insert(rows.end(), logits.begin(), logits.end());
 }

@@ -15,8 +15,8 @@ namespace coterie {
 
 class LogitsRecorder {
  public:
-  /// Positions of a prompt come in order.
-  void record(const Request& request, std::int64_t position, std::span<const float> logits);
+  /// (vocabulary) of the next position of the request's prompt.
+  void record(const Request& request, std::span<const float> logits);
 
   /// (prompt tokens, vocabulary) by custom_id.
   using Logits = std::map<std::string, std::vector<float>>;

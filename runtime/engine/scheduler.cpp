@@ -118,7 +118,7 @@ bool Scheduler::observes(std::int32_t row) const {
 }
 
 void Scheduler::show(std::int32_t row, std::span<const float> logits) const {
-  observer_(sequence_of(row).continuation.request(), batch_.position(row), logits);
+  observer_(sequence_of(row).continuation.request(), logits);
 }
 
 std::optional<RowSampling> Scheduler::wanted(std::int32_t row) const {

@@ -21,9 +21,9 @@ struct SchedulerOptions {
   bool replicate = false;               ///< decode rows are computed on every rank of the domain, but for the experts
 };
 
-/// Told of the logits (vocabulary) that follow `position` of a request's prompt, on the rank where it is at home.
-using PromptLogitsObserver =
-    std::function<void(const Request& request, std::int64_t position, std::span<const float> logits)>;
+/// Told of the logits (vocabulary) that follow each position of a request's prompt, in their order, on the rank where
+/// it is at home.
+using PromptLogitsObserver = std::function<void(const Request& request, std::span<const float> logits)>;
 
 /// The next token of the sequence whose last row this was.
 struct RowSample {

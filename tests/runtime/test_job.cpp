@@ -82,7 +82,7 @@ JobResult run_job(const std::filesystem::path& model, const std::vector<Request>
   };
   if (options.watched) worker.observe_routing(watch);
   worker.scheduler().observe_prompt_logits(
-      [&](const Request& r, std::int64_t position, std::span<const float> row) { logits.record(r, position, row); });
+      [&](const Request& r, std::span<const float> row) { logits.record(r, row); });
 
   JobResult result;
   std::size_t next = 0;
