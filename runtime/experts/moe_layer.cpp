@@ -1,10 +1,11 @@
 #include "runtime/experts/moe_layer.hpp"
 
+#include "runtime/experts/row_records.hpp"
 #include "runtime/experts/shared_expert.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <set>
+#include <utility>
 
 namespace coterie {
 namespace {
@@ -182,9 +183,8 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
     for (const DispatchTransfer& give : gives) weight_bytes += parcel_bytes(*weights_.moe.experts[give.expert]);
     if (weight_bytes > 0) context_.spill->sent(weight_bytes);
     if (to.rows.empty() && !takes_freight && flags == 0 && gives.empty()) continue;
-    const std::uint64_t tag_bytes = to.tags.size() * sizeof(RowTag);
     const std::size_t freight_rows = takes_freight ? carried.size() : 0;
-    Message& message = out[rank] = Message(sizes_of({{Section::routes, tag_bytes + to.routes.size() * sizeof(Route)},
+    Message& message = out[rank] = Message(sizes_of({{Section::routes, record_bytes(to)},
                                                      {Section::freight_labels, freight_rows * sizeof(std::int32_t)},
                                                      {Section::forms, gives.size() * sizeof(ExpertForm)},
                                                      {Bulk::rows, to.rows.size() * at.x.cols * size_of(type)},
@@ -197,9 +197,7 @@ Outbox MoeLayer::pack(const Batch& batch, const InFlight& flight) const {
         copies.open(rows.row(i));
         copies.add(at.x.row(to.rows[static_cast<std::size_t>(i)]));
       }
-      const auto records = message.section(Section::routes);
-      std::memcpy(records.data(), to.tags.data(), tag_bytes);
-      std::memcpy(records.data() + tag_bytes, to.routes.data(), records.size() - tag_bytes);
+      write_records(to, message.section(Section::routes));
     }
     if (takes_freight) flight.freight.pack(context_.device, carried, carried_labels, message);
     ParcelRoom room{message.section(Section::forms), message.section(Bulk::weights)};
@@ -230,10 +228,38 @@ void MoeLayer::share(const Batch& batch, const Resident& here, InFlight& flight,
 }
 
 void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) const {
-  Inbox& arrived = flight.exchange.rows();
-  const auto k = static_cast<std::size_t>(spec_.router.top_k);
-  const std::vector<Route> routes = routes_of(arrived);
+  const Inbox& arrived = flight.exchange.rows();
+  std::vector<Route> routes;
+  for (const Message& message : arrived) append_routes(message.section(Section::routes), spec_.router.top_k, routes);
   const GroupedRows groups = group_by_expert(routes, spec_.router.top_k, static_cast<int>(spec_.experts.size()));
+  std::vector<WantedSums> wanted = wanted_of(arrived, routes, groups);
+  const Tensor outputs = through_experts(flight, groups, scratch);
+  sum_up(batch, std::move(wanted), outputs, flight, scratch);
+}
+
+std::vector<WantedSums> MoeLayer::wanted_of(const Inbox& arrived, std::span<const Route> routes,
+                                            const GroupedRows& groups) const {
+  const auto k = static_cast<std::size_t>(spec_.router.top_k);
+  std::vector<WantedSums> wanted(arrived.size());
+  std::size_t row = 0;
+  for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
+    for (const RowTag& tag : tags_of(arrived[from].section(Section::routes), spec_.router.top_k)) {
+      const auto begin = static_cast<std::size_t>(groups.offsets[row]);
+      const auto contributions =
+          std::span(groups.contributions).subspan(begin, static_cast<std::size_t>(groups.offsets[row + 1]) - begin);
+      const auto want = [&](int rank) { wanted[rank].add(tag.row, routes.subspan(row * k, k), contributions); };
+      if (!contributions.empty() && tag.landing == RowTag::kEverywhere) {
+        for (const int rank : context_.domains.ranks(context_.domains.of(from))) want(rank);
+      } else if (!contributions.empty()) {
+        want(tag.landing);
+      }
+      ++row;
+    }
+  }
+  return wanted;
+}
+
+Tensor MoeLayer::through_experts(InFlight& flight, const GroupedRows& groups, Scratch& scratch) const {
   const auto rows = static_cast<std::int64_t>(groups.offsets.size()) - 1;
   const auto pairs = static_cast<std::int64_t>(groups.arrived.size());
   const std::int64_t hidden = flight.at.x.cols;
@@ -241,27 +267,13 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
   const Tensor inputs = scratch.take(context_.device.room_for(pairs), hidden);
   const Tensor outputs = scratch.take(inputs.rows, hidden);
 
-  std::vector<WantedSums> wanted(arrived.size());
   RowSums came;
-  std::size_t first = 0;
-  for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
-    const Tensor x = as_rows(arrived[from].section(Bulk::rows));
-    std::int64_t row = 0;
-    for (const RowTag& tag : tags_of(arrived[from])) {
-      came.open(normed.row(static_cast<std::int64_t>(first)));
-      came.add(x.row(row++));
-      const auto begin = static_cast<std::size_t>(groups.offsets[first]);
-      const auto contributions =
-          std::span(groups.contributions).subspan(begin, static_cast<std::size_t>(groups.offsets[first + 1]) - begin);
-      const auto want = [&](int rank) {
-        wanted[rank].add(tag.row, std::span(routes).subspan(first * k, k), contributions);
-      };
-      if (!contributions.empty() && tag.landing == RowTag::kEverywhere) {
-        for (const int rank : context_.domains.ranks(context_.domains.of(from))) want(rank);
-      } else if (!contributions.empty()) {
-        want(tag.landing);
-      }
-      ++first;
+  std::int64_t next = 0;
+  for (Message& message : flight.exchange.rows()) {
+    const Tensor x = as_rows(message.section(Bulk::rows));
+    for (std::int64_t row = 0; row < x.rows; ++row) {
+      came.open(normed.row(next++));
+      came.add(x.row(row));
     }
   }
   context_.device.sum_rows(came, hidden);
@@ -272,6 +284,7 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     grouped.add(normed.row(groups.arrived[static_cast<std::size_t>(i)]));
   }
   context_.device.sum_rows(grouped, hidden);
+
   const auto weights = [&](std::int32_t expert) -> const ExpertWeights* {
     if (const ExpertWeights* held = weights_.moe.experts[expert].get(); held != nullptr) return held;
     const auto guest = flight.spill.experts.find(expert);
@@ -285,7 +298,11 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
   compute_experts({groups, index_, inputs, outputs, weights, take}, flight.exchange, context_.device);
   context_.metrics.expert_rows[index_] += pairs;
   context_.metrics.now().expert_rows += pairs;
+  return outputs;
+}
 
+void MoeLayer::sum_up(const Batch& batch, std::vector<WantedSums> wanted, const Tensor& outputs, InFlight& flight,
+                      Scratch& scratch) const {
   std::vector<std::int32_t> told;     // indices of shared sums that the domain's other ranks lack
   std::vector<SumLabel> told_labels;  // and their labels
   for (std::size_t i = 0; i < flight.shared.labels.size(); ++i) {
@@ -294,7 +311,7 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     told_labels.push_back(flight.shared.labels[i]);
   }
   RowSums sums;
-  const auto sum_up = [&](const WantedSums& want, const Tensor& to) {
+  const auto add_wanted = [&](const WantedSums& want, const Tensor& to) {
     for (std::int64_t i = 0; i + 1 < std::ssize(want.offsets); ++i) {
       sums.open(to.row(i));
       for (auto j = static_cast<std::size_t>(want.offsets[i]); j < static_cast<std::size_t>(want.offsets[i + 1]); ++j) {
@@ -302,13 +319,14 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
       }
     }
   };
+  const std::int64_t hidden = outputs.cols;
   flight.sums.resize(wanted.size());
   for (int rank = 0; rank < context_.comm.ranks(); ++rank) {
     WantedSums& want = wanted[rank];
     const auto n = static_cast<std::int64_t>(want.labels.size());
     if (rank == context_.comm.rank()) {
       flight.here = {want.labels, scratch.take(n, hidden)};
-      sum_up(want, flight.here.sums);
+      add_wanted(want, flight.here.sums);
       continue;
     }
     const bool tells = context_.domains.together(rank, context_.comm.rank());
@@ -323,7 +341,7 @@ void MoeLayer::compute(const Batch& batch, InFlight& flight, Scratch& scratch) c
     const LabelledSums section(message.section(Section::sum_labels), message.section(Bulk::partial_sums), hidden, type);
     if (tells) want.labels.insert(want.labels.end(), told_labels.begin(), told_labels.end());
     section.set_labels(want.labels);
-    sum_up(want, section.rows);
+    add_wanted(want, section.rows);
     for (std::int64_t i = 0; i < shared; ++i) {
       sums.open(section.rows.row(n + i));
       sums.add(flight.shared.sums.row(told[static_cast<std::size_t>(i)]));
@@ -351,7 +369,7 @@ Resident MoeLayer::gather(InFlight& flight, Scratch& scratch, Scratch& next) con
   for (int from = 0; from < static_cast<int>(arrived.size()); ++from) {
     if (from == context_.comm.rank()) continue;
     const Tensor x = as_rows(arrived[from].section(Bulk::rows));
-    const auto tags = tags_of(arrived[from]);
+    const auto tags = tags_of(arrived[from].section(Section::routes), spec_.router.top_k);
     for (std::size_t i = 0; i < tags.size(); ++i) {
       if (tags[i].landing == context_.comm.rank()) take(x, static_cast<std::int32_t>(i), tags[i].row);
     }
@@ -374,26 +392,6 @@ Resident MoeLayer::gather(InFlight& flight, Scratch& scratch, Scratch& next) con
   here.x = next.take(all.rows, all.cols);
   context_.device.gather(all, order, here.x);
   return here;
-}
-
-std::vector<RowTag> MoeLayer::tags_of(const Message& message) const {
-  const auto records = message.section(Section::routes);
-  const std::size_t record = sizeof(RowTag) + static_cast<std::size_t>(spec_.router.top_k) * sizeof(Route);
-  std::vector<RowTag> tags(records.size() / record);
-  if (!tags.empty()) std::memcpy(tags.data(), records.data(), tags.size() * sizeof(RowTag));
-  return tags;
-}
-
-std::vector<Route> MoeLayer::routes_of(const Inbox& arrived) const {
-  std::vector<Route> routes;
-  for (const Message& message : arrived) {
-    const std::size_t tag_bytes = tags_of(message).size() * sizeof(RowTag);
-    const auto records = message.section(Section::routes).subspan(tag_bytes);
-    const std::size_t before = routes.size();
-    routes.resize(before + records.size() / sizeof(Route));
-    if (!records.empty()) std::memcpy(&routes[before], records.data(), records.size());
-  }
-  return routes;
 }
 
 Tensor MoeLayer::as_rows(const DeviceBytes& section) const {

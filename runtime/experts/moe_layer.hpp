@@ -78,14 +78,22 @@ class MoeLayer {
   [[nodiscard]] Outbox pack(const Batch& batch, const InFlight& flight) const;
   /// The shared expert's part for rows that go on here.
   void share(const Batch& batch, const Resident& here, InFlight& flight, Scratch& scratch) const;
+  /// The experts of the rows that arrived, and the sums of their outputs.
   void compute(const Batch& batch, InFlight& flight, Scratch& scratch) const;
+  /// (ranks): what each wants of the rows that arrived.
+  [[nodiscard]] std::vector<WantedSums> wanted_of(const Inbox& arrived, std::span<const Route> routes,
+                                                  const GroupedRows& groups) const;
+  /// (pairs, hidden): the experts' outputs. Finishes the exchange.
+  [[nodiscard]] Tensor through_experts(InFlight& flight, const GroupedRows& groups, Scratch& scratch) const;
+  /// Fills `flight.here` and `flight.sums`; these also tell the domain what the shared expert adds to rows that are on
+  /// all of its ranks.
+  void sum_up(const Batch& batch, std::vector<WantedSums> wanted, const Tensor& outputs, InFlight& flight,
+              Scratch& scratch) const;
   /// The rows that go on here: those that stay and those that came.
   [[nodiscard]] Resident gather(InFlight& flight, Scratch& scratch, Scratch& next) const;
   /// Gathers the counts and plans who computes what, where that may pay.
   void spill(const Batch& batch, const Routing& routing, InFlight& flight, ChoiceRanks& ranks) const;
 
-  [[nodiscard]] std::vector<RowTag> tags_of(const Message& message) const;
-  [[nodiscard]] std::vector<Route> routes_of(const Inbox& arrived) const;
   /// A section seen as rows of activations.
   [[nodiscard]] Tensor as_rows(const DeviceBytes& section) const;
 
