@@ -11,6 +11,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -249,6 +250,16 @@ class CudaDevice final : public Device {
   };
   /// Copies to pinned memory, dense there and valid until the next fetch, and waits.
   [[nodiscard]] const std::byte* fetch(const Bytes2D& from);
+  /// More shared memory than a kernel has without asking.
+  template <class... Parameters>
+  void allow_shared(void (*kernel)(Parameters...), std::size_t bytes) {
+    if (bytes > most_unasked && shared_allowed_.insert(reinterpret_cast<const void*>(kernel)).second) {
+      check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(bytes)),
+            "a kernel's shared memory");
+    }
+  }
+  static constexpr std::size_t most_unasked = std::size_t{48} << 10;
   struct Attention;
   void attend(const Attention& call, std::span<const SequenceRows> sequences, const KvCache& cache);
 
@@ -262,9 +273,9 @@ class CudaDevice final : public Device {
   std::unique_ptr<CublasProducts> cublas_;  ///< or none
   MeasuredChoice by_cublas_;                ///< or by mma
   int processors_ = 0;
-  bool shared_allowed_ = false;  ///< to kernels that need more shared memory than others
-  std::function<void()> look_;   ///< while the host waits; may be none
-  std::uint64_t bodies_ = 0;     ///< that began
+  std::set<const void*> shared_allowed_;  ///< kernels
+  std::function<void()> look_;            ///< while the host waits; may be none
+  std::uint64_t bodies_ = 0;              ///< that began
   std::uint64_t stretch_ = 0;
   std::uint64_t done_ = 0;   ///< the stretches before are
   std::deque<Event> ends_;   ///< of stretches from done_ on, those that no wait ended

@@ -40,12 +40,12 @@ void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t sh
   check(cudaGetLastError(), "a kernel's launch");
 }
 
-/// The memory that a launch asked for.
+/// The memory that a launch asked for, on 128 bytes.
 __device__ inline float* dynamic_shared_floats() {
 #ifdef COTERIE_HOSTCUDA
   return reinterpret_cast<float*>(hostcuda::dynamic_shared());
 #else
-  extern __shared__ float memory[];
+  extern __shared__ __align__(128) float memory[];
   return memory;
 #endif
 }

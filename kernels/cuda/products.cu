@@ -1,10 +1,8 @@
 // A GPU's products with weights: one launch for any number of products, each cut into tiles. A number of the output is
-// summed over the inputs in their order, 16 at a time in bf16, whatever the tile's height: a row's result doesn't
-// depend on the rows beside it.
+// summed in the same order whatever the tile's form: a row's result doesn't depend on the rows beside it.
 #include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/tile_sums.hpp"
 #include "kernels/require.hpp"
-
-#include <mma.h>
 
 #include <algorithm>
 #include <array>
@@ -14,101 +12,10 @@
 namespace coterie {
 namespace {
 
-constexpr int tile_columns = 64;
-constexpr int step = 32;  ///< inputs that lie in shared memory at a time
-constexpr unsigned product_threads = 128;
-constexpr int few_rows = 16;
-constexpr int many_rows = 64;
-
-/// A product as the kernel sees it.
-template <class T, class Weight, class Out>
-struct Task {
-  Matrix<const T> in;
-  const Weight* weight;
-  std::int64_t weight_stride;
-  Matrix<Out> out;
-  std::int64_t rows;
-  std::int64_t columns;  ///< of the output
-  std::int64_t depth;
-  std::int64_t first_tile;    ///< tiles of the tasks before it
-  const std::int32_t* index;  ///< (rows): which rows of `in` they are; none: the first ones
-};
-
-/// `Rows` rows from `first` on, `step` numbers each from `column` on, to shared memory; beyond the end zeros.
-template <int Rows, class From, class To>
-__device__ void load_tile(const From* from, std::int64_t stride, const std::int32_t* index, std::int64_t first,
-                          std::int64_t rows, std::int64_t column, std::int64_t depth, To* tile, int tile_stride) {
-  for (int i = static_cast<int>(threadIdx.x); i < Rows * step; i += product_threads) {
-    const std::int64_t r = first + i / step;
-    const std::int64_t c = column + i % step;
-    To value = from_float<To>(0);
-    if (r < rows && c < depth) {
-      value = from_float<To>(to_float(from[(index == nullptr ? r : std::int64_t{index[r]}) * stride + c]));
-    }
-    tile[i / step * tile_stride + i % step] = value;
-  }
-}
-
-/// Sums of a tile in bf16: each warp has 16 rows (of many) or 16 columns (of few).
-template <int Rows, class TaskType>
-__device__ void sum_bf16(const TaskType& task, std::int64_t row, std::int64_t column, float* sums) {
-  using namespace nvcuda;
-  constexpr int stride = step + 8;  // keeps the banks apart
-  alignas(32) __shared__ Bf16 in[Rows * stride];
-  alignas(32) __shared__ Bf16 weight[tile_columns * stride];
-  constexpr int across = Rows == many_rows ? tile_columns / 16 : 1;
-  const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int my_row = Rows == many_rows ? warp * 16 : 0;
-  const int my_column = Rows == many_rows ? 0 : warp * 16;
-  wmma::fragment<wmma::accumulator, 16, 16, 16, float> total[across];
-  for (int a = 0; a < across; ++a) wmma::fill_fragment(total[a], 0.0F);
-  for (std::int64_t k = 0; k < task.depth; k += step) {
-    load_tile<Rows>(task.in.data, task.in.stride, task.index, row, task.rows, k, task.depth, in, stride);
-    load_tile<tile_columns>(task.weight, task.weight_stride, nullptr, column, task.columns, k, task.depth, weight,
-                            stride);
-    __syncthreads();
-    for (int part = 0; part < step; part += 16) {
-      wmma::fragment<wmma::matrix_a, 16, 16, 16, Bf16, wmma::row_major> a;
-      wmma::load_matrix_sync(a, in + my_row * stride + part, stride);
-      for (int i = 0; i < across; ++i) {
-        wmma::fragment<wmma::matrix_b, 16, 16, 16, Bf16, wmma::col_major> b;
-        wmma::load_matrix_sync(b, weight + (my_column + i * 16) * stride + part, stride);
-        wmma::mma_sync(total[i], a, b, total[i]);
-      }
-    }
-    __syncthreads();
-  }
-  for (int i = 0; i < across; ++i) {
-    wmma::store_matrix_sync(sums + my_row * tile_columns + my_column + i * 16, total[i], tile_columns,
-                            wmma::mem_row_major);
-  }
-  __syncthreads();
-}
-
-/// Sums of a tile in f32: each thread has one column, and half of the rows.
-template <int Rows, class TaskType>
-__device__ void sum_f32(const TaskType& task, std::int64_t row, std::int64_t column, float* sums) {
-  constexpr int stride = step + 1;  // keeps the banks apart
-  __shared__ float in[Rows * stride];
-  __shared__ float weight[tile_columns * stride];
-  constexpr int halves = product_threads / tile_columns;
-  constexpr int mine = Rows / halves;
-  const int my_column = static_cast<int>(threadIdx.x) % tile_columns;
-  const int my_row = static_cast<int>(threadIdx.x) / tile_columns * mine;
-  float total[mine] = {};
-  for (std::int64_t k = 0; k < task.depth; k += step) {
-    load_tile<Rows>(task.in.data, task.in.stride, task.index, row, task.rows, k, task.depth, in, stride);
-    load_tile<tile_columns>(task.weight, task.weight_stride, nullptr, column, task.columns, k, task.depth, weight,
-                            stride);
-    __syncthreads();
-    for (int i = 0; i < step; ++i) {
-      const float w = weight[my_column * stride + i];
-      for (int r = 0; r < mine; ++r) total[r] = fmaf(in[(my_row + r) * stride + i], w, total[r]);
-    }
-    __syncthreads();
-  }
-  for (int r = 0; r < mine; ++r) sums[(my_row + r) * tile_columns + my_column] = total[r];
-  __syncthreads();
+/// Tiles of so many columns of the output.
+template <class Form>
+__host__ __device__ std::int64_t tiles_across(std::int64_t columns) {
+  return (columns + Form::columns - 1) / Form::columns;
 }
 
 /// The last task whose first tile is at most `tile`.
@@ -128,26 +35,22 @@ __device__ const TaskType& find_task(const TaskType* tasks, int count, std::int6
 }
 
 /// `only`: without tasks, the one that there is.
-template <int Rows, class T, class Weight, class Out>
+template <class Form, class T, class Weight, class Out>
 __global__ void __launch_bounds__(product_threads)
     multiply_tiles(const __grid_constant__ Task<T, Weight, Out> only, const Task<T, Weight, Out>* tasks, int count,
                    bool accumulate) {
-  alignas(32) __shared__ float sums[Rows * tile_columns];  // as wmma stores them
   const Task<T, Weight, Out>& task = tasks == nullptr ? only : find_task(tasks, count, std::int64_t{blockIdx.x});
   // Tiles of the same columns follow each other: they read the same weights.
   const std::int64_t tile = blockIdx.x - task.first_tile;
-  const std::int64_t down = (task.rows + Rows - 1) / Rows;
-  if (tile >= down * ((task.columns + tile_columns - 1) / tile_columns)) return;  // more blocks than tiles
-  const std::int64_t row = tile % down * Rows;
-  const std::int64_t column = tile / down * tile_columns;
-  if constexpr (std::is_same_v<Weight, Bf16>) {
-    sum_bf16<Rows>(task, row, column, sums);
-  } else {
-    sum_f32<Rows>(task, row, column, sums);
-  }
-  for (int i = static_cast<int>(threadIdx.x); i < Rows * tile_columns; i += product_threads) {
-    const std::int64_t r = row + i / tile_columns;
-    const std::int64_t c = column + i % tile_columns;
+  const std::int64_t down = (task.rows + Form::rows - 1) / Form::rows;
+  if (tile >= down * tiles_across<Form>(task.columns)) return;  // more blocks than tiles
+  const std::int64_t row = tile % down * Form::rows;
+  const std::int64_t column = tile / down * Form::columns;
+  float* sums = dynamic_shared_floats();
+  sum_tile<Form>(task, row, column, sums);
+  for (int i = static_cast<int>(threadIdx.x); i < Form::rows * Form::columns; i += product_threads) {
+    const std::int64_t r = row + i / Form::columns;
+    const std::int64_t c = column + i % Form::columns;
     if (r >= task.rows || c >= task.columns) continue;
     Out* to = task.out.row(r) + c;
     *to = from_float<Out>(accumulate ? to_float(*to) + sums[i] : sums[i]);
@@ -226,17 +129,17 @@ struct GroupTables {
 };
 
 /// By one block.
-template <int Rows, class T, class Weight>
+template <class Form, class T, class Weight>
 __global__ void __launch_bounds__(product_threads)
     fill_tables(GroupCall<T, Weight> call, GroupTables<T, Weight> tables) {
-  const auto across = [](std::int64_t columns) { return (columns + tile_columns - 1) / tile_columns; };
   std::int64_t tiles = 0;  // of the experts before, one column of them
   for (int some = 0; some < call.count; some += static_cast<int>(product_threads)) {
     const int e = some + static_cast<int>(threadIdx.x);
     const std::int32_t first = e < call.count ? call.first[e] : 0;
     const std::int32_t rows = e < call.count ? call.first[e + 1] - first : 0;
     int of_some = 0;
-    const std::int64_t before = tiles + block_sum_before<product_threads>((rows + Rows - 1) / Rows, of_some);
+    const std::int64_t before =
+        tiles + block_sum_before<product_threads>((rows + Form::rows - 1) / Form::rows, of_some);
     tiles += of_some;
     if (e >= call.count) continue;
     const ExpertPointers& expert = call.experts[e];
@@ -247,7 +150,7 @@ __global__ void __launch_bounds__(product_threads)
                     rows,
                     2 * call.width,
                     call.hidden,
-                    before * across(2 * call.width),
+                    before * tiles_across<Form>(2 * call.width),
                     call.row + first};
     tables.down[e] = {{call.middle.row(first), call.middle.stride},
                       reinterpret_cast<const Weight*>(expert.down),
@@ -256,14 +159,14 @@ __global__ void __launch_bounds__(product_threads)
                       rows,
                       call.hidden,
                       call.width,
-                      before * across(call.hidden),
+                      before * tiles_across<Form>(call.hidden),
                       nullptr};
     tables.gated[e] = {first, rows, expert.gate_up_bias, expert.gating};
     tables.biased[e] = {first, rows, expert.down_bias, expert.gating};
   }
 }
 
-template <int Rows, class T, class Weight, class Out>
+template <class Form, class T, class Weight, class Out>
 std::vector<Task<T, Weight, Out>> tasks_of(std::span<const Product> products, std::int64_t& tiles) {
   std::vector<Task<T, Weight, Out>> tasks;
   for (const Product& product : products) {
@@ -273,9 +176,18 @@ std::vector<Task<T, Weight, Out>> tasks_of(std::span<const Product> products, st
     tasks.push_back({as_matrix<const T>(product.in), reinterpret_cast<const Weight*>(weight.bytes().data()),
                      weight.stride(), as_matrix<Out>(product.out), product.in.rows, weight.out_features(),
                      weight.in_features(), tiles, nullptr});
-    tiles += (product.in.rows + Rows - 1) / Rows * ((weight.out_features() + tile_columns - 1) / tile_columns);
+    tiles += (product.in.rows + Form::rows - 1) / Form::rows * tiles_across<Form>(weight.out_features());
   }
   return tasks;
+}
+
+/// call.operator()<Form>() with the form of tiles for so many rows of a product.
+template <class Weight, class Call>
+void with_form(std::int64_t rows, const Call& call) {
+  using Forms = TileForms<Weight>;
+  if (rows <= Forms::Few::rows) return call.template operator()<typename Forms::Few>();
+  if (rows <= Forms::Some::rows) return call.template operator()<typename Forms::Some>();
+  call.template operator()<typename Forms::Many>();
 }
 
 }  // namespace
@@ -284,28 +196,26 @@ void CudaDevice::multiply(std::span<const Product> products, bool accumulate, st
   if (products.empty()) return;
   std::int64_t most = 0;
   for (const Product& product : products) most = std::max(most, product.in.rows);
-  const auto run = [&]<int Rows, class T, class Weight, class Out>() {
+  const auto run = [&]<class Form, class T, class Weight, class Out>() {
     std::int64_t tiles = 0;
-    auto tasks = tasks_of<Rows, T, Weight, Out>(products, tiles);
+    auto tasks = tasks_of<Form, T, Weight, Out>(products, tiles);
     using OneTask = Task<T, Weight, Out>;
     if (tasks.empty()) return;
     if (room > 0 && tasks.size() > 1) {
       OneTask none{};
       none.first_tile = tiles;
       tasks.resize(static_cast<std::size_t>(room_for(std::ssize(tasks))), none);
-      const std::int64_t across = (products.front().out.cols + tile_columns - 1) / tile_columns;
-      tiles = (room / Rows + std::min(room, std::ssize(tasks))) * across;
+      tiles = (room / Form::rows + std::min(room, std::ssize(tasks))) * tiles_across<Form>(products.front().out.cols);
     }
     const OneTask* list = room > 0 || tasks.size() > 1 ? products_.put(std::span<const OneTask>(tasks)) : nullptr;
-    launch(multiply_tiles<Rows, T, Weight, Out>, static_cast<unsigned>(tiles), product_threads, 0, stream_,
+    require(tiles <= std::numeric_limits<std::int32_t>::max(), "a product: more tiles than a call may have");
+    const auto kernel = multiply_tiles<Form, T, Weight, Out>;
+    allow_shared(kernel, Form::shared_bytes);
+    launch(kernel, static_cast<unsigned>(tiles), product_threads, Form::shared_bytes, stream_,
            list == nullptr ? tasks.front() : OneTask{}, list, static_cast<int>(tasks.size()), accumulate);
   };
   const auto with_rows = [&]<class T, class Weight, class Out>() {
-    if (most > few_rows) {
-      run.template operator()<many_rows, T, Weight, Out>();
-    } else {
-      run.template operator()<few_rows, T, Weight, Out>();
-    }
+    with_form<Weight>(most, [&]<class Form>() { run.template operator()<Form, T, Weight, Out>(); });
   };
   const DType out = products.front().out.type;
   if (options_.weights == DType::f32) {
@@ -440,7 +350,7 @@ void CudaDevice::groups_by_mma(const Tensor& in, const RowGroups& groups, const 
   const Tensor both{reinterpret_cast<std::byte*>(numbers), DType::f32, pairs, 2 * width, 2 * width};
   const Tensor middle{reinterpret_cast<std::byte*>(numbers + pairs * 2 * width), in.type, pairs, width, width};
   const bool biased = std::ranges::any_of(experts.experts(), [](const auto* e) { return bool{e->down_bias.memory}; });
-  const auto run = [&]<int Rows, class T, class Weight>() {
+  const auto run = [&]<class Form, class T, class Weight>() {
     const GroupCall<T, Weight> call{experts.table(),
                                     experts.count(),
                                     groups.first,
@@ -460,33 +370,31 @@ void CudaDevice::groups_by_mma(const Tensor& in, const RowGroups& groups, const 
         count * static_cast<std::int64_t>(sizeof(Up) + sizeof(Down) + 2 * sizeof(GatedGroup))));
     auto* down = reinterpret_cast<Down*>(up + count);
     auto* gated = reinterpret_cast<GatedGroup*>(down + count);
-    launch(fill_tables<Rows, T, Weight>, 1, product_threads, 0, stream_, call,
+    launch(fill_tables<Form, T, Weight>, 1, product_threads, 0, stream_, call,
            GroupTables<T, Weight>{up, down, gated, gated + count});
-    const std::int64_t most_tiles = pairs / Rows + std::min(pairs, count);
-    const auto blocks = [&](std::int64_t columns) {
-      const std::int64_t tiles = most_tiles * ((columns + tile_columns - 1) / tile_columns);
+    const std::int64_t most_tiles = pairs / Form::rows + std::min(pairs, count);
+    const auto multiply = [&]<class Out>(std::int64_t columns, const Task<T, Weight, Out>* tasks) {
+      const std::int64_t tiles = most_tiles * tiles_across<Form>(columns);
       require(tiles <= std::numeric_limits<std::int32_t>::max(), "add_experts: more tiles than a call may have");
-      return static_cast<unsigned>(tiles);
+      const auto kernel = multiply_tiles<Form, T, Weight, Out>;
+      allow_shared(kernel, Form::shared_bytes);
+      launch(kernel, static_cast<unsigned>(tiles), product_threads, Form::shared_bytes, stream_, Task<T, Weight, Out>{},
+             tasks, call.count, false);
     };
     // Twice as many as an expert has on average: where they aren't enough they take several rows.
     const dim3 by_row(static_cast<unsigned>(std::clamp<std::int64_t>(2 * pairs / count, 1, 256)),
                       static_cast<unsigned>(count));
-    launch(multiply_tiles<Rows, T, Weight, float>, blocks(2 * width), product_threads, 0, stream_, Up{},
-           static_cast<const Up*>(up), call.count, false);
+    multiply(2 * width, static_cast<const Up*>(up));
     launch(gate_rows<T>, by_row, product_threads, 0, stream_, static_cast<const GatedGroup*>(gated),
            as_matrix<const float>(both), width, as_matrix<T>(middle));
-    launch(multiply_tiles<Rows, T, Weight, T>, blocks(in.cols), product_threads, 0, stream_, Down{},
-           static_cast<const Down*>(down), call.count, false);
+    multiply(in.cols, static_cast<const Down*>(down));
     if (!biased) return;
     launch(add_group_bias<T>, by_row, product_threads, 0, stream_, static_cast<const GatedGroup*>(gated + count),
            as_matrix<T>(out), out.cols);
   };
   const auto with_rows = [&]<class T, class Weight>() {
-    if (pairs > few_rows * experts.count()) {
-      run.template operator()<many_rows, T, Weight>();
-    } else {
-      run.template operator()<few_rows, T, Weight>();
-    }
+    with_form<Weight>((pairs + experts.count() - 1) / experts.count(),
+                      [&]<class Form>() { run.template operator()<Form, T, Weight>(); });
   };
   if (options_.weights == DType::f32) {
     with_rows.template operator()<float, float>();

@@ -367,14 +367,6 @@ bool is_wide(const Tensor& tensor) {
   return reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0 && tensor.stride % 8 == 0;
 }
 
-/// More shared memory than a kernel has without asking; once a device.
-template <class Kernel>
-void allow_shared(Kernel kernel) {
-  check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             static_cast<int>(shared_bytes)),
-        "a kernel's shared memory");
-}
-
 }  // namespace
 
 /// Tasks in device memory, and one more.
@@ -386,16 +378,12 @@ struct CudaDevice::WgmmaTasks {
 };
 
 void CudaDevice::multiply_by_wgmma(const Tensor& in, const Tensor& hidden, const WgmmaTasks& tasks, const Tensor& out) {
-  if (!shared_allowed_) {
-    allow_shared(multiply_experts<true>);
-    allow_shared(multiply_experts<false>);
-    shared_allowed_ = true;
-  }
   const auto run = [&](auto kernel, const Tensor& rows, const SlabSizes& weight, const Tensor& to, int* counter) {
     const ProductSizes sizes{tasks.count, static_cast<int>(weight.slabs), static_cast<int>(weight.pieces),
                              static_cast<int>(to.cols), is_wide(to)};
     const std::int64_t tiles = tasks.row_tiles * ((weight.slabs + 1) / 2);
     require(tiles <= INT_MAX, "experts: more tiles than a call may have");
+    allow_shared(kernel, shared_bytes);
     launch(kernel, static_cast<unsigned>(std::min<std::int64_t>(tiles, processors_)), block_threads, shared_bytes,
            stream_, RowMaps(rows, box_rows, few_rows), tasks.tasks, sizes, counter, as_matrix<Bf16>(to));
   };

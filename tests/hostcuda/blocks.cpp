@@ -51,7 +51,7 @@ struct Free {
   void operator()(std::byte* memory) const noexcept { std::free(memory); }
 };
 constexpr std::size_t shared_alignment = 1024;
-constexpr std::size_t shared_begin = 48;  // no kernel may count on more than 16
+constexpr std::size_t shared_begin = 128;  // no kernel may count on more
 
 }  // namespace
 

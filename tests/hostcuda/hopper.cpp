@@ -10,8 +10,8 @@
 namespace coterie {
 namespace {
 
-constexpr std::uint32_t first_address = 48;  // of dynamic shared memory: no kernel may count on more than 16
-constexpr int swizzled_row = 128;            // bytes
+constexpr std::uint32_t first_address = 128;  // of dynamic shared memory: no kernel may count on more
+constexpr int swizzled_row = 128;             // bytes
 
 struct Copy {
   std::uint32_t to;              ///< address

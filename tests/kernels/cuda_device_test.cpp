@@ -117,12 +117,21 @@ TEST_F(Bf16Activations, OfWhatIsDoneRowByRow) {
 }
 
 TEST_F(Bf16Activations, OfProducts) {
-  for (const std::int64_t count : {3, 70}) {
-    const Matrices weight = matrix(80, 100);
-    const Rows x = rows(count, 100);
-    const Rows out = rows(count, 80);
-    on_both([&](Device& device, auto of, auto matrix_of) { device.linear(of(x), *matrix_of(weight), of(out)); });
-    expect_close(out, 1, "linear");
+  // Of inputs that come in copies of 16 bytes and of others, of more stages than a ring has; by every form of tiles.
+  for (const std::int64_t inputs : {100, 200, 520}) {
+    const Matrices weight = matrix(80, inputs);
+    for (const std::int64_t count : {3, 16, 50, 150}) {
+      const Rows x = rows(count, inputs);
+      const Rows out = rows(count, 80);
+      on_both([&](Device& device, auto of, auto matrix_of) { device.linear(of(x), *matrix_of(weight), of(out)); });
+      expect_close(out, 1, "linear");
+      const Rows last = rows(1, 80);
+      bf16_->linear(x.bf16.tensor.row_range(count - 1, 1), *weight.bf16, last.bf16.tensor);
+      Numbers alone(80), among(80);
+      bf16_->download(last.bf16.tensor, alone);
+      bf16_->download(out.bf16.tensor.row_range(count - 1, 1), among);
+      expect_same(alone, among, "the last row alone");
+    }
   }
   const Rows x = rows(40, 64);
   const Rows out = rows(40, 64);
