@@ -18,6 +18,7 @@ namespace {
 constexpr unsigned attend_threads = 128;
 constexpr int part_positions = 256;
 constexpr int most_queries = 16;  ///< of a block
+constexpr int at_once = 4;        ///< reads of a thread that are under way, 16 bytes each: they keep the memory busy
 constexpr std::size_t most_shared = std::size_t{48} << 10;
 constexpr std::int64_t most_partial = std::int64_t{64} << 20;  ///< floats that lie between the two kernels
 
@@ -48,9 +49,9 @@ struct Slot {
 };
 
 /// Numbers that are read at once.
-template <class T>
-struct alignas(16) Eight {
-  T x[8];
+template <class T, int Width>
+struct alignas(std::min(sizeof(T) * Width, std::size_t{16})) Neighbours {
+  T x[Width];
 };
 
 template <class T>
@@ -59,7 +60,8 @@ struct AttendCall {
   Matrix<const T> q_more;  ///< the query's further columns (rows, heads * more_columns), of latent attention
   const T* k;
   const T* v;
-  Layout k_layout, v_layout;
+  Layout k_layout;
+  std::int64_t v_stride;       ///< from a position's values to the next one's
   std::int64_t block_numbers;  ///< of a block of the cache
   int block_tokens;
   const std::int32_t* blocks;
@@ -68,7 +70,7 @@ struct AttendCall {
   int q_columns, more_columns, v_columns;
   int heads_a_block;  ///< of those that share one of K and V
   int parts;
-  bool aligned;  ///< a head's columns are whole Eights
+  bool aligned;  ///< a head's columns are read by eights
   float scale;
   int window;
   float* sums;     ///< (slots, heads, parts, v_columns)
@@ -78,24 +80,80 @@ struct AttendCall {
 };
 
 /// Scores of one position for all the block's queries, in order of columns.
-template <class T, int Queries>
-__device__ void score_position(const AttendCall<T>& call, const T* key, std::int64_t slot, int kv_head, const float* q,
+template <int Width, int Queries, class T>
+__device__ void score_position(const AttendCall<T>& call, const T* key, std::int64_t token, int kv_head, const float* q,
                                float* scores) {
   const int columns = call.q_columns + call.more_columns;
   const std::int64_t first = std::int64_t{kv_head} * columns;
   float sums[Queries] = {};
-  const auto add = [&](int c, float x) {
-    for (int i = 0; i < Queries; ++i) sums[i] = fmaf(q[i * columns + c], x, sums[i]);
-  };
-  if (call.aligned) {
-    for (int c = 0; c < columns; c += 8) {
-      const auto eight = *reinterpret_cast<const Eight<T>*>(key + call.k_layout.at(slot, first + c));
-      for (int i = 0; i < 8; ++i) add(c + i, to_float(eight.x[i]));
+  for (int some = 0; some < columns; some += at_once * Width) {
+    Neighbours<T, Width> keys[at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const int c = some + i * Width;
+      if (c < columns) {
+        keys[i] = *reinterpret_cast<const Neighbours<T, Width>*>(key + call.k_layout.at(token, first + c));
+      }
     }
-  } else {
-    for (int c = 0; c < columns; ++c) add(c, to_float(key[call.k_layout.at(slot, first + c)]));
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) {
+      const int c = some + i * Width;
+      if (c >= columns) break;
+#pragma unroll
+      for (int query = 0; query < Queries; ++query) {
+        const auto of = *reinterpret_cast<const Neighbours<float, Width>*>(q + query * columns + c);
+#pragma unroll
+        for (int n = 0; n < Width; ++n) sums[query] = fmaf(of.x[n], to_float(keys[i].x[n]), sums[query]);
+      }
+    }
   }
-  for (int i = 0; i < Queries; ++i) scores[i * part_positions] = sums[i] * call.scale;
+  for (int query = 0; query < Queries; ++query) scores[query] = sums[query] * call.scale;
+}
+
+/// sums (queries, v_columns) = the weighted values of positions [first, last), whose numbers begin at `places`. Threads
+/// share the columns, and those left over the positions: group g takes every so many-th from `g` on, and the groups'
+/// sums are added in their order.
+template <int Width, int Queries, class T>
+__device__ void add_values(const AttendCall<T>& call, const T* values, const std::int64_t* places, const float* weights,
+                           int first, int last, float* sums) {
+  const int chunks = call.v_columns / Width;
+  const int across = min(chunks, static_cast<int>(attend_threads));
+  const int groups = static_cast<int>(attend_threads) / across;
+  const int group = static_cast<int>(threadIdx.x) / across;
+  for (int some = 0; some < chunks; some += across) {
+    const int chunk = some + static_cast<int>(threadIdx.x) % across;
+    const bool takes_part = group < groups && chunk < chunks;
+    float mine[Queries][Width] = {};
+    for (int i = first / groups * groups + group; takes_part && i < last; i += at_once * groups) {
+      Neighbours<T, Width> read[at_once];
+#pragma unroll
+      for (int n = 0; n < at_once; ++n) {
+        const int position = i + n * groups;
+        if (position < last) {
+          read[n] = *reinterpret_cast<const Neighbours<T, Width>*>(values + places[position] + chunk * Width);
+        }
+      }
+#pragma unroll
+      for (int n = 0; n < at_once; ++n) {
+        const int position = i + n * groups;
+        if (position >= last) break;
+        const auto of = *reinterpret_cast<const Neighbours<float, Queries>*>(weights + position * Queries);
+#pragma unroll
+        for (int query = 0; query < Queries; ++query) {
+          if (of.x[query] == 0) continue;  // what isn't visible may be anything, also NaN
+#pragma unroll
+          for (int c = 0; c < Width; ++c) mine[query][c] = fmaf(of.x[query], to_float(read[n].x[c]), mine[query][c]);
+        }
+      }
+    }
+    for (int g = 0; g < groups; ++g) {
+      for (int query = 0; takes_part && g == group && query < Queries; ++query) {
+        float* to = sums + query * call.v_columns + chunk * Width;
+        for (int c = 0; c < Width; ++c) to[c] = g == 0 ? mine[query][c] : to[c] + mine[query][c];
+      }
+      __syncthreads();
+    }
+  }
 }
 
 /// Block (tile, K/V head and share of its heads, part): sums of `Queries` queries over the part's positions.
@@ -116,8 +174,10 @@ __global__ void __launch_bounds__(attend_threads) attend_part(AttendCall<T> call
   const int positions = static_cast<int>(min(std::int64_t{part_positions}, last_position + 1 - begin));
 
   const int columns = call.q_columns + call.more_columns;
-  float* q = dynamic_shared_floats();     // (Queries, columns)
-  float* scores = q + Queries * columns;  // (Queries, part_positions)
+  float* scores = dynamic_shared_floats();                                            // (part_positions, Queries)
+  auto* places = reinterpret_cast<std::int64_t*>(scores + part_positions * Queries);  // (part_positions): of values
+  auto* q = reinterpret_cast<float*>(places + part_positions);                        // (Queries, columns)
+  const T* values = call.v + std::int64_t{kv_head} * call.v_columns;
   for (int i = static_cast<int>(threadIdx.x); i < Queries * columns; i += attend_threads) {
     const int query = i / columns;
     const int c = i % columns;
@@ -134,9 +194,14 @@ __global__ void __launch_bounds__(attend_threads) attend_part(AttendCall<T> call
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < positions; i += attend_threads) {
     const std::int64_t position = begin + i;
-    const std::int64_t block = call.blocks[tile.first_block + position / call.block_tokens];
-    score_position<T, Queries>(call, call.k + block * call.block_numbers, position % call.block_tokens, kv_head, q,
-                               scores + i);
+    const std::int64_t token = position % call.block_tokens;
+    const std::int64_t block = call.blocks[tile.first_block + position / call.block_tokens] * call.block_numbers;
+    places[i] = block + token * call.v_stride;
+    if (call.aligned) {
+      score_position<8, Queries>(call, call.k + block, token, kv_head, q, scores + i * Queries);
+    } else {
+      score_position<1, Queries>(call, call.k + block, token, kv_head, q, scores + i * Queries);
+    }
   }
   __syncthreads();
 
@@ -147,16 +212,17 @@ __global__ void __launch_bounds__(attend_threads) attend_part(AttendCall<T> call
     const std::int64_t from = call.window > 0 ? max(std::int64_t{0}, position - call.window + 1) : 0;
     const int first = static_cast<int>(min(max(from - begin, std::int64_t{0}), std::int64_t{positions}));
     const int last = static_cast<int>(min(max(position + 1 - begin, std::int64_t{first}), std::int64_t{positions}));
-    float* mine = scores + query * part_positions;
+    float* mine = scores + query;
     float largest = -INFINITY;
     for (int i = static_cast<int>(lane); i < positions; i += 32) {
-      if (i >= first && i < last) largest = fmaxf(largest, mine[i]);
+      if (i >= first && i < last) largest = fmaxf(largest, mine[i * Queries]);
     }
     largest = warp_max(largest);
     float sum = 0;
     for (int i = static_cast<int>(lane); i < positions; i += 32) {
-      mine[i] = i >= first && i < last ? expf(mine[i] - largest) : 0;
-      sum += mine[i];
+      const float weight = i >= first && i < last ? expf(mine[i * Queries] - largest) : 0;
+      mine[i * Queries] = weight;
+      sum += weight;
     }
     sum = warp_sum(sum);
     if (lane == 0) {
@@ -168,27 +234,18 @@ __global__ void __launch_bounds__(attend_threads) attend_part(AttendCall<T> call
   }
   __syncthreads();
 
-  // A thread adds up a column of all queries.
-  for (int c = static_cast<int>(threadIdx.x); c < call.v_columns; c += attend_threads) {
-    const std::int64_t column = std::int64_t{kv_head} * call.v_columns + c;
-    float sums[Queries] = {};
-    for (int i = 0; i < positions; ++i) {
-      const std::int64_t position = begin + i;
-      if (position < seen_first) continue;
-      const std::int64_t block = call.blocks[tile.first_block + position / call.block_tokens];
-      const T* values = call.v + block * call.block_numbers;
-      const float x = to_float(values[call.v_layout.at(position % call.block_tokens, column)]);
-      for (int query = 0; query < Queries; ++query) {
-        const float weight = scores[query * part_positions + i];
-        // What isn't visible may be anything, also NaN.
-        sums[query] = query < queries && weight != 0 ? fmaf(weight, x, sums[query]) : sums[query];
-      }
-    }
-    for (int query = 0; query < queries; ++query) {
-      const std::int64_t slot = tile.slot + query / heads;
-      const std::int64_t at = (slot * call.heads + first_head + query % heads) * call.parts + blockIdx.z;
-      call.sums[at * call.v_columns + c] = sums[query];
-    }
+  float* sums = q;  // which are scores by now
+  const int first = static_cast<int>(max(seen_first - begin, std::int64_t{0}));
+  if (call.aligned) {
+    add_values<8, Queries>(call, values, places, scores, first, positions, sums);
+  } else {
+    add_values<1, Queries>(call, values, places, scores, first, positions, sums);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < queries * call.v_columns; i += attend_threads) {
+    const int query = i / call.v_columns;
+    const std::int64_t slot = tile.slot + query / heads;
+    const std::int64_t at = (slot * call.heads + first_head + query % heads) * call.parts + blockIdx.z;
+    call.sums[at * call.v_columns + i % call.v_columns] = sums[i];
   }
 }
 
@@ -242,7 +299,8 @@ __global__ void store_rows(Matrix<const T> rows, const std::int64_t* places, std
 }
 
 std::size_t shared_bytes(int queries, int columns) {
-  return static_cast<std::size_t>(queries) * static_cast<std::size_t>(columns + part_positions) * sizeof(float);
+  return static_cast<std::size_t>(queries) * static_cast<std::size_t>(columns + part_positions) * sizeof(float) +
+         part_positions * sizeof(std::int64_t);
 }
 
 Layout key_layout(std::int64_t columns, int tokens) {
@@ -276,7 +334,8 @@ void with_queries(int queries, const Call& call) {
 /// Both kinds of attention.
 struct CudaDevice::Attention {
   Tensor q, q_more;
-  Layout k_layout, v_layout;
+  Layout k_layout;
+  std::int64_t v_stride;
   const std::byte* v;
   int heads, kv_heads, q_columns, more_columns, v_columns;
   float scale;
@@ -323,7 +382,7 @@ void CudaDevice::attention(const Tensor& q, const KvCache& cache, std::span<cons
   attend({q,
           {},
           key_layout(columns, cache.block_tokens),
-          row_layout(columns),
+          columns,
           cache.v,
           shape.heads,
           shape.kv_heads,
@@ -349,8 +408,8 @@ void CudaDevice::latent_attention(const Tensor& q_latent, const Tensor& q_rope, 
                 "latent_attention: the rotated queries");
   require_shape(out, type, q_latent.rows, q_latent.cols, "latent_attention: the output");
   const Layout layout = row_layout(std::int64_t{shape.latent} + shape.rope);
-  attend({q_latent, q_rope, layout, layout, cache.k, shape.heads, 1, shape.latent, shape.rope, shape.latent,
-          shape.scale, 0, nullptr, out},
+  attend({q_latent, q_rope, layout, layout.token_stride, cache.k, shape.heads, 1, shape.latent, shape.rope,
+          shape.latent, shape.scale, 0, nullptr, out},
          sequences, cache);
 }
 
@@ -409,7 +468,7 @@ void CudaDevice::attend(const Attention& call, std::span<const SequenceRows> seq
                                  reinterpret_cast<const T*>(cache.k),
                                  reinterpret_cast<const T*>(call.v),
                                  call.k_layout,
-                                 call.v_layout,
+                                 call.v_stride,
                                  std::int64_t{cache.block_tokens} * key_columns,
                                  cache.block_tokens,
                                  blocks,
@@ -421,7 +480,7 @@ void CudaDevice::attend(const Attention& call, std::span<const SequenceRows> seq
                                  call.v_columns,
                                  heads_a_block,
                                  static_cast<int>(parts),
-                                 columns % 8 == 0,
+                                 columns % 8 == 0 && call.v_columns % 8 == 0,
                                  call.scale,
                                  call.window,
                                  partial,
