@@ -48,12 +48,6 @@ struct Slot {
   std::int64_t position;
 };
 
-/// Numbers that are read at once.
-template <class T, int Width>
-struct alignas(std::min(sizeof(T) * Width, std::size_t{16})) Neighbours {
-  T x[Width];
-};
-
 template <class T>
 struct AttendCall {
   Matrix<const T> q;       ///< (rows, heads * q_columns)
@@ -92,7 +86,7 @@ __device__ void score_position(const AttendCall<T>& call, const T* key, std::int
     for (int i = 0; i < at_once; ++i) {
       const int c = some + i * Width;
       if (c < columns) {
-        keys[i] = *reinterpret_cast<const Neighbours<T, Width>*>(key + call.k_layout.at(token, first + c));
+        keys[i] = neighbours<Width>(key + call.k_layout.at(token, first + c));
       }
     }
 #pragma unroll
@@ -101,7 +95,7 @@ __device__ void score_position(const AttendCall<T>& call, const T* key, std::int
       if (c >= columns) break;
 #pragma unroll
       for (int query = 0; query < Queries; ++query) {
-        const auto of = *reinterpret_cast<const Neighbours<float, Width>*>(q + query * columns + c);
+        const auto of = neighbours<Width>(q + query * columns + c);
 #pragma unroll
         for (int n = 0; n < Width; ++n) sums[query] = fmaf(of.x[n], to_float(keys[i].x[n]), sums[query]);
       }
@@ -130,14 +124,14 @@ __device__ void add_values(const AttendCall<T>& call, const T* values, const std
       for (int n = 0; n < at_once; ++n) {
         const int position = i + n * groups;
         if (position < last) {
-          read[n] = *reinterpret_cast<const Neighbours<T, Width>*>(values + places[position] + chunk * Width);
+          read[n] = neighbours<Width>(values + places[position] + chunk * Width);
         }
       }
 #pragma unroll
       for (int n = 0; n < at_once; ++n) {
         const int position = i + n * groups;
         if (position >= last) break;
-        const auto of = *reinterpret_cast<const Neighbours<float, Queries>*>(weights + position * Queries);
+        const auto of = neighbours<Queries>(weights + position * Queries);
 #pragma unroll
         for (int query = 0; query < Queries; ++query) {
           if (of.x[query] == 0) continue;  // what isn't visible may be anything, also NaN

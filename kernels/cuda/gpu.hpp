@@ -78,6 +78,19 @@ template <class T>
   return {reinterpret_cast<T*>(tensor.data), tensor.stride};
 }
 
+/// Numbers that are read or written at once.
+template <class T, int Width>
+struct alignas(sizeof(T) * Width < 16 ? sizeof(T) * Width : 16) Neighbours {
+  T x[Width];
+};
+template <int Width, class T>
+[[nodiscard]] __device__ Neighbours<T, Width> neighbours(const T* first) {
+  return *reinterpret_cast<const Neighbours<T, Width>*>(first);
+}
+[[nodiscard]] __device__ inline bool is_on_16(const void* memory) {
+  return reinterpret_cast<std::uintptr_t>(memory) % 16 == 0;
+}
+
 /// call(T{}) with T float or Bf16.
 template <class Call>
 void with_type(DType type, const Call& call) {

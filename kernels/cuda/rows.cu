@@ -12,6 +12,40 @@ namespace {
 
 constexpr unsigned row_threads = 128;
 
+/// What fills 16 bytes, of the larger type.
+template <class... T>
+constexpr int piece = 16 / static_cast<int>(std::max({sizeof(T)...}));
+
+/// each<Width>(c) for the columns [c, c + Width) that this thread has: by pieces where `wide`, else one by one.
+template <int Piece, class Each>
+__device__ void for_columns(std::int64_t cols, bool wide, const Each& each) {
+  if (wide && cols % Piece == 0) {
+    for (std::int64_t c = threadIdx.x * Piece; c < cols; c += row_threads * Piece) each.template operator()<Piece>(c);
+  } else {
+    for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) each.template operator()<1>(c);
+  }
+}
+
+template <int Width>
+struct Sums {
+  float x[Width] = {};
+  template <class T>
+  __device__ void add(float factor, const T* numbers) {
+    const auto read = neighbours<Width>(numbers);
+    for (int i = 0; i < Width; ++i) x[i] += factor * to_float(read.x[i]);
+  }
+  template <class T>
+  __device__ void round() {
+    for (float& sum : x) sum = to_float(from_float<T>(sum));
+  }
+  template <class T>
+  __device__ void write(T* to) const {
+    Neighbours<T, Width> rounded;
+    for (int i = 0; i < Width; ++i) rounded.x[i] = from_float<T>(x[i]);
+    *reinterpret_cast<Neighbours<T, Width>*>(to) = rounded;
+  }
+};
+
 /// `count`: of the rows that there are, or none where each block has one.
 template <class Table, class T>
 __global__ void gather_rows(Matrix<const Table> table, const std::int32_t* rows, const std::int32_t* count,
@@ -19,20 +53,32 @@ __global__ void gather_rows(Matrix<const Table> table, const std::int32_t* rows,
   if (count != nullptr && static_cast<std::int64_t>(blockIdx.x) >= *count) return;
   const Table* from = table.row(rows[blockIdx.x]);
   T* to = out.row(blockIdx.x);
-  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) to[c] = from_float<T>(to_float(from[c]));
+  for_columns<piece<Table, T>>(cols, is_on_16(from) && is_on_16(to), [&]<int Width>(std::int64_t c) {
+    Neighbours<T, Width> written;
+    const auto read = neighbours<Width>(from + c);
+    for (int i = 0; i < Width; ++i) {
+      if constexpr (std::is_same_v<Table, T>) {
+        written.x[i] = read.x[i];
+      } else {
+        written.x[i] = from_float<T>(to_float(read.x[i]));
+      }
+    }
+    *reinterpret_cast<Neighbours<T, Width>*>(to + c) = written;
+  });
 }
 
 template <class T>
 __global__ void combine_rows(Matrix<const T> in, const std::int64_t* offsets, const Contribution* contributions,
                              std::int64_t cols, Matrix<T> out, bool accumulate) {
   T* to = out.row(blockIdx.x);
-  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
-    float sum = accumulate ? to_float(to[c]) : 0;
-    for (std::int64_t i = offsets[blockIdx.x]; i < offsets[blockIdx.x + 1]; ++i) {
-      sum += contributions[i].weight * to_float(in.row(contributions[i].row)[c]);
-    }
-    to[c] = from_float<T>(sum);
-  }
+  const std::int64_t first = offsets[blockIdx.x], last = offsets[blockIdx.x + 1];
+  const bool wide = is_on_16(to) && is_on_16(in.data) && in.stride % piece<T> == 0;
+  for_columns<piece<T>>(cols, wide, [&]<int Width>(std::int64_t c) {
+    Sums<Width> sums;
+    if (accumulate) sums.add(1, to + c);
+    for (std::int64_t i = first; i < last; ++i) sums.add(contributions[i].weight, in.row(contributions[i].row) + c);
+    sums.write(to + c);
+  });
 }
 
 /// Block r: row r, unless it is only there to fill up.
@@ -41,14 +87,17 @@ __global__ void sum_parts(const RowSums::Row* rows, const RowSums::Part* parts, 
   const RowSums::Row row = rows[blockIdx.x];
   if (row.to == nullptr) return;
   T* to = reinterpret_cast<T*>(row.to);
-  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
-    float sum = accumulate ? to_float(to[c]) : 0;
+  bool wide = is_on_16(to);
+  for (int i = row.first; i < row.last; ++i) wide = wide && is_on_16(parts[i].from);
+  for_columns<piece<T>>(cols, wide, [&]<int Width>(std::int64_t c) {
+    Sums<Width> sums;
+    if (accumulate) sums.add(1, to + c);
     for (int i = row.first; i < row.last; ++i) {
-      sum += parts[i].weight * to_float(reinterpret_cast<const T*>(parts[i].from)[c]);
-      if (accumulate) sum = to_float(from_float<T>(sum));
+      sums.add(parts[i].weight, reinterpret_cast<const T*>(parts[i].from) + c);
+      if (accumulate) sums.template round<T>();
     }
-    to[c] = from_float<T>(sum);
-  }
+    sums.write(to + c);
+  });
 }
 
 /// x += the weighted sum of a row's choices, which lie in `in` where `place` says.
@@ -59,37 +108,77 @@ __global__ void add_choices(Matrix<const T> in, const std::int32_t* place, const
   weights += std::int64_t{blockIdx.x} * top_k;
   if (place[0] < 0) return;  // empty places are last
   T* to = x.row(blockIdx.x);
-  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
-    float sum = 0;
-    for (int i = 0; i < top_k && place[i] >= 0; ++i) {
-      const float weight = weights[i] * factor;
-      sum += weight * to_float(in.row(place[i])[c]);
-    }
-    to[c] = from_float<T>(to_float(to[c]) + to_float(from_float<T>(sum)));
-  }
+  const bool wide = is_on_16(to) && is_on_16(in.data) && in.stride % piece<T> == 0;
+  for_columns<piece<T>>(cols, wide, [&]<int Width>(std::int64_t c) {
+    Sums<Width> sums;
+    for (int i = 0; i < top_k && place[i] >= 0; ++i) sums.add(weights[i] * factor, in.row(place[i]) + c);
+    sums.template round<T>();
+    Sums<Width> all;
+    all.add(1, to + c);
+    for (int i = 0; i < Width; ++i) all.x[i] += sums.x[i];
+    all.write(to + c);
+  });
 }
 
 /// Block (r, g) normalises columns [g * width, (g + 1) * width) of row r; with `centred` their mean is taken off first.
+/// A thread has every so many-th piece of the columns, however they are read.
 template <class T>
 __global__ void normalise(Matrix<const T> in, const T* weight, const T* bias, std::int64_t width, float epsilon,
                           bool centred, Matrix<T> out) {
   const T* from = in.row(blockIdx.x) + std::int64_t{blockIdx.y} * width;
   T* to = out.row(blockIdx.x) + std::int64_t{blockIdx.y} * width;
+  const bool wide = width % piece<T> == 0 && is_on_16(from) && is_on_16(to) && is_on_16(weight) && is_on_16(bias);
+  using Numbers = Neighbours<T, piece<T>>;
+  const auto read = [&](const T* row, std::int64_t first, Numbers& numbers) {
+    if (wide) {
+      numbers = neighbours<piece<T>>(row + first);
+    } else {
+#pragma unroll
+      for (int i = 0; i < piece<T>; ++i) numbers.x[i] = first + i < width ? row[first + i] : from_float<T>(0);
+    }
+  };
+  const auto for_pieces = [&](const auto& each) {  // each(column, numbers from there on, how many; zeros follow)
+    for (std::int64_t first = threadIdx.x * piece<T>; first < width; first += row_threads * piece<T>) {
+      Numbers numbers;
+      read(from, first, numbers);
+      each(first, numbers, static_cast<int>(min(width - first, std::int64_t{piece<T>})));
+    }
+  };
   float mean = 0;
   if (centred) {
-    for (std::int64_t c = threadIdx.x; c < width; c += row_threads) mean += to_float(from[c]);
+    for_pieces([&](std::int64_t, const Numbers& numbers, int) {
+#pragma unroll
+      for (int i = 0; i < piece<T>; ++i) mean += to_float(numbers.x[i]);
+    });
     mean = block_sum<row_threads>(mean) / static_cast<float>(width);
   }
   float squares = 0;
-  for (std::int64_t c = threadIdx.x; c < width; c += row_threads) {
-    const float x = to_float(from[c]) - mean;
-    squares += x * x;
-  }
+  for_pieces([&](std::int64_t, const Numbers& numbers, int count) {
+#pragma unroll
+    for (int i = 0; i < piece<T>; ++i) {
+      const float x = i < count ? to_float(numbers.x[i]) - mean : 0.0F;
+      squares += x * x;
+    }
+  });
   const float factor = 1.0F / sqrtf(block_sum<row_threads>(squares) / static_cast<float>(width) + epsilon);
-  for (std::int64_t c = threadIdx.x; c < width; c += row_threads) {
-    const float x = (to_float(from[c]) - mean) * factor * to_float(weight[c]);
-    to[c] = from_float<T>(bias == nullptr ? x : x + to_float(bias[c]));
-  }
+  for_pieces([&](std::int64_t first, const Numbers& numbers, int count) {
+    Numbers factors, shifts, written;
+    read(weight, first, factors);
+    if (bias != nullptr) read(bias, first, shifts);
+#pragma unroll
+    for (int i = 0; i < piece<T>; ++i) {
+      const float x = (to_float(numbers.x[i]) - mean) * factor * to_float(factors.x[i]);
+      written.x[i] = from_float<T>(bias == nullptr ? x : x + to_float(shifts.x[i]));
+    }
+    if (wide) {
+      *reinterpret_cast<Numbers*>(to + first) = written;
+    } else {
+#pragma unroll
+      for (int i = 0; i < piece<T>; ++i) {
+        if (i < count) to[first + i] = written.x[i];
+      }
+    }
+  });
 }
 
 template <class T>
@@ -103,9 +192,12 @@ template <class T>
 __global__ void add_rows(Matrix<const T> in, float factor, std::int64_t cols, Matrix<T> out) {
   const T* from = in.row(blockIdx.x);
   T* to = out.row(blockIdx.x);
-  for (std::int64_t c = threadIdx.x; c < cols; c += row_threads) {
-    to[c] = from_float<T>(to_float(to[c]) + factor * to_float(from[c]));
-  }
+  for_columns<piece<T>>(cols, is_on_16(from) && is_on_16(to), [&]<int Width>(std::int64_t c) {
+    Sums<Width> sums;
+    sums.add(1, to + c);
+    sums.add(factor, from + c);
+    sums.write(to + c);
+  });
 }
 
 template <class T>
