@@ -262,6 +262,7 @@ __global__ void __launch_bounds__(place_threads) place_rows(PlaceCall call) {
     const int e = some + static_cast<int>(threadIdx.x);
     int before = 0;
     int all = 0;
+#pragma unroll 16  // loads under way
     for (unsigned block = 0; e < call.count && block < gridDim.x; ++block) {
       const int chosen = call.counts[std::int64_t{block} * call.count + e];
       before += block < blockIdx.x ? chosen : 0;
@@ -280,9 +281,12 @@ __global__ void __launch_bounds__(place_threads) place_rows(PlaceCall call) {
   // A warp takes 32 choices at a time: those of one expert find one another, and go on in their order.
   const unsigned lane = threadIdx.x;
   const std::int64_t last = min(call.rows, (std::int64_t{blockIdx.x} + 1) * call.tile) * call.top_k;
-  for (std::int64_t some = std::int64_t{blockIdx.x} * call.tile * call.top_k; some < last; some += 32) {
-    const std::int64_t i = some + lane;
-    const std::int32_t expert = i < last ? call.experts[i] : -1;
+  const std::int64_t first = std::int64_t{blockIdx.x} * call.tile * call.top_k + lane;
+  const auto chosen = [&](std::int64_t i) { return i < last ? call.experts[i] : -1; };
+  std::int32_t coming = chosen(first);  // read while those before are placed
+  for (std::int64_t i = first; i - lane < last; i += 32) {
+    const std::int32_t expert = coming;
+    coming = chosen(i + 32);
     const unsigned same = __match_any_sync(0xffffffffU, expert);
     const int before = __popc(same & ((1U << lane) - 1));
     const std::int32_t at = expert < 0 ? -1 : next[expert] + before;

@@ -1,7 +1,7 @@
-// Times a GPU's operations in bf16, each call by itself and with cold caches, from the call to its end as the host sees
-// it: grouped experts by each kernel that there is beside cuBLAS (a loop of calls, and grouped calls) and the rate of
-// one dense product, rows and attention beside a copy inside the device's memory, the router, sampling, decode
-// steps with and without CUDA graphs.
+// Times a GPU's operations in bf16, with cold caches, from the call to its end as the host sees it. Each call by
+// itself: grouped experts by each kernel that there is beside cuBLAS (a loop of calls, and grouped calls) and the rate
+// of one dense product, sampling, decode steps with and without CUDA graphs. Several calls, each with memory of its
+// own, as one graph, as steps ask for them: rows and attention beside a copy inside the device's memory, the router.
 // usage: cuda_bench [largest]; largest: GiB of experts' weights at a time (23), which it keeps twice
 #include "kernels/cuda_devices.hpp"
 #include "tests/bench/cublas_loop.hpp"
@@ -17,6 +17,7 @@
 #include <random>
 #include <span>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 namespace coterie {
@@ -38,7 +39,7 @@ constexpr DeviceOptions kInBf16{DType::bf16, 1, DType::bf16};
 
 class CudaBench {
  public:
-  explicit CudaBench(std::unique_ptr<Device> device) : device_(std::move(device)) {
+  CudaBench() : device_(make_cuda_device(kInBf16, 0, ExpertKernels::mma)) {
     std::mt19937 random(1);
     std::uniform_int_distribution<std::uint16_t> fraction(0, 127);
     for (std::uint16_t& x : halves_) {  // of size 1/128 to 1/64
@@ -53,10 +54,19 @@ class CudaBench {
     std::printf(
         "%s; a copy in its memory reads and writes %.0f GB/s together; cuBLAS multiplies %ld^3 at %.0f TFLOP/s\n",
         device_->name().c_str(), 1e-9 * copy_, static_cast<long>(size), 1e-12 * dense_);
+    start_anew();
+    if (!wgmma_) std::printf("without wgmma: %s\n", without_wgmma_.c_str());
+  }
+
+  /// Devices keep what their largest calls took: new ones, before others need the memory.
+  void start_anew() {
+    wgmma_.reset();
+    device_.reset();
+    device_ = make_cuda_device(kInBf16, 0, ExpertKernels::mma);
     try {
       wgmma_ = make_cuda_device(kInBf16, 0, ExpertKernels::wgmma);
     } catch (const std::runtime_error& e) {
-      std::printf("without wgmma: %s\n", e.what());
+      without_wgmma_ = e.what();
     }
   }
 
@@ -71,7 +81,7 @@ class CudaBench {
   }
 
   void rows(std::int64_t tokens, std::int64_t hidden) {
-    const Array in = array(tokens, hidden), out = array(tokens, hidden);
+    const std::vector<Array> in = arrays(tokens, hidden), out = arrays(tokens, hidden);
     std::vector<std::int32_t> order(static_cast<std::size_t>(tokens));
     std::iota(order.begin(), order.end(), 0);
     std::ranges::shuffle(order, std::mt19937(2));
@@ -82,18 +92,20 @@ class CudaBench {
       contributions.push_back({order[static_cast<std::size_t>(tokens - 1 - row)], 0.5F});
       offsets.push_back(static_cast<std::int64_t>(contributions.size()));
     }
-    const auto times = time_in_turn({[&] { device_->gather(in.tensor, order, out.tensor); },
-                                     [&] { device_->combine(in.tensor, offsets, contributions, out.tensor); }});
+    const double gather = time_in_graph([&](auto i) { device_->gather(in[i].tensor, order, out[i].tensor); });
+    const double combine =
+        time_in_graph([&](auto i) { device_->combine(in[i].tensor, offsets, contributions, out[i].tensor); });
     const double row_bytes = 2.0 * static_cast<double>(tokens * hidden);
     std::printf("%6ld x %5ld: gather %8.1f us, %3.0f %% of a copy; combine of two %8.1f us, %3.0f %%\n",
-                static_cast<long>(tokens), static_cast<long>(hidden), 1e6 * times[0],
-                200 * row_bytes / times[0] / copy_, 1e6 * times[1], 300 * row_bytes / times[1] / copy_);
+                static_cast<long>(tokens), static_cast<long>(hidden), 1e6 * gather, 200 * row_bytes / gather / copy_,
+                1e6 * combine, 300 * row_bytes / combine / copy_);
   }
 
   void decode(int heads, int kv_heads, int head_dim, int batch, int context) {
     constexpr int tokens = 16;
     const std::int64_t blocks = (context + tokens - 1) / tokens, width = std::int64_t{kv_heads} * head_dim;
-    const Array keys = array(blocks * batch, tokens * width), values = array(blocks * batch, tokens * width);
+    const std::vector<Array> keys = arrays(blocks * batch, tokens * width);
+    const std::vector<Array> values = arrays(blocks * batch, tokens * width);
     std::vector<std::int32_t> ids(static_cast<std::size_t>(blocks * batch));
     std::iota(ids.begin(), ids.end(), 0);
     std::ranges::shuffle(ids, std::mt19937(3));
@@ -104,24 +116,25 @@ class CudaBench {
            std::span(ids).subspan(static_cast<std::size_t>(s * blocks), static_cast<std::size_t>(blocks))});
     }
     const Array q = array(batch, std::int64_t{heads} * head_dim), out = array(batch, std::int64_t{heads} * head_dim);
-    const KvCache cache{keys.tensor.data, values.tensor.data, tokens, head_dim};
     const AttentionShape shape{heads, kv_heads, head_dim, 0.1F, 0};
-    const double time =
-        time_in_turn({[&] { device_->attention(q.tensor, cache, sequences, shape, out.tensor); }}).front();
+    const double time = time_in_graph([&](auto i) {
+      device_->attention(q.tensor, {keys[i].tensor.data, values[i].tensor.data, tokens, head_dim}, sequences, shape,
+                         out.tensor);
+    });
     const double bytes = 4.0 * static_cast<double>(width) * context * batch;
     std::printf("%3d/%d heads of %d, %d sequences at %d: %8.1f us, %5.0f GB/s, %3.0f %% of a copy\n", heads, kv_heads,
                 head_dim, batch, context, 1e6 * time, 1e-9 * bytes / time, 100 * bytes / time / copy_);
   }
 
   void router(std::int64_t tokens, int experts, int top_k, std::int64_t hidden) {
-    const Array in = array(tokens, hidden);
+    const std::vector<Array> in = arrays(tokens, hidden);
     const auto weight = matrix(experts, hidden);
     const RouterOptions options{.top_k = top_k};
-    const auto times = time_in_turn({[&] { (void)device_->group(in.tensor, *weight, options, {}); },
-                                     [&] { (void)device_->route(in.tensor, *weight, options); }});
+    const double group = time_in_graph([&](auto i) { (void)device_->group(in[i].tensor, *weight, options, {}); });
+    const double route = time_in_turn({[&] { (void)device_->route(in[0].tensor, *weight, options); }}).front();
     std::printf(
         "%5ld tokens of %4ld, %d of %d experts: %8.1f us with the permutation, %8.1f us with the way to the host\n",
-        static_cast<long>(tokens), static_cast<long>(hidden), top_k, experts, 1e6 * times[0], 1e6 * times[1]);
+        static_cast<long>(tokens), static_cast<long>(hidden), top_k, experts, 1e6 * group, 1e6 * route);
   }
 
   void sampling(std::int64_t rows, std::int64_t vocabulary) {
@@ -320,6 +333,17 @@ class CudaBench {
     return medians;
   }
 
+  /// Median seconds of one of several calls, call(0) and so on, that the device gets as one graph.
+  double time_in_graph(const std::function<void(std::size_t)>& call) {
+    const std::uint64_t key = ++graphs_;
+    return time_in_turn({[&] {
+             device_->repeat(key, [&] {
+               for (std::size_t i = 0; i < kInGraph; ++i) call(i);
+             });
+           }}).front() /
+           static_cast<double>(kInGraph);
+  }
+
   std::unique_ptr<PackedMatrix> matrix(std::int64_t rows, std::int64_t cols) {
     return matrix(rows, cols, *device_, WeightUse::linear);
   }
@@ -339,6 +363,13 @@ class CudaBench {
     return device.pack(source);
   }
 
+  /// For the calls of a graph.
+  std::vector<Array> arrays(std::int64_t rows, std::int64_t cols) {
+    std::vector<Array> all;
+    for (std::size_t i = 0; i < kInGraph; ++i) all.push_back(array(rows, cols));
+    return all;
+  }
+
   Array array(std::int64_t rows, std::int64_t cols) {
     Array a;
     a.tensor = device_->allocate(rows, cols, a.memory);
@@ -356,11 +387,14 @@ class CudaBench {
 
   std::unique_ptr<Device> device_;  ///< all its weights row-major
   std::unique_ptr<Device> wgmma_;   ///< or none
+  std::string without_wgmma_;       ///< why
   CublasLoop peer_;
   std::vector<DeviceMemory> memory_;  ///< of experts
   std::vector<std::uint16_t> halves_ = std::vector<std::uint16_t>(std::size_t{1} << 20);
-  double copy_ = 0;   ///< bytes read and written a second
-  double dense_ = 0;  ///< operations a second
+  static constexpr std::size_t kInGraph = 8;  ///< calls
+  std::uint64_t graphs_ = 0;                  ///< so far
+  double copy_ = 0;                           ///< bytes read and written a second
+  double dense_ = 0;                          ///< operations a second
 };
 
 constexpr Model kModels[] = {
@@ -371,12 +405,13 @@ int run(double largest) {
     std::printf("no GPU\n");
     return 77;
   }
-  CudaBench bench(make_cuda_device(kInBf16, 0, ExpertKernels::mma));
+  CudaBench bench;
   std::printf(
       "\nexperts: us of each; the best of our own in TFLOP/s, %% of dense, GB/s of weights, %% of a copy, and how many "
       "times as fast as the best of cuBLAS\n%-12s %4s %6s %-8s %9s %9s %9s %9s %8s %6s %8s %6s %6s\n",
       "shapes of", "E", "rows", "load", "wgmma", "mma", "cuBLAS", "grouped", "TFLOP/s", "%", "GB/s", "%", "times");
   for (const Model& model : kModels) {
+    bench.start_anew();
     for (const int count : {8, 32, 128, 256}) {
       const double gib = 6.0 * static_cast<double>(model.hidden * model.intermediate) * count / (1U << 30);
       if (gib > largest) continue;
@@ -385,6 +420,7 @@ int run(double largest) {
       bench.experts(model, count, loads);
     }
   }
+  bench.start_anew();
   std::printf("\nrows\n");
   for (const std::int64_t tokens : {128, 4096}) {
     for (const std::int64_t hidden : {2048, 7168}) bench.rows(tokens, hidden);

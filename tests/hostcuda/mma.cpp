@@ -3,9 +3,9 @@
 
 #include "tests/hostcuda/emulation.hpp"
 
+#include <algorithm>
 #include <array>
-#include <deque>
-#include <utility>
+#include <numeric>
 #include <vector>
 
 namespace coterie {
@@ -25,23 +25,18 @@ struct Copy {
     }
   }
 };
-using Group = std::vector<Copy>;
 struct Copies {
-  Group open;  ///< in no group yet
-  std::deque<Group> groups;
+  std::vector<Copy> open;           ///< in the order in which they were asked for
+  std::vector<std::size_t> groups;  ///< how many each has; what follows is in no group yet
 };
 std::array<Copies, 1024> copies;  // of each thread
 
-void require_aligned(const void* address) {
-  if (reinterpret_cast<std::uintptr_t>(address) % copied_bytes != 0)
-    hostcuda::fail("an address that isn't on 16 bytes");
-}
-
 }  // namespace
 
-void mma::read(float (&out)[16], const Bf16* from) {
-  require_aligned(from);
-  for (int i = 0; i < 16; ++i) out[i] = __bfloat162float(from[i]);
+void mma::require_aligned(const void* address) {
+  if (reinterpret_cast<std::uintptr_t>(address) % copied_bytes != 0) {
+    hostcuda::fail("an address that isn't on 16 bytes");
+  }
 }
 
 void mma::copy(void* shared, const void* global, bool real) {
@@ -53,13 +48,18 @@ void mma::copy(void* shared, const void* global, bool real) {
 }
 
 void copies_commit() {
-  copies[threadIdx.x].groups.push_back(std::exchange(copies[threadIdx.x].open, {}));
+  auto& [open, groups] = copies[threadIdx.x];
+  groups.push_back(open.size() - std::reduce(groups.begin(), groups.end()));
 }
 
-void mma::wait_for_copies(std::size_t groups) {
-  for (auto& all = copies[threadIdx.x].groups; all.size() > groups; all.pop_front()) {
-    for (const Copy& copy : all.front()) copy.end();
-  }
+void mma::wait_for_copies(std::size_t most) {
+  auto& [open, groups] = copies[threadIdx.x];
+  if (groups.size() <= most) return;
+  const auto waited = groups.end() - static_cast<std::ptrdiff_t>(most);
+  const auto ended = open.begin() + static_cast<std::ptrdiff_t>(std::reduce(groups.begin(), waited));
+  std::for_each(open.begin(), ended, [](const Copy& copy) { copy.end(); });
+  open.erase(open.begin(), ended);
+  groups.erase(groups.begin(), waited);
 }
 
 }  // namespace coterie

@@ -7,32 +7,39 @@
 namespace coterie {
 
 struct LeftMatrix {
-  float x[2][16];  ///< rows
+  float x[16][2];  ///< of two rows
 };
 struct RightMatrix {
-  float x[2][2][16];  ///< columns
+  float x[16][2][2];  ///< of four columns
 };
 
 namespace mma {
-/// 16 numbers of shared memory.
-void read(float (&out)[16], const Bf16* from);
+void require_aligned(const void* address);
 void copy(void* shared, const void* global, bool real);
 void wait_for_copies(std::size_t groups);
 }  // namespace mma
 
 inline void load_left(LeftMatrix& out, const Bf16* rows, int stride) {
   const auto row = static_cast<int>(hostcuda::lane() / 4);
-  for (int i = 0; i < 2; ++i) mma::read(out.x[i], rows + (row + 8 * i) * stride);
+  for (int i = 0; i < 2; ++i) {
+    const Bf16* from = rows + (row + 8 * i) * stride;
+    mma::require_aligned(from);
+    for (int k = 0; k < 16; ++k) out.x[k][i] = __bfloat162float(from[k]);
+  }
 }
 inline void load_right(RightMatrix& out, const Bf16* columns, int stride) {
   const auto column = static_cast<int>(2 * (hostcuda::lane() % 4));
   for (int j = 0; j < 2; ++j) {
-    for (int i = 0; i < 2; ++i) mma::read(out.x[j][i], columns + (8 * j + column + i) * stride);
+    for (int i = 0; i < 2; ++i) {
+      const Bf16* from = columns + (8 * j + column + i) * stride;
+      mma::require_aligned(from);
+      for (int k = 0; k < 16; ++k) out.x[k][j][i] = __bfloat162float(from[k]);
+    }
   }
 }
 inline void multiply(float (&sums)[8], const LeftMatrix& left, const RightMatrix& right) {
-  for (unsigned i = 0; i < 8; ++i) {
-    for (int k = 0; k < 16; ++k) sums[i] += left.x[i / 2 % 2][k] * right.x[i / 4][i % 2][k];
+  for (int k = 0; k < 16; ++k) {
+    for (unsigned i = 0; i < 8; ++i) sums[i] += left.x[k][i / 2 % 2] * right.x[k][i / 4][i % 2];
   }
 }
 
