@@ -22,6 +22,7 @@
 #include "runtime/families/routing_variants.hpp"
 #include "runtime/requests/result_line.hpp"
 #include "runtime/requests/sampler.hpp"
+#include "runtime/text/utf8.hpp"
 
 #include <unistd.h>
 
@@ -47,7 +48,7 @@ void stop_at_signals() {
 
 /// What a rank reads before anything big is loaded.
 struct Inputs {
-  std::string name;  ///< of the model's folder
+  std::string name;  ///< of the model's folder, as UTF-8
   ModelSpec spec;
   std::unique_ptr<Checkpoint> checkpoint;
   std::unique_ptr<Tokenizer> tokenizer;
@@ -59,7 +60,7 @@ struct Inputs {
 
 Inputs read_inputs(const GenerateOptions& options, const Communicator& comm) {
   Inputs in;
-  in.name = (options.model / "").parent_path().filename().string();
+  in.name = made_valid((options.model / "").parent_path().filename().string());
   in.spec = read_model_spec(options.model);
   if (options.experts_per_token > 0) {
     set_experts_per_token(in.spec, options.experts_per_token, "coterie generate: --experts-per-token");
@@ -159,7 +160,7 @@ void write_metrics(nlohmann::json metrics, const Inputs& in, const GenerateOptio
       {"answered", answered}, {"failed", counts.failed}, {"answered_before", counts.answered_before}};
   metrics["load_seconds"] = load_seconds;
   metrics["run_seconds"] = run_seconds;
-  replace_file(options.metrics, metrics.dump(2) + '\n');
+  replace_file(options.metrics, metrics.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
 }
 
 class Stopwatch {

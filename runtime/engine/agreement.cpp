@@ -33,7 +33,8 @@ void all_or_none(Communicator& comm, const std::function<void()>& body) {
 void expect_same(Communicator& comm, const std::vector<std::pair<std::string, std::string>>& facts) {
   nlohmann::json mine = nlohmann::json::array();
   for (const auto& [name, value] : facts) mine.push_back(value);
-  const std::vector<std::string> texts = gather_texts(comm, mine.dump(), {"comparison of the input"});
+  const std::vector<std::string> texts = gather_texts(
+      comm, mine.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), {"comparison of the input"});
   const auto first = nlohmann::json::parse(texts.front());
   for (std::size_t rank = 1; rank < texts.size(); ++rank) {
     const auto theirs = nlohmann::json::parse(texts[rank]);

@@ -318,6 +318,21 @@ TEST_F(GenerateTest, APlanOfAnotherModelIsSaidToBeOne) {
   EXPECT_THAT(with_plan_of("another"), HasSubstr("was made for another, and places top1"));
 }
 
+TEST_F(GenerateTest, PathsNeedNotBeUtf8) {
+  const std::filesystem::path odd = folder_ / "a b \xff\xfe";
+  std::filesystem::create_directory(odd);
+  std::filesystem::create_directory_symlink(kModel, odd / "m\xff");
+  write("requests.jsonl", line("a", "The king"));
+  const std::string files = "--model '" + (odd / "m\xff").string() + "' --input " + path("requests.jsonl") +
+                            " --output '" + (odd / "r").string() + "' --trace-out '" + (odd / "t").string() +
+                            "' --metrics '" + (odd / "m").string() + "'";
+  for (int times = 0; times < 2; ++times) {
+    const Ended ended = run(files);
+    EXPECT_EQ(ended.code, 0) << ended.text;
+  }
+  EXPECT_EQ(json::parse(std::ifstream(odd / "r"))["response"]["body"]["model"], "m\xef\xbf\xbd");
+}
+
 TEST_F(GenerateTest, AModelWhoseWeightsAreNoNumbersIsNamed) {
   const std::filesystem::path model = folder_ / "model";
   std::filesystem::copy(kModel, model);
