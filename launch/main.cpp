@@ -4,6 +4,7 @@
 #include "placement/input_error.hpp"
 
 #include <algorithm>
+#include <csignal>
 #include <exception>
 #include <iostream>
 #include <string>
@@ -45,6 +46,7 @@ int run(const std::vector<const char*>& arguments) {
 }  // namespace coterie
 
 int main(int argc, char** argv) {
+  std::signal(SIGXFSZ, SIG_IGN);  // a file that may grow no further is an error of write(2) like a full disk
   try {
     const int code = coterie::run({argv + 1, argv + argc});
     std::cout.flush();

@@ -211,6 +211,10 @@ TEST_F(PlanCommand, LooksAtItsOutputsBeforeItWorks) {
   }
   EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
   EXPECT_EQ(read("trace.safetensors").size(), std::filesystem::file_size(kOlmoe)) << "an input is no output";
+  const std::string limited = "ulimit -f 1; " + std::string(COTERIE_PROGRAM) + " plan --no-bound --trace " + trace +
+                              " --ranks 4 --solver contiguous --output " + path("plan.json") + " 2>&1 | cat > ";
+  ASSERT_EQ(std::system((limited + path("log")).c_str()), 0);
+  EXPECT_THAT(read("log"), HasSubstr("plan.json: cannot write: File too large"));
   const std::string inspect = std::string(COTERIE_PROGRAM) + " inspect " + trace;
   EXPECT_EQ(WEXITSTATUS(std::system((inspect + " > /dev/full 2> " + path("log")).c_str())), 2);
 }
