@@ -280,13 +280,15 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
 }
 
 int run(std::span<const char* const> arguments) {
-  return on_ranks([&](MpiSession& session) {
-    std::optional<GenerateOptions> options;
-    try {
-      options = parse_generate_options(arguments);
-    } catch (const InputError& e) {
-      throw AgreedError(e.what());  // every rank has the same command line
-    }
+  std::optional<GenerateOptions> options;
+  std::string wrong;
+  try {
+    options = parse_generate_options(arguments);
+  } catch (const InputError& e) {
+    wrong = e.what();
+  }
+  return on_ranks(options.value_or(GenerateOptions{}).timeout, [&](MpiSession& session) {
+    if (!wrong.empty()) throw AgreedError(wrong);  // every rank has the same command line
     if (!options) {
       if (session.rank() == 0) std::cout << generate_help();
       return static_cast<int>(kDone);

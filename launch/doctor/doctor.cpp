@@ -81,7 +81,7 @@ bool can_not_start(const MpiFacts& mpi) {
 }
 
 int doctor_on_ranks(RankFacts mine, const DoctorOptions& options) {
-  return on_ranks([&](MpiSession& session) {
+  return on_ranks(options.comm.timeout, [&](MpiSession& session) {
     const auto comm = make_mpi_communicator(session, options.comm);
     const auto nodes = comm->node_of_rank();
     const int node = nodes[comm->rank()];
