@@ -11,6 +11,8 @@
 namespace coterie {
 namespace {
 
+constexpr std::size_t kMostMembers = 16;  ///< bits of `members`: of a token's experts the first may be counted
+
 /// Goes through all ways to spread a token's experts over nodes and ranks, larger groups first.
 class LeastRows {
  public:
@@ -107,7 +109,7 @@ struct Facet {
 std::vector<std::vector<Facet>> read_facets(const SafetensorsFile& file, const std::string& name, const Plan& plan,
                                             const RecountRules& rules, CheckedRule rule, int capacity) {
   const auto rows = checked_array<double>(file, name, ElementType::f64, {-1, 3});
-  std::vector<std::vector<Facet>> facets(17);
+  std::vector<std::vector<Facet>> facets(kMostMembers + 1);
   for (std::size_t at = 0; at + 2 < rows.size(); at += 3) {
     const double experts = rows[at], rank_price = rows[at + 1], node_price = rows[at + 2];
     if (!(experts >= 0 && experts <= 16) || !(rank_price >= 0) || !(node_price >= 0) || !std::isfinite(rank_price) ||
@@ -171,8 +173,9 @@ CheckedRows checked_rows(const SafetensorsFile& file, const Plan& plan, std::spa
               "a set of the token's " + std::to_string(chosen.size()) + " experts and a facet for it");
         const Facet& facet = facets[facet_of[at]];
         rows.constant += window.weight * facet.constant;
-        for (std::size_t a = 0; a < chosen.size(); ++a)
-          for (std::size_t b = 0; b < chosen.size(); ++b) {
+        const std::size_t among = std::min(chosen.size(), kMostMembers);
+        for (std::size_t a = 0; a < among; ++a)
+          for (std::size_t b = 0; b < among; ++b) {
             if (a == b || !(members[at] >> a & 1) || !(members[at] >> b & 1)) continue;
             rows.rank_pairs[l][chosen[a] * experts + chosen[b]] += window.weight * facet.rank_price;
             rows.node_pairs[l][chosen[a] * experts + chosen[b]] += window.weight * facet.node_price;

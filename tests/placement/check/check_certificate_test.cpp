@@ -130,6 +130,15 @@ TEST(CheckCertificate, FindsWhatTheSolverFound) {
   }
 }
 
+TEST(CheckCertificate, CountsTheFirstExpertsOfATokenThatHasMore) {
+  SmallProblem made = small_problem({.layers = 1, .experts = 40, .top_k = 40, .tokens = 50}, {{2, 2, 2, 1, 1}}, 1);
+  made.problem.objective = Objective::traffic;
+  made.recount();
+  const CheckResult result = with_dual_values(std::move(made)).check();
+  EXPECT_GT(result.bound.stated, 0);
+  EXPECT_EQ(result.bound.verdict, Verdict::holds) << result.bound.stated << " stated, " << *result.bound.found;
+}
+
 TEST(CheckCertificate, FindsTheOptimumOfTheExactSolver) {
   for (std::uint64_t seed = 1; seed <= 40; ++seed) {
     SmallShape random = shapes()[seed % shapes().size()].random;
