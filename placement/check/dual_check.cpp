@@ -19,7 +19,7 @@ std::vector<T> checked_array(const SafetensorsFile& file, const std::string& nam
     throw bad_field(file.path().string(), name, std::string(name_of(view.type)) + " " + to_string(view.shape),
                     std::string(name_of(type)) + " " + to_string(shape));
   std::vector<T> values(view.bytes.size() / sizeof(T));
-  std::memcpy(values.data(), view.bytes.data(), values.size() * sizeof(T));
+  if (!values.empty()) std::memcpy(values.data(), view.bytes.data(), values.size() * sizeof(T));
   return values;
 }
 template std::vector<float> checked_array(const SafetensorsFile&, const std::string&, ElementType, const Shape&);

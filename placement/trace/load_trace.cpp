@@ -20,7 +20,7 @@ TraceHeader header_of(const LoadTrace& trace) {
 template <class From>
 std::vector<std::uint32_t> widened(std::span<const std::byte> bytes) {
   std::vector<From> values(bytes.size() / sizeof(From));
-  std::memcpy(values.data(), bytes.data(), bytes.size());
+  if (!values.empty()) std::memcpy(values.data(), bytes.data(), values.size() * sizeof(From));
   return {values.begin(), values.end()};
 }
 
