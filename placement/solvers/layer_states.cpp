@@ -1,9 +1,13 @@
 #include "placement/solvers/layer_states.hpp"
 
-#include <algorithm>
+#include <bitset>
+#include <limits>
+#include <utility>
 
 namespace coterie {
 namespace {
+
+constexpr int kMostRanks = std::numeric_limits<std::uint8_t>::max();
 
 // Deals the experts in order. Ranks of a node, and nodes of one size, are taken into use in order, so every class of
 // ways is met once.
@@ -18,10 +22,8 @@ class Enumeration {
         missing_(shape.fewest * topology.ranks()) {}
 
   std::optional<std::vector<LayerState>> run() {
-    if (topology_.ranks() <= 255)
-      deal(0);
-    else
-      return std::nullopt;
+    if (topology_.ranks() > kMostRanks) return std::nullopt;
+    deal(0);
     if (states_.size() > limit_) return std::nullopt;
     return std::move(states_);
   }
@@ -33,10 +35,12 @@ class Enumeration {
       states_.push_back(state_);
       return;
     }
+    std::bitset<kMostRanks + 1> waits;  // sizes of nodes of which one is not in use: it goes before later ones
     int first = 0;
-    for (int n = 0; n < topology_.nodes(); ++n) {
-      const int last = first + topology_.ranks_per_node[n];
-      if (may_start(n)) {
+    for (const int size : topology_.ranks_per_node) {
+      const int last = first + size;
+      if (!waits[size]) {
+        waits[size] = held_[first] == 0;
         for (int r = first; r < last; ++r) {
           if (held_[r] < shape_.most) give(expert, r);
           if (held_[r] == 0) break;
@@ -44,16 +48,6 @@ class Enumeration {
       }
       first = last;
     }
-  }
-
-  /// A node is taken into use after all earlier ones of its size.
-  [[nodiscard]] bool may_start(int node) const {
-    int first = 0;
-    for (int n = 0; n < node; ++n) {
-      if (topology_.ranks_per_node[n] == topology_.ranks_per_node[node] && held_[first] == 0) return false;
-      first += topology_.ranks_per_node[n];
-    }
-    return true;
   }
 
   void give(int expert, int rank) {
