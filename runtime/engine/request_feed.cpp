@@ -4,6 +4,7 @@
 #include "runtime/engine/scheduler.hpp"
 #include "runtime/requests/result_line.hpp"
 
+#include <algorithm>
 #include <fstream>
 #include <string>
 
@@ -46,6 +47,7 @@ RequestFeed::RequestFeed(const std::filesystem::path& input, const RequestRules&
 
 std::optional<Request> RequestFeed::next() {
   while (auto line = reader_.next()) {
+    lines_ = std::max(lines_, ++read_);
     if (results_.answered(*line)) {
       ++counts_.answered_before;
       continue;

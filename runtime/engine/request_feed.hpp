@@ -27,7 +27,7 @@ class RequestFeed {
   /// The next request to answer; nothing at the end. Throws InputError when a file can't be read or written.
   [[nodiscard]] std::optional<Request> next();
   [[nodiscard]] const FeedCounts& counts() const noexcept { return counts_; }
-  /// Lines of the input that are not blank.
+  /// Lines of the input that are not blank, also those that came since the job began.
   [[nodiscard]] std::int64_t lines() const noexcept { return lines_; }
 
  private:
@@ -35,6 +35,7 @@ class RequestFeed {
   ResultsFile& results_;
   std::int64_t kv_tokens_;
   std::int64_t lines_;
+  std::int64_t read_ = 0;  ///< of them
   FeedCounts counts_;
 };
 
