@@ -123,6 +123,15 @@ struct Files {
   }
 };
 
+/// Answers are kept whose they are: only who changed the model knows whether they should be.
+std::string other_models_note(const ResultsFile& results, const Inputs& in, const GenerateOptions& options) {
+  std::string others;
+  for (const std::string& model : results.models_found())
+    if (model != in.name) others += (others.empty() ? "" : ", ") + printable(model);
+  if (others.empty()) return "";
+  return "coterie: " + options.output.string() + ": keeps answers of " + others + "; new ones are of " + in.name + '\n';
+}
+
 void observe(Worker& worker, const GenerateOptions& options, TraceRecorder& trace, LogitsRecorder& logits) {
   if (!options.trace_out.empty()) {
     worker.observe_routing([&](const Batch& batch, std::span<const std::int32_t> rows, int layer,
@@ -207,6 +216,7 @@ int generate(const GenerateOptions& options, const std::string& command_line, Mp
     if (!first) return;
     rules.kv_tokens = form.kv_blocks * KvPool::kBlockTokens;
     files = std::make_unique<Files>(options, trace_header(in), rules, rules.kv_tokens);
+    std::cerr << other_models_note(files->results, in, options);
   });
 
   const WorkerOptions worker_options{

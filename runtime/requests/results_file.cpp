@@ -16,6 +16,8 @@
 namespace coterie {
 namespace {
 
+using namespace nlohmann::literals;
+
 constexpr std::string_view kLineStart = R"({"id":"batch_req_)";
 
 int open_for_append(const std::filesystem::path& path) {
@@ -86,6 +88,8 @@ void ResultsFile::note(const std::string& line, std::int64_t number) {
     failed_.emplace(error["line"].get<std::int64_t>(), custom_id);
   } else if (error.is_null() && json["response"].is_object() && !custom_id.empty()) {
     completed_.insert(custom_id);
+    const auto model = "/response/body/model"_json_pointer;
+    if (json.contains(model) && json[model].is_string()) models_.insert(json[model].get<std::string>());
   } else {
     throw wrong();
   }

@@ -32,6 +32,8 @@ class ResultsFile {
   /// Found when the file was opened.
   [[nodiscard]] std::size_t completions_found() const noexcept { return completed_.size(); }
   [[nodiscard]] std::size_t errors_found() const noexcept { return failed_.size(); }
+  /// Names of the models that those completions are of.
+  [[nodiscard]] const std::set<std::string>& models_found() const noexcept { return models_; }
 
   /// Writes `line` and its end in one call. Throws InputError when the disk is full or fails; what was written before
   /// stays, and nothing of this line.
@@ -60,6 +62,7 @@ class ResultsFile {
   bool regular_ = false;
   std::uint64_t size_ = 0;  // bytes of whole lines
   std::unordered_set<std::string> completed_;
+  std::set<std::string> models_;
   std::set<std::pair<std::int64_t, std::string>> failed_;  // line, custom_id
 };
 

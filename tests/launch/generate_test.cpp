@@ -182,6 +182,18 @@ TEST_F(GenerateTest, GoesOnWhereATornFileEnds) {
   }
 }
 
+TEST_F(GenerateTest, AnswersOfAnotherModelAreSaidToBeKept) {
+  const std::filesystem::path renamed = folder_ / "another";
+  std::filesystem::create_directory_symlink(kModel, renamed);
+  write("requests.jsonl", line("a", "The king"));
+  EXPECT_THAT(generate().text, Not(HasSubstr("keeps answers")));
+  EXPECT_THAT(generate().text, Not(HasSubstr("keeps answers")));
+  const Ended other =
+      run("--model " + renamed.string() + " --input " + path("requests.jsonl") + " --output " + path("results.jsonl"));
+  EXPECT_EQ(other.code, 0);
+  EXPECT_THAT(other.text, HasSubstr("results.jsonl: keeps answers of top1; new ones are of another"));
+}
+
 TEST_F(GenerateTest, AJobThatGoesOnKeepsWhatWasRecordedBefore) {
   const auto recorded = [&](const std::string& results) {
     return run("--model " + kModel.string() + " --input " + path("requests.jsonl") + " --output " + path(results) +
